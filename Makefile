@@ -1,0 +1,54 @@
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+SOURCES := preemptc runtime/preempt_runtime models bench tests docs
+
+.PHONY: help setup demo test lint type unit golden bench bench-commands publish fuzz size clean
+
+help: ## Show the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+setup: $(VENV)/.installed ## Create the virtual environment with everything installed
+
+$(VENV)/.installed: pyproject.toml runtime/pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e 'runtime[cpu]' -e '.[cpu,dev]'
+	@touch $@
+
+demo: setup ## Compile two networks, run them with and without preemption, show what it gains
+	$(BIN)/python -m bench.demo
+
+test: setup lint type unit ## Lint, type-check and run every test that needs no GPU
+
+lint: setup ## Check style and the direction of imports
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+
+type: setup ## Check types
+	$(BIN)/mypy
+
+unit: setup
+	$(BIN)/python -m pytest -q -W error
+
+golden: setup ## Rewrite the golden files, to be reviewed as a diff
+	$(BIN)/python -m pytest -q -m golden --update-golden
+
+bench: setup ## Measure every zoo network (about an hour on 2 cores); resumable
+	$(BIN)/python -m bench.networks
+
+bench-commands: setup ## Measure commands as whole processes, and the dispatcher's own time
+	$(BIN)/python -m bench.commands
+
+publish: setup ## Put the newest results into docs/results and the README
+	$(BIN)/python -m bench.publish
+
+fuzz: setup ## 10,000 damaged bundles: only BundleError may come out
+	$(BIN)/python tests/runtime/fuzz_bundle.py --cases 10000 --seed 0
+
+size: ## Count the lines of each module
+	@wc -l $$(git ls-files 'preemptc/*.py' 'runtime/*.py') | sort -n
+
+clean: ## Remove the environment, the cache and what tests left
+	rm -rf $(VENV) build_cache .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info runtime/*.egg-info
