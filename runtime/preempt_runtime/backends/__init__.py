@@ -1,0 +1,1 @@
+"""What loads and runs a plan: one module per library, imported when a bundle asks for it."""

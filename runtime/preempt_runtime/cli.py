@@ -1,0 +1,224 @@
+"""`preempt-rt`: run task sets, and examine the machine that they run on.
+
+Exit codes: 0 done; 1 an error, told in one line, or a `fail` finding of the doctor; 2 wrong usage;
+130 or 143 a run that Ctrl-C or SIGTERM ended early, after its results were printed.
+"""
+
+import argparse
+import contextlib
+import json
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from preempt_runtime import __version__
+from preempt_runtime.bundle import open_bundle
+from preempt_runtime.clock import MonotonicClock
+from preempt_runtime.doctor import AskedPlan, Finding, doctor
+from preempt_runtime.errors import InputError, PreemptError
+from preempt_runtime.loading import FindBackend, open_backend
+from preempt_runtime.process import ProcessOptions
+from preempt_runtime.run_report import document_from_report, print_report
+from preempt_runtime.run_taskset import RunOptions, run_taskset
+from preempt_runtime.system_view import view_this_machine
+from preempt_runtime.tables import print_table
+from preempt_runtime.taskset import MAX_SEED, read_taskset
+from preempt_runtime.trace import TraceRecorder, write_trace
+from preempt_runtime.units import parse_duration_ns
+
+_SHA256 = re.compile(r"[0-9a-fA-F]{64}")
+
+
+def main(argv: Sequence[str] | None = None, find_backend: FindBackend = open_backend) -> int:
+    """Exit code of one command line; `find_backend` lets a test bring its own device."""
+    arguments = _parser().parse_args(argv)
+    with _logging(logging.INFO if arguments.verbose else logging.WARNING):
+        try:
+            if arguments.command == "run":
+                return _run(arguments, find_backend)
+            return _doctor(arguments, find_backend)
+        except PreemptError as err:
+            print(f"preempt-rt: error: {err}", file=sys.stderr)
+            return 1
+        except BrokenPipeError:  # whoever read stdout has gone: nobody is left to tell
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
+        except KeyboardInterrupt:
+            print("preempt-rt: interrupted", file=sys.stderr)
+            return 130
+
+
+def _run(arguments: argparse.Namespace, find_backend: FindBackend) -> int:
+    taskset = read_taskset(arguments.taskset, seed=arguments.seed)
+    if arguments.trace is not None and not arguments.trace.absolute().parent.is_dir():
+        raise InputError(f"{arguments.trace}: no directory to write the trace into; make it first")
+    recorder = TraceRecorder()
+    report = run_taskset(
+        taskset,
+        _run_options(arguments),
+        find_backend=find_backend,
+        clock=MonotonicClock(),
+        instruments=(recorder,) if arguments.trace is not None else (),
+    )
+    if arguments.json:
+        print(json.dumps(document_from_report(report), indent=1))
+    else:
+        print_report(report, sys.stdout)
+    if arguments.trace is not None:  # after the results: a full disk must not take them along
+        write_trace(arguments.trace, recorder.trace([task.name for task in taskset.tasks]))
+    return 0 if report.ended_by is None else 128 + report.ended_by
+
+
+def _run_options(arguments: argparse.Namespace) -> RunOptions:
+    return RunOptions(
+        duration_ns=arguments.duration,
+        policy=arguments.policy,
+        num_warmup_runs=arguments.warmup,
+        pins=dict(arguments.manifest_sha256),
+        process=ProcessOptions(
+            sched_fifo=arguments.sched_fifo,
+            affinity=arguments.affinity,
+            mlock=arguments.mlock,
+            gc_freeze=arguments.gc_freeze,
+        ),
+    )
+
+
+def _doctor(arguments: argparse.Namespace, find_backend: FindBackend) -> int:
+    plans: dict[tuple[Path, str | None], AskedPlan] = {}
+    unreadable = []
+    threads = None
+    for target in arguments.targets:
+        try:
+            if target.is_dir():
+                found = [AskedPlan(bundle=open_bundle(target))]
+            else:
+                taskset = read_taskset(target)
+                threads = max(threads or 0, taskset.threads or 0) or None
+                found = [
+                    AskedPlan(bundle=open_bundle(task.bundle), plan_id=task.plan)
+                    for task in taskset.tasks
+                ]
+        except PreemptError as err:
+            unreadable.append(Finding(level="fail", what=target.name, found=str(err)))
+            continue
+        plans.update({(plan.bundle.root, plan.plan_id): plan for plan in found})
+    findings = [
+        *unreadable,
+        *doctor(
+            list(plans.values()),
+            view=view_this_machine(),
+            find_backend=find_backend,
+            threads=threads,
+        ),
+    ]
+    is_well = all(finding.level != "fail" for finding in findings)
+    if arguments.json:
+        print(json.dumps({"ok": is_well, "findings": list(map(asdict, findings))}, indent=1))
+    else:
+        rows = [(f.level, f.what, f.found, f.advice) for f in findings]
+        print_table(("level", "what", "found", "advice"), rows, sys.stdout)
+    return 0 if is_well else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="preempt-rt", description="Run bundles so that the most urgent job gets the device."
+    )
+    parser.add_argument("--version", action="version", version=f"preempt-rt {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    common.add_argument("-v", "--verbose", action="store_true", help="say more on stderr")
+    _add_run(commands.add_parser("run", parents=[common], help="run a task set and measure it"))
+    examine = commands.add_parser(
+        "doctor", parents=[common], help="look for what would make bounds false"
+    )
+    examine.add_argument(
+        "targets", nargs="*", type=Path, metavar="TASKSET|BUNDLE", help="what would be loaded"
+    )
+    return parser
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("taskset", type=Path, metavar="TASKSET.toml", help="see docs/taskset.md")
+    add("--duration", type=_duration, default="10s", metavar="TIME", help="default: 10s")
+    add("--policy", metavar="NAME", help="instead of the task set's own")
+    add("--trace", type=Path, metavar="FILE", help="write a trace that Perfetto opens")
+    add("--seed", type=_integer(0, MAX_SEED), metavar="N", help="instead of the task set's own")
+    add(
+        "--warmup",
+        type=_integer(0, 10_000),
+        default=3,
+        metavar="N",
+        help="runs of each network before the first job; default: 3",
+    )
+    add(
+        "--manifest-sha256",
+        type=_pin,
+        action="append",
+        default=[],
+        metavar="TASK=HEX",
+        help="refuse any other bundle for this task; may be repeated",
+    )
+    add("--sched-fifo", type=_integer(1, 99), metavar="N", help="real-time priority, 1 to 99")
+    add("--affinity", type=_cores, metavar="0,1", help="stay on these cores")
+    add("--mlock", action="store_true", help="keep memory resident")
+    add("--gc-freeze", action="store_true", help="no garbage collection of what is loaded")
+
+
+def _duration(text: str) -> int:
+    try:
+        duration_ns = parse_duration_ns(text)
+    except InputError as err:
+        raise argparse.ArgumentTypeError(str(err)) from err
+    if duration_ns == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time at all")
+    return duration_ns
+
+
+def _integer(least: int, most: int) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        # isascii: `int` would also take digits of other scripts.
+        if not (
+            text.isascii() and text.isdecimal() and len(text) < 20 and least <= int(text) <= most
+        ):
+            raise argparse.ArgumentTypeError(f"{text!r}, allowed an integer, {least} to {most}")
+        return int(text)
+
+    return read
+
+
+def _cores(text: str) -> tuple[int, ...]:
+    words = text.split(",")
+    if not all(word.isascii() and word.isdecimal() and len(word) < 6 for word in words):
+        raise argparse.ArgumentTypeError(f"{text!r}, allowed core numbers such as 0,1")
+    return tuple(map(int, words))
+
+
+def _pin(text: str) -> tuple[str, str]:
+    task, _, sha256 = text.rpartition("=")
+    if not task or _SHA256.fullmatch(sha256) is None:
+        raise argparse.ArgumentTypeError(f"{text!r}, allowed TASK= and 64 hexadecimal digits")
+    return task, sha256.lower()
+
+
+@contextlib.contextmanager
+def _logging(level: int) -> Iterator[None]:
+    """Log to stderr as it is now, and leave no handler behind: `main` may be called in a test."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("preempt-rt: %(levelname)s: %(message)s"))
+    logger = logging.getLogger("preempt_runtime")
+    level_before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(level)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level_before)

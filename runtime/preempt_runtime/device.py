@@ -1,0 +1,112 @@
+"""What the executor needs of a device: load a plan, launch a segment, wait for it.
+
+The same executor runs on a CPU, on a GPU and in simulation; each is one `Device`. A backend lives
+in `preempt_runtime.backends` and is imported only when a bundle asks for it.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from preempt_runtime.errors import InputError
+from preempt_runtime.manifest import GraphSpec, SegmentSpec
+
+Array = NDArray[Any]
+
+
+class JobBuffers(Protocol):
+    """The inputs, boundary tensors and outputs of one job in flight of one network.
+
+    The device owns the memory. One job uses it at a time, from its first segment to its last;
+    then it is used again for the next job of that network.
+    """
+
+    def write_inputs(self, inputs: Mapping[str, Array]) -> None:
+        """Copy checked host arrays into the device's input buffers."""
+        ...
+
+    def read_outputs(self) -> dict[str, Array]:
+        """Fresh host arrays of the network's outputs, owned by the caller."""
+        ...
+
+    def close(self) -> None:
+        """Release the memory; none of it may be in use. Without effect the second time."""
+        ...
+
+
+class Network(Protocol):
+    """One plan of one bundle, loaded on a device: its segments are ready to be launched."""
+
+    @property
+    def name(self) -> str:
+        """What messages and traces call this network."""
+        ...
+
+    @property
+    def graph(self) -> GraphSpec:
+        """The names, dtypes and shapes of the inputs and outputs."""
+        ...
+
+    @property
+    def segments(self) -> tuple[SegmentSpec, ...]:
+        """The segments in the order in which they run."""
+        ...
+
+    def new_buffers(self) -> JobBuffers:
+        """Buffers for one more job in flight."""
+        ...
+
+    def close(self) -> None:
+        """Release sessions and memory; the network must have no job in flight."""
+        ...
+
+
+class Device(Protocol):
+    """Executes segments, one launch after another."""
+
+    @property
+    def name(self) -> str:
+        """What messages and traces call this device."""
+        ...
+
+    def launch(self, buffers: JobBuffers, segment_idx: int, *, is_urgent: bool) -> None:
+        """Start one segment of the job that owns `buffers`; real-time work is urgent.
+
+        Raises:
+            DeviceError: the device or its library refused, with its text.
+        """
+        ...
+
+    def wait(self) -> None:
+        """Return when every launched segment has completed.
+
+        Raises:
+            DeviceError: a launched segment failed.
+        """
+        ...
+
+    def stream(self, *, is_urgent: bool) -> object | None:
+        """The stream that pre and post callables enqueue on; None where there are no streams."""
+        ...
+
+    def close(self) -> None:
+        """Release the device; its networks must be closed before."""
+        ...
+
+
+def check_array(name: str, array: object, *, dtype: str, shape: tuple[int, ...]) -> Array:
+    """The array itself, if it is what the network expects.
+
+    Raises:
+        InputError: not a numpy array, or another dtype or shape, found against expected.
+    """
+    if not isinstance(array, np.ndarray):
+        raise InputError(f"input {name!r}: found {type(array).__name__}, expected a numpy array")
+    if array.dtype.name != dtype or array.shape != shape:
+        raise InputError(
+            f"input {name!r}: found {array.dtype.name} {list(array.shape)},"
+            f" expected {dtype} {list(shape)}"
+        )
+    return array

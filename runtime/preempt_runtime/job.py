@@ -1,0 +1,188 @@
+"""Job: one run of a task's network, and what a policy may see of it."""
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from preempt_runtime.device import Array
+from preempt_runtime.records import JobRecord, JobState
+from preempt_runtime.task import Task
+
+_log = logging.getLogger(__name__)
+# Looking a member up in its class takes 0.25 us on Python 3.10, and a job needs eight.
+_PENDING, _RUNNING = JobState.PENDING, JobState.RUNNING
+_FINISHED, _CANCELLED = JobState.FINISHED, JobState.CANCELLED
+
+
+class ReadyJob(Protocol):
+    """What a policy may look at: nothing that it could change."""
+
+    @property
+    def id(self) -> int:
+        """Unique in its executor, in the order of submission."""
+        ...
+
+    @property
+    def priority(self) -> int | None:
+        """Its task's priority; None is best effort."""
+        ...
+
+    @property
+    def release_ns(self) -> int:
+        """When it became ready."""
+        ...
+
+    @property
+    def deadline_ns(self) -> int | None:
+        """Absolute deadline, if its task has one."""
+        ...
+
+    @property
+    def is_started(self) -> bool:
+        """At least one of its segments has been launched."""
+        ...
+
+    @property
+    def order(self) -> tuple[int, int, int, int]:
+        """(is best effort, -priority, release_ns, id): ascending is most urgent first."""
+        ...
+
+
+class Job:
+    """The mutable state of one job; the dispatcher owns it, `lock` guards its transitions.
+
+    Only `cancel` and `add_done_callback` may be called from other threads.
+    """
+
+    __slots__ = (
+        "_callbacks",
+        "blocked_before_ns",
+        "blocking_ns",
+        "deadline_ns",
+        "end_ns",
+        "error",
+        "id",
+        "inputs",
+        "is_admitted",
+        "is_cancel_asked",
+        "is_done",
+        "is_settled",
+        "is_started",
+        "lock",
+        "num_preemptions",
+        "num_segments_run",
+        "order",
+        "priority",
+        "release_ns",
+        "start_ns",
+        "state",
+        "step_idx",
+        "task",
+        "value",
+    )
+
+    def __init__(
+        self, *, id: int, task: Task, inputs: Mapping[str, Array], release_ns: int
+    ) -> None:
+        self.id = id
+        self.task = task
+        self.inputs: Mapping[str, Array] | None = inputs
+        self.value: Any = None
+        self.error: Exception | None = None
+        self.priority = task.priority
+        self.release_ns = release_ns
+        self.deadline_ns = (
+            None if task.relative_deadline_ns is None else release_ns + task.relative_deadline_ns
+        )
+        # Computed once: 64 ready jobs are compared at every preemption point.
+        self.order = (int(task.priority is None), -(task.priority or 0), release_ns, id)
+        self.state = _PENDING
+        self.start_ns: int | None = None
+        self.end_ns: int | None = None
+        self.blocking_ns = 0
+        self.blocked_before_ns = 0
+        self.num_preemptions = 0
+        self.num_segments_run = 0
+        self.step_idx = 0
+        self.is_started = False
+        self.is_admitted = False
+        self.is_settled = False
+        self.is_cancel_asked = False
+        self.is_done = False  # state.is_final, which takes 0.25 us
+        self.lock = threading.Lock()
+        self._callbacks: list[Callable[[], object]] = []
+
+    def start(self, now_ns: int) -> bool:
+        """Whether it could be started: it was pending, not cancelled meanwhile."""
+        with self.lock:
+            if self.state is not _PENDING:
+                return False
+            self.state = _RUNNING
+        self.is_started = True
+        self.start_ns = now_ns
+        return True
+
+    def end(self, state: JobState, now_ns: int, error: Exception | None = None) -> None:
+        """Reach `state`, or `CANCELLED` if that was promised; without effect on an ended job."""
+        with self.lock:
+            if self.is_done:
+                return
+            if self.is_cancel_asked:
+                state, error = _CANCELLED, None
+            self.error = error
+            self.end_ns = now_ns
+            self.state = state
+            self.is_done = True
+            self.inputs = None
+            if state is not _FINISHED:
+                self.value = None
+
+    def cancel(self, now_ns: int) -> bool:
+        """Whether the job is or will be cancelled: at once if pending, else when it can stop."""
+        with self.lock:
+            if self.is_done:
+                return self.state is _CANCELLED
+            self.is_cancel_asked = True
+            if self.state is _RUNNING:
+                return True
+            self.end_ns = now_ns
+            self.state = _CANCELLED
+            self.is_done = True
+            self.inputs = None
+        return True
+
+    def add_done_callback(self, callback: Callable[[], object]) -> None:
+        """Call it once the job has ended; at once if it has."""
+        with self.lock:
+            if not self.is_done:
+                self._callbacks.append(callback)
+                return
+        callback()
+
+    def notify(self) -> None:
+        """Tell everyone who waits; what they raise is theirs and must not stop the dispatcher."""
+        with self.lock:
+            callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            try:
+                callback()
+            except Exception:
+                _log.exception("task %s: a done callback of job %d raised", self.task.name, self.id)
+
+    def record(self) -> JobRecord:
+        """The job as it stands."""
+        return JobRecord(
+            job_id=self.id,
+            task=self.task.name,
+            priority=self.priority,
+            release_ns=self.release_ns,
+            start_ns=self.start_ns,
+            end_ns=self.end_ns,
+            deadline_ns=self.deadline_ns,
+            state=self.state,
+            blocking_ns=self.blocking_ns,
+            num_preemptions=self.num_preemptions,
+            num_segments_run=self.num_segments_run,
+            error=None if self.error is None else f"{type(self.error).__name__}: {self.error}",
+        )

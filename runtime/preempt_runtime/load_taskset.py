@@ -1,0 +1,130 @@
+"""A task set's bundles, opened and loaded, with what their jobs compute on."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from preempt_runtime.bundle import Bundle, open_bundle
+from preempt_runtime.device import Array, Device, Network
+from preempt_runtime.errors import BundleError, InputError
+from preempt_runtime.inputs import random_inputs, read_inputs
+from preempt_runtime.loading import FindBackend, backend_name, plan_to_load
+from preempt_runtime.manifest import GraphSpec, PlanSpec
+from preempt_runtime.task import Task
+from preempt_runtime.taskset import TaskSetSpec, TaskSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedTask:
+    """A task of the set with what was loaded for it; job k computes on sample k, round and round.
+
+    Tasks that name the same bundle and plan share their network.
+    """
+
+    spec: TaskSpec
+    bundle: Bundle
+    plan: PlanSpec
+    network: Network
+    samples: tuple[Mapping[str, Array], ...]
+
+    @property
+    def task(self) -> Task:
+        """The task as the executor takes it."""
+        return Task(
+            name=self.spec.name,
+            network=self.network,
+            priority=self.spec.priority,
+            relative_deadline_ns=self.spec.deadline_ns,
+            mailbox=self.spec.mailbox,
+            max_pending=self.spec.max_pending,
+            check_inputs=self.spec.check_inputs,
+        )
+
+    def inputs_of(self, job_idx: int) -> Mapping[str, Array]:
+        """What the task's job of that number computes on."""
+        return self.samples[job_idx % len(self.samples)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedTaskSet:
+    """An open device, and the tasks in the order of the file."""
+
+    device: Device
+    tasks: tuple[LoadedTask, ...]
+
+
+def open_bundles(taskset: TaskSetSpec, pins: Mapping[str, str]) -> dict[str, Bundle]:
+    """The bundle of each task by its name; the same one for tasks that name the same manifest.
+
+    Raises:
+        BundleError: a bundle is damaged, or not the pinned one.
+        InputError: a pin names no task.
+    """
+    names = [task.name for task in taskset.tasks]
+    if unknown := [name for name in pins if name not in names]:
+        raise InputError(
+            f"{taskset.path}: no task is called {unknown[0]!r}, so its manifest cannot be pinned;"
+            f" there are {', '.join(names)}"
+        )
+    shared: dict[tuple[Path, str], Bundle] = {}
+    bundles = {}
+    for task in taskset.tasks:
+        bundle = open_bundle(task.bundle, manifest_sha256=pins.get(task.name))
+        bundles[task.name] = shared.setdefault((bundle.root, bundle.manifest_sha256), bundle)
+    return bundles
+
+
+@contextlib.contextmanager
+def load_taskset(
+    taskset: TaskSetSpec, bundles: Mapping[str, Bundle], find_backend: FindBackend
+) -> Iterator[LoadedTaskSet]:
+    """The tasks and their networks; closed on exit.
+
+    Raises:
+        BundleError: no plan of a bundle fits this machine, a file is damaged, or the bundles are
+            made for different backends.
+        DeviceError: the device or its library refused.
+        InputError: recorded inputs do not fit their network.
+    """
+    backend = find_backend(_common_backend(taskset, bundles, find_backend))
+    with ExitStack() as stack:
+        device = stack.enter_context(contextlib.closing(backend.open_device()))
+        networks: dict[tuple[Path, str, str], Network] = {}
+        tasks = []
+        for spec in taskset.tasks:
+            bundle = bundles[spec.name]
+            plan = plan_to_load(bundle, spec.plan, backend, taskset.threads)
+            identity = (bundle.root, bundle.manifest_sha256, plan.id)
+            if identity not in networks:
+                networks[identity] = device.load(bundle, plan.id)
+                stack.callback(networks[identity].close)
+            network = networks[identity]
+            samples = _samples(spec, network.graph)
+            tasks.append(
+                LoadedTask(spec=spec, bundle=bundle, plan=plan, network=network, samples=samples)
+            )
+        yield LoadedTaskSet(device=device, tasks=tuple(tasks))
+
+
+def _common_backend(
+    taskset: TaskSetSpec, bundles: Mapping[str, Bundle], find_backend: FindBackend
+) -> str:
+    names = {
+        task.name: backend_name(bundles[task.name], task.plan, find_backend, taskset.threads)
+        for task in taskset.tasks
+    }
+    if len(set(names.values())) > 1:
+        found = ", ".join(f"{backend!r} of task {task!r}" for task, backend in names.items())
+        raise BundleError(
+            f"{taskset.path}: the bundles need different backends: {found};"
+            " one process runs one device, compile them for the same target"
+        )
+    return next(iter(names.values()))
+
+
+def _samples(spec: TaskSpec, graph: GraphSpec) -> tuple[Mapping[str, Array], ...]:
+    if spec.inputs is None:
+        return (random_inputs(graph, seed=spec.seed, task=spec.name),)
+    return read_inputs(spec.inputs, graph)

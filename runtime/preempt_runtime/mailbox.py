@@ -1,0 +1,82 @@
+"""A task's released jobs in release order, and what its mailbox does with one too many."""
+
+import threading
+from bisect import insort
+from operator import attrgetter
+
+from preempt_runtime.device import JobBuffers
+from preempt_runtime.job import Job
+from preempt_runtime.records import JobState
+from preempt_runtime.task import Task
+
+_by_release = attrgetter("release_ns", "id")
+
+
+class Level:
+    """All tasks of one rank; `blocked_ns` is how long lower ranks have occupied the device.
+
+    It only grows: what one job was blocked is the difference between its end and its release, so
+    a segment costs one addition per rank and not one per waiting job.
+    """
+
+    __slots__ = ("blocked_ns", "rank")
+
+    def __init__(self, rank: tuple[int, int]) -> None:
+        self.rank = rank
+        self.blocked_ns = 0
+
+
+class TaskQueue:
+    """One task on the executor: its unfinished jobs, and what it counts.
+
+    Jobs of one task run one after another, so only `jobs[0]` can be ready or have started, and
+    one set of buffers serves them all.
+    """
+
+    __slots__ = (
+        "buffers",
+        "ended",
+        "is_closed",
+        "is_refusing",
+        "jobs",
+        "last_segment",
+        "level",
+        "levels_above",
+        "listed",
+        "num_released",
+        "removed",
+        "steps",
+        "task",
+    )
+
+    def __init__(self, task: Task, level: Level) -> None:
+        num_segments = len(task.network.segments)
+        self.task = task
+        self.level = level
+        self.levels_above: tuple[Level, ...] = ()
+        self.buffers: JobBuffers = task.network.new_buffers()
+        self.jobs: list[Job] = []
+        self.listed: Job | None = None
+        self.last_segment = num_segments - 1
+        self.steps: tuple[int | str, ...] = (
+            *(("pre",) if task.pre is not None else ()),
+            *range(num_segments),
+            *(("post",) if task.post is not None else ()),
+        )
+        self.num_released = 0
+        self.ended = dict.fromkeys((state for state in JobState if state.is_final), 0)
+        self.is_refusing = False
+        self.is_closed = False
+        self.removed = threading.Event()
+
+    def offer(self, job: Job) -> list[Job]:
+        """Take the job in by its release; the jobs that must be skipped for it."""
+        first = 1 if self.jobs and self.jobs[0].is_started else 0
+        insort(self.jobs, job, lo=first, key=_by_release)
+        if self.task.mailbox == "latest":
+            keep = len(self.jobs) - 1
+            return self.jobs[first:keep]
+        limit = self.task.max_pending
+        if limit is not None and len(self.jobs) - first > limit:
+            return [self.jobs[-1]]
+        return []

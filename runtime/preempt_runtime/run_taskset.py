@@ -1,0 +1,194 @@
+"""A task set, from its file to what was measured: load, warm up, run."""
+
+import signal
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from preempt_runtime.arrivals import ClosedLoop, release_offsets
+from preempt_runtime.clock import Clock
+from preempt_runtime.executor import Executor
+from preempt_runtime.interruption import caught_signals
+from preempt_runtime.load_taskset import LoadedTask, LoadedTaskSet, load_taskset, open_bundles
+from preempt_runtime.loading import FindBackend
+from preempt_runtime.metrics import MetricsCollector, TaskMetrics
+from preempt_runtime.policies import Policy, policy_from_name
+from preempt_runtime.process import (
+    OptionReport,
+    OsCalls,
+    ProcessOptions,
+    apply_memory,
+    apply_scheduling,
+)
+from preempt_runtime.records import Instrument, JobRecord, SegmentRecord
+from preempt_runtime.source import Arrivals
+from preempt_runtime.taskset import TaskSetSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """What a run may change: `policy` None is the task set's own; `pins` are manifest hashes."""
+
+    duration_ns: int
+    policy: str | None = None
+    num_warmup_runs: int = 3
+    pins: Mapping[str, str] = field(default_factory=dict)
+    process: ProcessOptions = field(default_factory=ProcessOptions)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskReport:
+    """A task, what of its bundle ran, and how it fared; `first_error` is its first failed job's."""
+
+    bundle: str
+    plan: str
+    num_segments: int
+    priority: int | None
+    deadline_ns: int | None
+    metrics: TaskMetrics
+    first_error: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunReport:
+    """What was run and what was measured.
+
+    `duration_ns` is the time that the run really took: jobs released in the time asked for run to
+    their end. `device_busy_frac` is the share of it in which the device was taken. `ended_by` is
+    the signal that ended the run early; unfinished jobs were then cancelled.
+    """
+
+    taskset: str
+    policy: str
+    seed: int
+    duration_ns: int
+    device: str
+    device_busy_frac: float
+    tasks: Mapping[str, TaskReport]
+    options: tuple[OptionReport, ...]
+    ended_by: signal.Signals | None
+
+
+class RunTally:
+    """An instrument: how long the device was taken, and each task's first error."""
+
+    def __init__(self) -> None:
+        self.busy_ns = 0
+        self.first_errors: dict[str, str] = {}
+
+    def job_released(self, job_id: int, task: str, release_ns: int) -> None:
+        """Not of interest here."""
+
+    def segment_ended(self, record: SegmentRecord) -> None:
+        """Add the segment."""
+        self.busy_ns += record.elapsed_ns
+
+    def job_ended(self, record: JobRecord) -> None:
+        """Keep the first error."""
+        if record.error is not None:
+            self.first_errors.setdefault(record.task, record.error)
+
+
+def run_taskset(
+    taskset: TaskSetSpec,
+    options: RunOptions,
+    *,
+    find_backend: FindBackend,
+    clock: Clock,
+    instruments: Iterable[Instrument] = (),
+    os_calls: OsCalls | None = None,
+) -> RunReport:
+    """Load the task set, run it on the caller's thread, and report.
+
+    SIGINT and SIGTERM end the run at the next preemption point; what was measured is reported.
+
+    Raises:
+        PreemptError: a subclass that says what could not be read, loaded or opened.
+    """
+    policy = policy_from_name(options.policy or taskset.policy)
+    bundles = open_bundles(taskset, options.pins)
+    collector, tally = MetricsCollector(), RunTally()
+    with (
+        apply_scheduling(options.process, os_calls) as scheduling,
+        load_taskset(taskset, bundles, find_backend) as loaded,
+        Executor(loaded.device, policy, clock, (collector, tally, *instruments)) as executor,
+    ):
+        for task in loaded.tasks:
+            name = task.spec.name
+            executor.add_task(task.task)
+            executor.warm_up(name, task.samples[0], num_runs=options.num_warmup_runs)
+            executor.add_source(name, _arrivals(task), task.inputs_of)
+        with apply_memory(options.process, os_calls) as memory:
+            start_ns = clock.now_ns()
+            ended_by = _run(executor, taskset, options.duration_ns)
+            elapsed_ns = clock.now_ns() - start_ns
+        return _report(
+            taskset, policy, loaded, collector, tally, elapsed_ns, (*scheduling, *memory), ended_by
+        )
+
+
+def _run(executor: Executor, taskset: TaskSetSpec, duration_ns: int) -> signal.Signals | None:
+    def cancel_everything() -> None:
+        for task in taskset.tasks:
+            executor.remove_task(task.name, wait=False)  # a handler must not wait for the run
+
+    with caught_signals(cancel_everything) as interruption:
+        executor.run(duration_ns, until=lambda: interruption.signum is not None)
+    return interruption.signum
+
+
+def _report(
+    taskset: TaskSetSpec,
+    policy: Policy,
+    loaded: LoadedTaskSet,
+    collector: MetricsCollector,
+    tally: RunTally,
+    elapsed_ns: int,
+    options: tuple[OptionReport, ...],
+    ended_by: signal.Signals | None,
+) -> RunReport:
+    metrics = collector.metrics(elapsed_ns)
+    return RunReport(
+        taskset=taskset.name,
+        policy=policy.name,
+        seed=taskset.seed,
+        duration_ns=elapsed_ns,
+        device=loaded.device.name,
+        device_busy_frac=tally.busy_ns / elapsed_ns if elapsed_ns else 0.0,
+        tasks={
+            task.spec.name: TaskReport(
+                bundle=task.bundle.root.name,
+                plan=task.plan.id,
+                num_segments=len(task.plan.segments),
+                priority=task.spec.priority,
+                deadline_ns=task.spec.deadline_ns,
+                metrics=metrics.get(task.spec.name) or _no_jobs(task.spec.name),
+                first_error=tally.first_errors.get(task.spec.name),
+            )
+            for task in loaded.tasks
+        },
+        options=options,
+        ended_by=ended_by,
+    )
+
+
+def _arrivals(task: LoadedTask) -> Arrivals:
+    arrival = task.spec.arrival
+    if isinstance(arrival, ClosedLoop):
+        return arrival
+    return release_offsets(arrival, seed=task.spec.seed, task=task.spec.name)
+
+
+def _no_jobs(task: str) -> TaskMetrics:
+    return TaskMetrics(
+        task=task,
+        released=0,
+        finished=0,
+        missed=0,
+        skipped=0,
+        cancelled=0,
+        failed=0,
+        num_preemptions=0,
+        response=None,
+        blocking=None,
+        rate_per_s=0.0,
+    )

@@ -1,0 +1,134 @@
+"""A TOML table that is read strictly: every key is known, has its type, and lies in its range."""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from preempt_runtime.errors import InputError
+from preempt_runtime.units import parse_duration_ns
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+MAX_TOML_BYTES = 1 << 20
+_KIND = {
+    bool: "a boolean",
+    int: "an integer",
+    float: "a float",
+    list: "an array",
+    dict: "a table",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TomlTable:
+    """One table of a file; `where` names both in every message."""
+
+    where: str
+    entries: Mapping[str, Any]
+
+    def allow(self, *keys: str) -> None:
+        """Refuse every key that is not among `keys`.
+
+        Raises:
+            InputError: there is another key; the message lists those allowed.
+        """
+        for key in self.entries:
+            if key not in keys:
+                raise InputError(f"{self.where}: unknown key {key!r}, allowed {', '.join(keys)}")
+
+    def has(self, key: str) -> bool:
+        """Whether the key is written."""
+        return key in self.entries
+
+    def text(self, key: str, default: str | None = None) -> str:
+        """The string at `key`: not empty, printable, at most 4096 characters."""
+        found = self._get(key, default, (str,), "a string")
+        if not (isinstance(found, str) and found and found.isprintable() and len(found) <= 4096):
+            raise self.error(key, "a printable string of 1 to 4096 characters")
+        return found
+
+    def choice(self, key: str, allowed: tuple[str, ...], default: str) -> str:
+        """The string at `key`, one of those allowed."""
+        found = self._get(key, default, (str,), f"one of {', '.join(allowed)}")
+        if found not in allowed:
+            raise self.error(key, f"one of {', '.join(allowed)}")
+        return str(found)
+
+    def flag(self, key: str) -> bool:
+        """The boolean at `key`, false if it is not written."""
+        return bool(self._get(key, False, (bool,), "true or false"))
+
+    def integer(self, key: str, least: int, most: int, default: int | None = None) -> int:
+        """The integer at `key`, `least` to `most`."""
+        allowed = f"an integer from {least} to {most}"
+        found = self._get(key, default, (int,), allowed)
+        if not least <= found <= most:
+            raise self.error(key, allowed)
+        return int(found)
+
+    def number(self, key: str) -> float:
+        """The integer or float at `key`."""
+        return float(self._get(key, None, (int, float), "a number"))
+
+    def duration_ns(self, key: str, default: str | None = None) -> int:
+        """The duration at `key`, such as `20ms`, in nanoseconds."""
+        found = self._get(key, default, (str,), "a duration such as 20ms")
+        try:
+            return parse_duration_ns(found)
+        except InputError as err:
+            raise InputError(f"{self.where}: key {key!r}: {err}") from err
+
+    def table(self, key: str, where: str, default: Mapping[str, Any] | None = None) -> "TomlTable":
+        """The table at `key`; messages will call it `where`."""
+        return TomlTable(where=where, entries=self._get(key, default, (dict,), "a table"))
+
+    def tables(self, key: str) -> tuple[Mapping[str, Any], ...]:
+        """The array of tables at `key`, `[[key]]`."""
+        found = self._get(key, None, (list,), f"an array of tables, [[{key}]]")
+        if not all(isinstance(entry, dict) for entry in found):
+            raise self.error(key, f"an array of tables, [[{key}]]")
+        return tuple(found)
+
+    def error(self, key: str, allowed: str) -> InputError:
+        """An error that says what stands at `key`, and what is allowed."""
+        found = self.entries[key]
+        if isinstance(found, str):
+            return InputError(f"{self.where}: key {key!r}: found {found[:60]!r}, allowed {allowed}")
+        shown = "it"
+        if isinstance(found, (bool, float)) or (isinstance(found, int) and abs(found) < 2**63):
+            shown = repr(found)
+        kind = _KIND.get(type(found), "a date or time")
+        return InputError(f"{self.where}: key {key!r}: {shown} is {kind}, allowed {allowed}")
+
+    def _get(self, key: str, default: Any, kinds: tuple[type, ...], allowed: str) -> Any:
+        if key not in self.entries:
+            if default is None:
+                raise InputError(f"{self.where}: key {key!r} is missing, write {allowed}")
+            return default
+        if type(self.entries[key]) not in kinds:  # not isinstance: a bool is no integer here
+            raise self.error(key, allowed)
+        return self.entries[key]
+
+
+def read_toml(path: Path) -> TomlTable:
+    """The top table of a TOML file.
+
+    Raises:
+        InputError: unreadable, over 1 MiB, or not TOML; with the line where the parser says it.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_TOML_BYTES + 1)
+    except OSError as err:
+        raise InputError(f"{path}: cannot read the task set: {err.strerror}") from err
+    if len(content) > MAX_TOML_BYTES:
+        raise InputError(f"{path}: larger than {MAX_TOML_BYTES} bytes, no task set is")
+    try:
+        return TomlTable(where=str(path), entries=tomllib.loads(content.decode("utf-8")))
+    except (ValueError, RecursionError) as err:  # TOMLDecodeError and UnicodeDecodeError among them
+        raise InputError(f"{path}: not TOML: {err}") from err

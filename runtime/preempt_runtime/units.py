@@ -1,0 +1,51 @@
+"""Durations and sizes as people write them, to and from integer nanoseconds and bytes."""
+
+import re
+
+from preempt_runtime.errors import InputError
+
+_NS_PER_UNIT = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000, "min": 60_000_000_000}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ns|us|ms|s|min)")
+_MAX_NS = 10**18  # 31 years: longer is a typing error, and int64 holds it
+
+
+def parse_duration_ns(text: str) -> int:
+    """Integer nanoseconds of a duration such as `3ms`, `1.5 s`, `250us`.
+
+    Raises:
+        InputError: no number with a unit, or longer than 31 years.
+
+    >>> parse_duration_ns("1.5ms")
+    1500000
+    """
+    match = _DURATION.fullmatch(text.strip())
+    if match is None:
+        raise InputError(f"{text!r} is not a duration; write a number and ns, us, ms, s or min")
+    value_ns = round(float(match[1]) * _NS_PER_UNIT[match[2]])
+    if value_ns > _MAX_NS:
+        raise InputError(f"{text!r} is longer than 31 years; check the unit")
+    return value_ns
+
+
+def fmt_ns(value_ns: float) -> str:
+    """A duration for people, three significant digits.
+
+    >>> fmt_ns(1_234_567), fmt_ns(850), fmt_ns(2_500_000_000)
+    ('1.23 ms', '850 ns', '2.5 s')
+    """
+    for unit, scale in (("s", 1e9), ("ms", 1e6), ("us", 1e3)):
+        if abs(value_ns) >= scale:
+            return f"{value_ns / scale:.3g} {unit}"
+    return f"{value_ns:.0f} ns"
+
+
+def fmt_bytes(num_bytes: float) -> str:
+    """A size for people, in binary units.
+
+    >>> fmt_bytes(3 * 1024 * 1024), fmt_bytes(12)
+    ('3 MiB', '12 B')
+    """
+    for unit, scale in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if abs(num_bytes) >= scale:
+            return f"{num_bytes / scale:.3g} {unit}"
+    return f"{num_bytes:.0f} B"
