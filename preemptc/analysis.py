@@ -1,0 +1,153 @@
+"""What a graph's dependencies say about its split points: live tensors and critical nodes."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+from preemptc.model import Graph
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorLife:
+    """A tensor that a node reads, and the split points that it lives across.
+
+    It lives across split point k when `first <= k <= last`: `first` is its producer's position
+    plus one (0 for a graph input), `last` the position of its last reader. `num_bytes` is None
+    where the shape depends on the data: such a tensor cannot be handed over.
+    """
+
+    name: str
+    num_bytes: int | None
+    first: int
+    last: int
+    is_input: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Liveness:
+    """What lives across each split point k, 0 <= k <= num_nodes.
+
+    `lives` are in the order of first appearance. `live_bytes[k]` and `num_live[k]` count what a
+    cut at k hands over: tensors that a node before k produces and a node at or after k reads.
+    Two kinds of tensors stay where they are whether or not there is a cut, and are not charged
+    to it: graph inputs that are still needed (`inputs_carried`), and graph outputs that no
+    later node reads, which were written to their own buffers. `num_unsized[k]` of the live ones
+    have no static shape.
+    """
+
+    num_nodes: int
+    lives: tuple[TensorLife, ...]
+    live_bytes: tuple[int, ...]
+    num_live: tuple[int, ...]
+    num_unsized: tuple[int, ...]
+
+    def boundary_tensors(self, positions: Sequence[int]) -> Iterator[tuple[str, ...]]:
+        """The tensors handed over at each of the ascending split points.
+
+        One sweep: the time is that of the lives and of the names that come out.
+        """
+        return self._names_at(positions, is_input=False)
+
+    def inputs_carried(self, positions: Sequence[int]) -> Iterator[tuple[str, ...]]:
+        """The graph inputs that a node at or after each of the ascending split points reads."""
+        return self._names_at(positions, is_input=True)
+
+    def _names_at(self, positions: Sequence[int], *, is_input: bool) -> Iterator[tuple[str, ...]]:
+        pending = iter([life for life in self.lives if life.is_input == is_input])
+        upcoming = next(pending, None)
+        alive: list[TensorLife] = []
+        for position in positions:
+            while upcoming is not None and upcoming.first <= position:
+                alive.append(upcoming)
+                upcoming = next(pending, None)
+            alive = [life for life in alive if life.last >= position]
+            yield tuple(life.name for life in alive)
+
+
+def analyze_liveness(graph: Graph) -> Liveness:
+    """What lives across every split point of the graph, in time linear in nodes and edges."""
+    last_reader: dict[str, int] = {}
+    for position, node in enumerate(graph.nodes):
+        for name in node.inputs:
+            last_reader[name] = position
+    lives = [
+        _life(graph, name, first=0, last=last_reader[name], is_input=True)
+        for name in graph.inputs
+        if name in last_reader
+    ]
+    for position, node in enumerate(graph.nodes):
+        lives += [
+            _life(graph, name, first=position + 1, last=last_reader[name], is_input=False)
+            for name in node.outputs
+            if name in last_reader
+        ]
+    assert len(lives) == len(last_reader), "a node reads a tensor that nothing produces"
+    bytes_change = [0] * (graph.num_nodes + 2)
+    count_change = [0] * (graph.num_nodes + 2)
+    unsized_change = [0] * (graph.num_nodes + 2)
+    for life in lives:
+        if life.is_input:
+            continue
+        bytes_change[life.first] += life.num_bytes or 0
+        bytes_change[life.last + 1] -= life.num_bytes or 0
+        unsized_change[life.first] += life.num_bytes is None
+        unsized_change[life.last + 1] -= life.num_bytes is None
+        count_change[life.first] += 1
+        count_change[life.last + 1] -= 1
+    return Liveness(
+        num_nodes=graph.num_nodes,
+        lives=tuple(lives),
+        live_bytes=tuple(accumulate(bytes_change[:-1])),
+        num_live=tuple(accumulate(count_change[:-1])),
+        num_unsized=tuple(accumulate(unsized_change[:-1])),
+    )
+
+
+def critical_nodes(graph: Graph) -> frozenset[int]:
+    """Positions of the nodes on every path from a graph input to a graph output.
+
+    These are the nodes that dominate the outputs and post-dominate the inputs, seen from one
+    virtual source and sink. Only edges on some input-output path count: those between nodes that
+    an input reaches and that reach an output. In a topological order a path only moves forward,
+    so it misses position p only by an edge (u, w) with u < p < w; and such an edge does belong to
+    a path that misses p. Hence p is critical exactly when no counted edge jumps over it, which
+    one sum of differences tells for all p: linear in nodes and edges, no path is enumerated.
+    """
+    edges = list(_edges(graph))
+    sink = graph.num_nodes
+    from_input = [False] * (sink + 1)
+    for start, end in edges:  # ascending in `end`: a node's inputs are settled before it is read
+        from_input[end] |= start == -1 or from_input[start]
+    to_output = [False] * sink + [True]
+    for start, end in reversed(edges):
+        if start >= 0:
+            to_output[start] |= to_output[end]
+    jumps = [0] * (sink + 2)
+    for start, end in edges:
+        if (start == -1 or from_input[start]) and to_output[end]:
+            jumps[start + 1] += 1
+            jumps[end] -= 1
+    covered = accumulate(jumps)
+    return frozenset(
+        position
+        for position, num_over in zip(range(sink), covered, strict=False)
+        if num_over == 0 and from_input[position] and to_output[position]
+    )
+
+
+def _edges(graph: Graph) -> Iterator[tuple[int, int]]:
+    """Dependencies (producer, reader) ordered by reader; -1 is the source, num_nodes the sink."""
+    producer = dict.fromkeys(graph.inputs, -1)
+    for position, node in enumerate(graph.nodes):
+        for name in node.inputs:
+            yield producer[name], position
+        for name in node.outputs:
+            producer[name] = position
+    for name in graph.outputs:
+        if name in producer:  # an output may also be a constant, which no node produces
+            yield producer[name], graph.num_nodes
+
+
+def _life(graph: Graph, name: str, *, first: int, last: int, is_input: bool) -> TensorLife:
+    num_bytes = graph.tensors[name].num_bytes if name in graph.tensors else None
+    return TensorLife(name=name, num_bytes=num_bytes, first=first, last=last, is_input=is_input)

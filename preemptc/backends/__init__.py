@@ -1,0 +1,144 @@
+"""What executes a graph on a target: one package per library, imported when a target asks for it.
+
+`Backend` is the seam. The pipeline calls key_fields, lower and read_lowered, then opens a bench,
+then profiles: the bench tells whether a profile in the cache still holds. The `Bench` builds and
+measures as many segmentations as re-planning needs, and names the files that go into the bundle.
+"""
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from preempt_runtime.errors import InputError
+from preempt_runtime.loading import open_backend as open_runtime
+from preempt_runtime.manifest import Latency
+from preemptc.model import Lowered, Model
+from preemptc.profile import LatencyProfile
+from preemptc.targets import TARGETS
+
+Tensors = Mapping[str, NDArray[Any]]
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """Times of one segmentation, taken in one process with chain and whole alternating.
+
+    `ratio_p50` is the median of the paired ratios chained over whole (chain k against the whole
+    run beside it); 1.0 for a plan of one segment.
+    """
+
+    segments: tuple[Latency, ...]
+    chained: Latency
+    whole: Latency
+    ratio_p50: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Artefacts:
+    """The device's files: of the whole network, of each segment, and those that they refer to.
+
+    The first two get names by what they are; `shared` keep theirs, beside the others.
+    """
+
+    whole: Path
+    segments: tuple[Path, ...]
+    shared: tuple[Path, ...]
+
+
+class Bench(Protocol):
+    """Builds segments of one lowered graph, keeps what it built, measures and compares."""
+
+    @property
+    def num_built(self) -> int:
+        """How many segments were built so far, the whole network not counted."""
+        ...
+
+    def build(self, start: int, end: int) -> Path:
+        """The piece of nodes [start, end), built at most once.
+
+        Raises:
+            BuildError: the library refused this piece; it is remembered.
+        """
+        ...
+
+    def measure(self, split_points: Sequence[int], *, min_runs: int, budget_ns: int) -> Measurement:
+        """Run the chain and the whole network in turn, after a warm-up."""
+        ...
+
+    def whole_ns(self) -> int:
+        """Median time of the whole network now, over a few runs."""
+        ...
+
+    def outputs(self, split_points: Sequence[int] | None, inputs: Tensors) -> dict[str, Any]:
+        """The network's outputs, chained at `split_points`, or of the whole network if None."""
+        ...
+
+    def source_outputs(self, inputs: Tensors) -> dict[str, Any]:
+        """The outputs of the unoptimised source graph."""
+        ...
+
+    def artefacts(self, split_points: Sequence[int]) -> Artefacts:
+        """The files of this segmentation, built where they are not yet."""
+        ...
+
+    def __enter__(self) -> "Bench": ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        err: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+
+class Backend(Protocol):
+    """One library on one target."""
+
+    @property
+    def target(self) -> str:
+        """The name under `--target`."""
+        ...
+
+    def key_fields(self, model: Model) -> Mapping[str, str | int]:
+        """What the device artefacts of this model depend on."""
+        ...
+
+    def lower(self, model: Model, folder: Path) -> None:
+        """Write the graph that the target executes, and its weights, into `folder`."""
+        ...
+
+    def read_lowered(self, model: Model, folder: Path) -> Lowered:
+        """The graph that `lower` wrote into `folder`."""
+        ...
+
+    def estimate(self, lowered: Lowered) -> LatencyProfile:
+        """Costs by roofline, labelled `estimated`; runs nothing."""
+        ...
+
+    def profile(self, lowered: Lowered, progress: Progress) -> LatencyProfile:
+        """Measured costs of every node and of a boundary."""
+        ...
+
+    def bench(self, model: Model, lowered: Lowered) -> Bench:
+        """Where segments of this graph are built and measured."""
+        ...
+
+
+def backend_for_target(target: str, *, threads: int | None) -> Backend:
+    """The backend of a target's name.
+
+    Raises:
+        InputError: no such target.
+        DeviceError: its library is missing.
+    """
+    if target not in TARGETS:
+        raise InputError(f"target {target!r} is unknown; `preemptc targets` lists what there is")
+    open_runtime(TARGETS[target].backend).key_fields()  # says what to install before it is imported
+    backend: Backend = importlib.import_module(TARGETS[target].compiler).open_backend(threads)
+    return backend

@@ -1,0 +1,168 @@
+"""Build segments of an optimised graph as sessions, measure them, compare their outputs."""
+
+import gc
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from preempt_runtime.backends.ort import OrtBuffers, bind, open_session, session_options
+from preempt_runtime.errors import BuildError, DeviceError
+from preemptc.backends import Artefacts, Measurement, Tensors
+from preemptc.backends.ort.profiler import profiling_inputs, whole_buffers
+from preemptc.backends.ort.stats import latency_from_samples
+from preemptc.interface import graph_spec, tensor_spec
+from preemptc.model import Lowered, Model
+from preemptc.onnx_io.files import WEIGHTS_FILE, one_line, read_graph, save_piece
+from preemptc.onnx_io.graphs import extract
+from preemptc.segments import Segment, boundary_names, segments_from_split_points
+
+_WARM_UP_RUNS = 3
+_GLANCE_RUNS = 9
+
+
+class OrtBench:
+    """Sessions of one lowered graph's segments, each opened once and kept."""
+
+    def __init__(self, model: Model, lowered: Lowered, threads: int) -> None:
+        self._model, self._lowered, self._threads = model, lowered, threads
+        self._proto = read_graph(lowered.path)
+        self._sessions: dict[tuple[int, int], ort.InferenceSession] = {}
+        self._failed: dict[tuple[int, int], str] = {}
+        self._whole: OrtBuffers | None = None
+        self._source: ort.InferenceSession | None = None
+        self.num_built = 0
+
+    def __enter__(self) -> "OrtBench":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        err: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._sessions.clear()
+        self._whole = self._source = None
+
+    def build(self, start: int, end: int) -> Path:
+        """The piece of nodes [start, end) beside the graph's weights, loaded as a session."""
+        path = self._lowered.path.with_name(f"segment-{start}-{end}.onnx")
+        if (start, end) in self._failed:
+            raise BuildError(self._failed[start, end])
+        if (start, end) not in self._sessions:
+            (segment,) = [
+                s for s in self._segments([start, end]) if (s.start, s.end) == (start, end)
+            ]
+            try:
+                self._write(segment, path)
+                self._sessions[start, end] = open_session(path, self._threads)
+            except DeviceError as err:
+                self._failed[start, end] = str(err)
+                raise BuildError(str(err)) from err
+            self.num_built += 1
+        return path
+
+    def _segments(self, edges: Sequence[int]) -> tuple[Segment, ...]:
+        graph = self._lowered.graph
+        return segments_from_split_points(graph, [e for e in edges if 0 < e < graph.num_nodes])
+
+    def _write(self, segment: Segment, path: Path) -> None:
+        tensors = self._lowered.graph.tensors
+        piece = extract(
+            self._proto,
+            self._proto.graph.node[segment.start : segment.end],
+            [tensors[name] for name in segment.inputs],
+            [tensors[name] for name in segment.outputs],
+        )
+        save_piece(piece, path)
+
+    def measure(self, split_points: Sequence[int], *, min_runs: int, budget_ns: int) -> Measurement:
+        """Alternate the chain with the whole network until the time budget is used."""
+        chain, whole = self._chain(split_points), self._whole_buffers()
+        inputs = profiling_inputs(self._lowered)
+        chain.write_inputs(inputs)
+        whole.write_inputs(inputs)
+        num_segments = len(chain.bindings)
+        rows: list[tuple[list[int], int]] = []
+        gc.collect()
+        begin_ns = time.perf_counter_ns()
+        while len(rows) < min_runs or time.perf_counter_ns() - begin_ns < budget_ns:
+            rows.append((_time_chain(chain, num_segments), _time_chain(whole, 1)[0]))
+        rows = rows[_WARM_UP_RUNS:] if len(rows) > 2 * _WARM_UP_RUNS else rows
+        times = np.asarray([row for row, _ in rows], dtype=np.int64)
+        wholes = np.asarray([whole_ns for _, whole_ns in rows], dtype=np.int64)
+        return Measurement(
+            segments=tuple(latency_from_samples(times[:, i]) for i in range(num_segments)),
+            chained=latency_from_samples(times.sum(axis=1)),
+            whole=latency_from_samples(wholes),
+            ratio_p50=float(np.median(times.sum(axis=1) / wholes)),
+        )
+
+    def whole_ns(self) -> int:
+        """Median time of the whole network now, over a few runs."""
+        whole = self._whole_buffers()
+        whole.write_inputs(profiling_inputs(self._lowered))
+        times = [_time_chain(whole, 1)[0] for _ in range(_WARM_UP_RUNS + _GLANCE_RUNS)]
+        return latency_from_samples(times[_WARM_UP_RUNS:]).p50_ns
+
+    def outputs(self, split_points: Sequence[int] | None, inputs: Tensors) -> dict[str, Any]:
+        """Outputs of the chain, or of the whole optimised graph."""
+        buffers = self._whole_buffers() if split_points is None else self._chain(split_points)
+        buffers.write_inputs(inputs)
+        _time_chain(buffers, len(buffers.bindings))
+        return buffers.read_outputs()
+
+    def source_outputs(self, inputs: Tensors) -> dict[str, Any]:
+        """Outputs of the source graph, without any optimisation of ONNX Runtime."""
+        names = list(self._lowered.graph.outputs)
+        try:
+            if self._source is None:
+                self._source = ort.InferenceSession(
+                    str(self._model.path),
+                    session_options(self._threads),
+                    providers=["CPUExecutionProvider"],
+                )
+            return dict(zip(names, self._source.run(names, dict(inputs)), strict=True))
+        except Exception as err:  # onnxruntime raises its own classes, without a common root
+            raise BuildError(f"the source graph does not run: {one_line(err)}") from err
+
+    def artefacts(self, split_points: Sequence[int]) -> Artefacts:
+        """The graphs of the whole network and of the segments, and the weights of both."""
+        segments = self._segments(split_points)
+        return Artefacts(
+            whole=self._lowered.path,
+            segments=tuple(self.build(segment.start, segment.end) for segment in segments),
+            shared=(self._lowered.path.with_name(WEIGHTS_FILE),),
+        )
+
+    def _whole_buffers(self) -> OrtBuffers:
+        if self._whole is None:
+            self._whole = whole_buffers(self._lowered, self._threads)
+        return self._whole
+
+    def _chain(self, split_points: Sequence[int]) -> OrtBuffers:
+        segments = self._segments(split_points)
+        for segment in segments:
+            self.build(segment.start, segment.end)
+        names = boundary_names(self._lowered.graph, segments)
+        return bind(
+            [self._sessions[segment.start, segment.end] for segment in segments],
+            [(segment.inputs, segment.outputs) for segment in segments],
+            graph_spec(self._lowered),
+            [tensor_spec(self._lowered, name) for name in names],
+            self._model.name,
+        )
+
+
+def _time_chain(buffers: OrtBuffers, num_segments: int) -> list[int]:
+    times = []
+    for idx in range(num_segments):
+        start_ns = time.perf_counter_ns()
+        buffers.run_segment(idx)
+        times.append(time.perf_counter_ns() - start_ns)
+    return times

@@ -1,0 +1,182 @@
+"""The build cache: what a stage computed, under the hash of all that it depends on.
+
+An entry is a directory that appears at once and never changes, but that pieces cut from a lowered
+graph gather beside it. It may be deleted at any time.
+Two processes that want the same entry: one computes it, the other waits for it.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from preempt_runtime.errors import BuildError, InputError
+from preemptc.swap import swap_in
+
+_FILES = "files.json"
+_TEMPORARY = ".tmp-"
+
+
+class BuildCache:
+    """Directories below `root`, one per stage and key. `hits` counts what was found."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.hits = 0
+
+    def entry(
+        self,
+        stage: str,
+        fields: Mapping[str, Any],
+        make: Callable[[Path], None],
+        is_sound: Callable[[Path], bool] = Path.is_dir,
+    ) -> Path:
+        """The directory of this stage for these inputs, computed by `make` if it is not there.
+
+        `make` writes into an empty directory; what it raises leaves nothing behind. An entry that
+        is not sound (a file was deleted, a measurement is out of date) is made again beside the
+        old one and put in its place: readers find one of the two. Of several processes that find
+        it unsound, one makes it; the others look again when that one is done.
+
+        Raises:
+            BuildError: the cache cannot be written (full disk, permissions).
+        """
+        path = self.root / stage / digest_of(fields)
+        if is_whole(path) and is_sound(path):
+            self.hits += 1
+            return path
+        with guard(self.root), self.lock(stage, fields):
+            if is_whole(path) and is_sound(path):
+                self.hits += 1
+                return path
+            with self._temporary(path) as folder:
+                make(folder)
+                _list_files(folder)
+                swap_in(folder, path)
+        return path
+
+    def file_digest(self, path: Path) -> str:
+        """sha256 of a file, remembered under its path, size, times and inode.
+
+        Raises:
+            InputError: it cannot be read.
+            BuildError: the cache cannot be written.
+        """
+        try:
+            return self._file_digest(path)
+        except OSError as err:
+            raise InputError(
+                f"{path}: cannot be read ({err.strerror or err}); check the path"
+            ) from err
+
+    def _file_digest(self, path: Path) -> str:
+        memo = self._memo(path)
+        with contextlib.suppress(OSError):
+            return memo.read_text()
+        digest = sha256_of(path)
+        with guard(self.root):
+            write_atomically(memo, digest.encode())
+        return digest
+
+    def remember_digest(self, path: Path, digest: str) -> None:
+        """Keep the sha256 of a file that the caller has just written, for `file_digest`.
+
+        Raises:
+            BuildError: the cache cannot be written.
+        """
+        with guard(self.root):
+            write_atomically(self._memo(path), digest.encode())
+
+    def _memo(self, path: Path) -> Path:
+        stat = path.stat()
+        times = (stat.st_mtime_ns, stat.st_ctime_ns)
+        fields = [str(path.resolve()), stat.st_size, *times, stat.st_ino]
+        return self.root / "digests" / digest_of({"file": fields})
+
+    @contextlib.contextmanager
+    def lock(self, stage: str, fields: Mapping[str, Any]) -> Iterator[None]:
+        """Hold what is named so alone, among all processes that use this cache."""
+        path = self.root / "locks" / f"{stage}-{digest_of(fields)}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            yield
+
+    @contextlib.contextmanager
+    def _temporary(self, path: Path) -> Iterator[Path]:
+        """A fresh directory beside the entry; the remains of killed processes go first.
+
+        The caller holds the entry's lock, so nobody else works on this entry now.
+        """
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for left in path.parent.glob(f"{_TEMPORARY}{path.name}-*"):
+            shutil.rmtree(left, ignore_errors=True)
+        folder = Path(tempfile.mkdtemp(prefix=f"{_TEMPORARY}{path.name}-", dir=path.parent))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def sha256_of(path: Path) -> str:
+    """sha256 of a file's content, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(1 << 22):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def is_whole(entry: Path) -> bool:
+    """Whether every file that was made is there, at its size."""
+    try:
+        sizes = json.loads((entry / _FILES).read_text())
+        return all((entry / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _list_files(folder: Path) -> None:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
+    (folder / _FILES).write_text(json.dumps(sizes))
+
+
+def digest_of(fields: Mapping[str, Any]) -> str:
+    """A short name for a set of inputs: 20 hex digits of the sha256 of their canonical JSON."""
+    text = json.dumps(fields, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file beside its place and rename it: readers see all of it or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=_TEMPORARY, dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise
+
+
+@contextlib.contextmanager
+def guard(where: Path) -> Iterator[None]:
+    """Turn an operating system's refusal to write below `where` into one clear line."""
+    try:
+        yield
+    except OSError as err:
+        reason = err.strerror or str(err)
+        raise BuildError(
+            f"{err.filename or where}: cannot be written: {reason};"
+            " free space or choose another place (-o, --cache)"
+        ) from err

@@ -1,0 +1,169 @@
+"""Stage check: do the chained segments compute what the whole network computes?"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from preempt_runtime.errors import BuildError
+from preempt_runtime.inputs import random_inputs
+from preempt_runtime.manifest import CheckSpec, GraphSpec
+from preemptc.backends import Bench, Tensors
+
+NUM_RANDOM_INPUTS = 2
+SOURCE_TOLERANCE = 1e-2  # of the largest output: optimisation reorders float sums, no more
+DISCRETE_TOLERANCE = 1e-2  # of the elements, at least one: ties, and sums on an edge of rounding
+
+
+def check_segments(
+    bench: Bench,
+    graph: GraphSpec,
+    split_points: Sequence[int],
+    *,
+    seed: int,
+    recorded: Sequence[Tensors] = (),
+) -> CheckSpec:
+    """Compare chain against whole, bit by bit, and whole against the unoptimised source.
+
+    On a CPU the chain runs the very nodes of the whole graph, so the tolerance is zero.
+
+    Args:
+        recorded: more inputs, beside the random ones.
+
+    Raises:
+        BuildError: an output differs, or is nothing but NaN; names it, and by how much.
+    """
+    drawn = [
+        random_inputs(graph, seed=seed + idx, task="check") for idx in range(NUM_RANDOM_INPUTS)
+    ]
+    comparisons: dict[str, _Comparison] = {}
+    for idx, inputs in enumerate((*drawn, *recorded)):
+        whole = bench.outputs(None, inputs)
+        try:
+            _check_chain(whole, bench.outputs(split_points, inputs))
+        except BuildError:
+            _check_repeatable(whole, bench.outputs(None, inputs))
+            raise
+        for name, expected in bench.source_outputs(inputs).items():
+            comparison = comparisons.setdefault(name, _Comparison(name=name))
+            comparison.add(expected, whole[name])
+            if idx >= len(drawn) or not recorded:  # random inputs may be out of a domain
+                comparison.has_number |= has_number(whole[name])
+    for comparison in comparisons.values():
+        comparison.check("recorded" if recorded else "random")
+    return CheckSpec(
+        reference="whole optimised network, one session, same options",
+        num_inputs=len(drawn) + len(recorded),
+        seed=seed,
+        bitwise=True,
+        max_abs_diff=0.0,
+        tolerance=0.0,
+        source_max_abs_diff=max((c.max_abs_diff for c in comparisons.values()), default=0.0),
+    )
+
+
+def _check_repeatable(first: Tensors, second: Tensors) -> None:
+    for name, expected in first.items():
+        if not same_bits(expected, second[name]):
+            raise BuildError(
+                f"output {name!r} differs between two runs of the uncut network on the same inputs:"
+                " it draws random numbers; remove that part, segments cannot be checked against it"
+            )
+
+
+@dataclass(slots=True)
+class _Comparison:
+    """One output of the optimised graph beside the source graph's, over all sets of inputs."""
+
+    name: str
+    max_abs_diff: float = 0.0
+    num_elements: int = 0
+    num_unlike: int = 0
+    has_number: bool = False
+
+    def add(self, expected: NDArray[Any], found: NDArray[Any]) -> None:
+        """Compare for one set of inputs; floats are judged at once.
+
+        Raises:
+            BuildError: a float output differs by too much.
+        """
+        difference = max_abs_diff(expected, found)
+        self.max_abs_diff = max(self.max_abs_diff, difference)
+        if expected.dtype.kind == "f":
+            _check_floats(self.name, expected, difference)
+        else:
+            self.num_elements += expected.size
+            self.num_unlike += int(np.count_nonzero(expected != found))
+
+    def check(self, what: str) -> None:
+        """Judge what needs all sets of inputs.
+
+        Raises:
+            BuildError: too many integers or truth values differ, or a float output was NaN only.
+        """
+        allowed = max(1, int(DISCRETE_TOLERANCE * self.num_elements))
+        if self.num_unlike > allowed:
+            raise BuildError(
+                f"output {self.name!r} of ONNX Runtime's optimised graph differs from the source"
+                f" graph in {self.num_unlike} of {self.num_elements} elements, allowed {allowed};"
+                " try another version of ONNX Runtime"
+            )
+        if not self.has_number:
+            raise BuildError(
+                f"every value of output {self.name!r} is NaN for {what} inputs, so nothing can be"
+                " compared; check the network, or give inputs that it is made for with --inputs"
+            )
+
+
+def _check_chain(whole: Tensors, chained: Tensors) -> None:
+    for name, expected in whole.items():
+        if not same_bits(expected, chained[name]):
+            raise BuildError(
+                f"output {name!r} of the chained segments differs from the whole network by"
+                f" {max_abs_diff(expected, chained[name]):.3g}, allowed 0;"
+                " this is a bug, please report the model"
+            )
+
+
+def _check_floats(name: str, expected: NDArray[Any], difference: float) -> None:
+    finite = np.abs(expected[np.isfinite(expected)])
+    allowed = SOURCE_TOLERANCE * max(1.0, float(finite.max(initial=0.0)))
+    if not difference <= allowed:
+        raise BuildError(
+            f"output {name!r} of ONNX Runtime's optimised graph differs from the source graph by"
+            f" {difference:.3g}, allowed {allowed:.3g}; try another version of ONNX Runtime"
+        )
+
+
+def has_number(array: NDArray[Any]) -> bool:
+    """Whether there is something to compare: a value that is not NaN, or no value at all.
+
+    >>> has_number(np.array([np.nan])), has_number(np.array([np.nan, 1.0]))
+    (False, True)
+    """
+    return array.dtype.kind != "f" or not array.size or not bool(np.isnan(array).all())
+
+
+def same_bits(left: NDArray[Any], right: NDArray[Any]) -> bool:
+    """Whether two arrays hold the same bytes; NaNs of the same bits are equal.
+
+    >>> same_bits(np.array([np.nan]), np.array([np.nan]))
+    True
+    """
+    same_form = left.dtype == right.dtype and left.shape == right.shape
+    return same_form and left.tobytes() == right.tobytes()
+
+
+def max_abs_diff(left: NDArray[Any], right: NDArray[Any]) -> float:
+    """Largest absolute difference; infinite where only one of the two is NaN.
+
+    >>> max_abs_diff(np.array([1.0, 2.0]), np.array([1.0, 2.5]))
+    0.5
+    """
+    left64, right64 = left.astype(np.float64), right.astype(np.float64)
+    is_same = (left64 == right64) | (np.isnan(left64) & np.isnan(right64))
+    with np.errstate(invalid="ignore"):
+        difference = np.where(is_same, 0.0, np.abs(left64 - right64))
+    return float(np.where(np.isnan(difference), np.inf, difference).max(initial=0.0))

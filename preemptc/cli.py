@@ -1,0 +1,74 @@
+"""The command line `preemptc`: which commands there are, and how errors become exit codes.
+
+0: done. 1: refused, one line on stderr. 2: wrong usage. 130: interrupted. A bug keeps its
+traceback. A command's module is imported when it is called: ONNX and its runtime take most of a
+second.
+"""
+
+import importlib
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import click
+
+from preempt_runtime.errors import PreemptError
+from preemptc import __version__
+
+SUMMARIES: Mapping[str, str] = MappingProxyType(
+    {
+        "compile": "Split a network under a bound and write its bundle.",
+        "analyze": "Show where a network can be split, and why not elsewhere.",
+        "explore": "Show what bound costs what overhead: the Pareto front.",
+        "profile": "Measure what a network's nodes cost on this machine.",
+        "inspect": "Show what a bundle holds, and whether it fits this machine.",
+        "verify": "Check a bundle's files, and its outputs bit by bit.",
+        "targets": "Show what networks can be compiled for.",
+    }
+)
+_INTERRUPTED = 130
+
+
+class CommandGroup(click.Group):
+    """Commands that are imported when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names, in the order of work."""
+        return list(SUMMARIES)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name, its module imported."""
+        if cmd_name not in SUMMARIES:
+            return None
+        module = importlib.import_module(f"preemptc.commands.{cmd_name}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the summaries, without an import."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(SUMMARIES.items()))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; an error raised on purpose becomes one line and exit code 1."""
+        try:
+            return super().invoke(ctx)
+        except PreemptError as err:
+            click.echo(f"preemptc: error: {' '.join(str(err).split())}", err=True)
+            ctx.exit(1)
+        except KeyboardInterrupt:
+            click.echo("preemptc: interrupted; nothing half-written", err=True)
+            ctx.exit(_INTERRUPTED)
+
+
+@click.group(name="preemptc", cls=CommandGroup)
+@click.version_option(version=__version__, prog_name="preemptc")
+def main() -> None:
+    """Compile ONNX networks into bundles with preemption points.
+
+    Results go to stdout, progress and errors to stderr. Every command takes --json.
+    """
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""One module per command: its options, its calls, its JSON document and its tables."""

@@ -1,0 +1,146 @@
+"""`preemptc explore`: what bound costs what overhead."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from preempt_runtime.units import fmt_ns
+from preemptc.cache import guard, write_atomically
+from preemptc.candidates import CandidateSet
+from preemptc.commands.options import (
+    FILE,
+    Request,
+    max_live_bytes_option,
+    network_options,
+    profile_option,
+    refuse_overwrite,
+)
+from preemptc.pipeline import Prepared, candidates_of, prepare, profile_model
+from preemptc.plot import pareto_svg
+from preemptc.profile import LatencyProfile
+from preemptc.report import Table, facts, fmt_percent
+from preemptc.search import SplitPlan, pareto_front, segment_costs
+from preemptc.terminal import show, watched
+
+_NUM_SHOWN = 20
+
+
+@click.command("explore")
+@network_options
+@profile_option
+@max_live_bytes_option
+@click.option("--plot", type=FILE, metavar="FILE.svg", help="Draw the front, too.")
+@click.option("--all", "is_all", is_flag=True, help=f"Every plan, not about {_NUM_SHOWN} of them.")
+def command(
+    request: Request, profile: Path | None, max_live_bytes: int | None, plot: Path | None,
+    is_all: bool,
+) -> None:  # fmt: skip
+    """Show what bound costs what overhead: the Pareto front.
+
+    Costs are measured once, or taken from --profile; the plans are predicted from them, and
+    only `preemptc compile` builds and measures one.
+    """
+    if plot is not None:
+        refuse_overwrite(plot, request.model, profile)
+    options = request.options(profile=profile, max_live_bytes=max_live_bytes)
+    with watched() as progress:
+        prepared = prepare(request.model, options, request.cache, progress)
+        costs = profile_model(prepared, options, request.cache, progress)
+        candidates = candidates_of(prepared, costs, options)
+        progress("search", 0.0)
+        front = pareto_front(segment_costs(candidates, costs))
+    if plot is not None:
+        _draw(plot, prepared, costs, front)
+    document = document_of(prepared, costs, candidates, front, plot)
+    limit = len(front) if is_all else _NUM_SHOWN
+    show(document, tables_of(prepared, costs, front, plot, limit), as_json=request.as_json)
+
+
+def _overhead_frac(plan: SplitPlan, profile: LatencyProfile) -> float:
+    return plan.overhead_ns / max(1, profile.total_ns)
+
+
+def _draw(
+    path: Path, prepared: Prepared, profile: LatencyProfile, front: Sequence[SplitPlan]
+) -> None:
+    points = [
+        (plan.max_predicted_ns, _overhead_frac(plan, profile), plan.num_segments) for plan in front
+    ]
+    label = f"{prepared.lowered.target}; predicted from {profile.source} costs"
+    svg = pareto_svg(points, title=prepared.model.name, label=label)
+    with guard(path):
+        write_atomically(path, svg.encode())
+
+
+def document_of(
+    prepared: Prepared, profile: LatencyProfile, candidates: CandidateSet,
+    front: Sequence[SplitPlan], plot: Path | None,
+) -> Mapping[str, Any]:  # fmt: skip
+    """What `explore` tells programs."""
+    return {
+        "model": prepared.model.name,
+        "target": prepared.lowered.target,
+        "costs": profile.source,
+        "plans": "predicted",
+        "total_ns": profile.total_ns,
+        "boundary": asdict(profile.boundary),
+        "counts": asdict(candidates.counts),
+        "front": [
+            {
+                "bound_ns": plan.max_predicted_ns,
+                "overhead_ns": plan.overhead_ns,
+                "overhead_frac": round(_overhead_frac(plan, profile), 6),
+                "segments": plan.num_segments,
+                "split_points": list(plan.split_points),
+            }
+            for plan in front
+        ],
+        "plot": str(plot) if plot else None,
+    }
+
+
+def tables_of(
+    prepared: Prepared, profile: LatencyProfile, front: Sequence[SplitPlan], plot: Path | None,
+    limit: int,
+) -> tuple[Table, ...]:  # fmt: skip
+    """What `explore` tells people; of more plans than `limit`, evenly spaced ones."""
+    summary = {
+        "time": f"{fmt_ns(profile.total_ns)}, {profile.source}",
+        "boundary": f"{fmt_ns(profile.boundary.fixed_ns)}"
+        f" + {profile.boundary.ns_per_byte:.3g} ns per byte, {profile.source}",
+        "plans": f"{len(front)}, predicted from {profile.source} costs",
+    }
+    if plot:
+        summary["plot"] = str(plot)
+    shown = evenly(front, limit)
+    rows = tuple(
+        (
+            fmt_ns(plan.max_predicted_ns),
+            fmt_percent(_overhead_frac(plan, profile)),
+            str(plan.num_segments),
+        )
+        for plan in shown
+    )
+    columns = ("bound", "overhead", "segments")
+    left_out = len(front) - len(shown)
+    return (
+        facts(f"{prepared.model.name} on {prepared.lowered.target}", summary),
+        Table(
+            title="Pareto front, predicted",
+            columns=columns,
+            numbers=frozenset(columns),
+            rows=rows,
+            notes=(f"and {left_out} between: --all, --json",) if left_out else (),
+        ),
+    )
+
+
+def evenly(front: Sequence[SplitPlan], limit: int) -> tuple[SplitPlan, ...]:
+    """At most `limit` plans, the first and the last among them; limit is 2 or more."""
+    if len(front) <= limit:
+        return tuple(front)
+    step = (len(front) - 1) / (limit - 1)
+    return tuple(front[round(idx * step)] for idx in range(limit))

@@ -1,0 +1,197 @@
+"""`preemptc inspect`: what a bundle holds."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from preempt_runtime.bundle import Bundle, open_bundle
+from preempt_runtime.manifest import CheckSpec, GraphSpec, Manifest, PlanSpec, TensorSpec
+from preempt_runtime.units import fmt_bytes
+from preemptc.commands.options import bundle_argument, json_option
+from preemptc.profile import profile_from_json
+from preemptc.report import Table, facts, fmt_bound, fmt_latency, longest_segment, segment_table
+from preemptc.targets import TARGETS, FieldMatch, compare_key, local_device
+from preemptc.terminal import show
+
+_PROFILE = "profile.json"
+_PORTABLE = "portable"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contents:
+    """A bundle, field by field whether each plan fits this machine, and its nodes' names."""
+
+    bundle: Bundle
+    matches: Mapping[str, tuple[FieldMatch, ...]]
+    node_names: tuple[str, ...] | None
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the bundle says of itself."""
+        return self.bundle.manifest
+
+    def is_runnable(self, plan: PlanSpec) -> bool:
+        """Whether the plan was built for this machine."""
+        fields = self.matches.get(plan.id)
+        return fields is not None and all(field.is_same for field in fields)
+
+
+@click.command("inspect")
+@bundle_argument
+@json_option
+def command(bundle: Path, as_json: bool) -> None:
+    """Show what a bundle holds, and whether it fits this machine.
+
+    Only the manifest and the profile are read; `preemptc verify` checks every file.
+    """
+    contents = read_contents(open_bundle(bundle))
+    show(document_of(contents), tables_of(contents), as_json=as_json)
+
+
+def read_contents(bundle: Bundle) -> Contents:
+    """What `inspect` shows of a bundle.
+
+    Raises:
+        PreemptError: its profile is damaged.
+    """
+    manifest = bundle.manifest
+    names = None
+    if any(artefact.path == _PROFILE for artefact in manifest.artefacts):
+        text = bundle.read_bytes(_PROFILE).decode(errors="replace")
+        names = profile_from_json(text, str(bundle.root / _PROFILE)).node_names
+    devices = {name: local_device(target) for name, target in TARGETS.items()}
+    matches = {
+        plan.id: compare_key(manifest.keys[plan.key], devices[plan.target])
+        for plan in manifest.plans
+        if plan.key is not None and plan.target in devices
+    }
+    return Contents(bundle=bundle, matches=matches, node_names=names)
+
+
+def document_of(contents: Contents) -> Mapping[str, Any]:
+    """What `inspect` tells programs."""
+    manifest = contents.manifest
+    return {
+        "bundle": str(contents.bundle.root),
+        "manifest_sha256": contents.bundle.manifest_sha256,
+        "toolchain": dict(manifest.toolchain),
+        "requires": list(manifest.requires),
+        "graphs": [dataclasses.asdict(graph) for graph in manifest.graphs],
+        "plans": [
+            {
+                **dataclasses.asdict(plan),
+                "runnable_here": contents.is_runnable(plan),
+                "key_match": [
+                    {**dataclasses.asdict(field), "same": field.is_same}
+                    for field in contents.matches.get(plan.id, ())
+                ],
+            }
+            for plan in manifest.plans
+        ],
+        "keys": {key: dict(fields) for key, fields in manifest.keys.items()},
+        "artefacts": [dataclasses.asdict(artefact) for artefact in manifest.artefacts],
+        "check": dataclasses.asdict(manifest.check) if manifest.check else None,
+    }
+
+
+def tables_of(contents: Contents) -> tuple[Table, ...]:
+    """What `inspect` tells people."""
+    manifest = contents.manifest
+    num_bytes = sum(artefact.num_bytes for artefact in manifest.artefacts)
+    versions = ", ".join(f"{name} {text}" for name, text in sorted(manifest.toolchain.items()))
+    summary = {
+        "manifest sha256": contents.bundle.manifest_sha256,
+        "made by": versions,
+        "files": f"{len(manifest.artefacts)}, {fmt_bytes(num_bytes)}",
+        "check": _check(manifest.check),
+    }
+    return (
+        facts(str(contents.bundle.root), summary),
+        *(_graph_table(graph) for graph in manifest.graphs),
+        *(_plan_table(contents, plan) for plan in manifest.plans),
+        *_key_tables(contents),
+        *(segment_table(plan, contents.node_names) for plan in manifest.plans),
+        _artefact_table(manifest),
+    )
+
+
+def _check(check: CheckSpec | None) -> str:
+    if check is None:
+        return "none was made"
+    difference = "bitwise equal" if check.bitwise else f"{check.max_abs_diff:.3g} apart"
+    return (
+        f"{difference} on {check.num_inputs} inputs, against: {check.reference};"
+        f" {check.source_max_abs_diff:.3g} from the source graph"
+    )
+
+
+def _graph_table(graph: GraphSpec) -> Table:
+    kinds = (("input", graph.inputs), ("output", graph.outputs))
+    return Table(
+        title=f"graph {graph.id!r}, {graph.variant}",
+        columns=("", "name", "dtype", "shape", "bytes"),
+        numbers=frozenset({"bytes"}),
+        rows=tuple(_tensor_row(kind, spec) for kind, specs in kinds for spec in specs),
+    )
+
+
+def _tensor_row(kind: str, spec: TensorSpec) -> tuple[str, ...]:
+    shape = "x".join(map(str, spec.shape)) or "scalar"
+    return kind, spec.name, spec.dtype, shape, fmt_bytes(spec.num_bytes)
+
+
+def _plan_table(contents: Contents, plan: PlanSpec) -> Table:
+    runs = "yes" if contents.is_runnable(plan) else "no, see the key below"
+    if plan.key is None:
+        runs = "no, nothing is built for it yet"
+    return facts(
+        f"plan {plan.id!r} of graph {plan.graph!r} for {plan.target}",
+        {
+            "runs here": runs,
+            "key": plan.key or "none",
+            "mechanism": plan.mechanism,
+            "segments": str(len(plan.segments)),
+            "bound": fmt_bound(plan.bound_ns, plan.bound_quantile),
+            "longest segment": longest_segment(plan),
+            "chained": fmt_latency(plan.chained),
+        },
+    )
+
+
+def _key_tables(contents: Contents) -> Sequence[Table]:
+    """One table per KEY, as its plans share it."""
+    tables = {}
+    for plan in contents.manifest.plans:
+        if plan.key is not None and plan.id in contents.matches:
+            rows = tuple(
+                (field.name, _shown(field.bundle), _shown(field.here), _same(field))
+                for field in contents.matches[plan.id]
+            )
+            columns = ("field", "bundle", "this machine", "")
+            tables[plan.key] = Table(title=f"key {plan.key}", columns=columns, rows=rows)
+    return list(tables.values())
+
+
+def _shown(value: str | int | None) -> str:
+    return "-" if value is None else str(value)
+
+
+def _same(field: FieldMatch) -> str:
+    return "same" if field.is_same else "DIFFERS"
+
+
+def _artefact_table(manifest: Manifest) -> Table:
+    """Number and size of the files of each KEY."""
+    sizes: dict[str, list[int]] = {}
+    for artefact in manifest.artefacts:
+        sizes.setdefault(artefact.key or _PORTABLE, []).append(artefact.num_bytes)
+    return Table(
+        title="files",
+        columns=("key", "files", "size"),
+        numbers=frozenset({"files", "size"}),
+        rows=tuple((key, str(len(all_)), fmt_bytes(sum(all_))) for key, all_ in sizes.items()),
+    )

@@ -1,0 +1,152 @@
+"""Options that several commands share, and the request that they add up to."""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from preempt_runtime.errors import InputError
+from preemptc.cache import BuildCache
+from preemptc.commands.values import named_shape, size_bytes, target_name
+from preemptc.pipeline import CompileOptions
+from preemptc.replan import Goal
+
+CACHE_VARIABLE = "PREEMPTC_CACHE"
+DEFAULT_OVERHEAD_FRAC = 0.03
+DEFAULT_GOAL = Goal(max_overhead_frac=DEFAULT_OVERHEAD_FRAC)
+FILE = click.Path(path_type=Path)
+
+Function = Callable[..., None]
+Shapes = Mapping[str, tuple[int, ...]]
+
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="One JSON document on stdout, nothing else there."
+)
+profile_option = click.option(
+    "--profile", type=FILE, metavar="FILE", help="Costs as `preemptc profile` wrote them."
+)
+max_live_bytes_option = click.option(
+    "--max-live-bytes",
+    type=size_bytes,
+    metavar="SIZE",
+    help="The most that may live across a split point, such as 4MiB.",
+)
+bundle_argument = click.argument("bundle", type=FILE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """Which network, for which target, and where results are kept."""
+
+    model: Path
+    target: str
+    shapes: Shapes
+    threads: int | None
+    cache: BuildCache
+    as_json: bool
+
+    def options(
+        self,
+        *,
+        goal: Goal = DEFAULT_GOAL,
+        profile: Path | None = None,
+        max_live_bytes: int | None = None,
+        inputs: Path | None = None,
+        seed: int = 0,
+    ) -> CompileOptions:
+        """The options of the pipeline; the goal counts for a compile only."""
+        return CompileOptions(
+            target=self.target,
+            goal=goal,
+            shapes=self.shapes,
+            threads=self.threads,
+            max_live_bytes=max_live_bytes,
+            profile=profile,
+            inputs=inputs,
+            seed=seed,
+        )
+
+
+def refuse_overwrite(output: Path, *inputs: Path | None) -> None:
+    """Return if writing `output` would replace none of the files that were given to read.
+
+    Raises:
+        InputError: it would.
+    """
+    for given in inputs:
+        if given is not None and output.exists() and given.exists() and output.samefile(given):
+            raise InputError(f"{output}: is an input of this command; write to another file")
+
+
+def network_options(function: Function) -> Function:
+    """Give a command the model argument and its options, and hand them over as a `Request`."""
+
+    @functools.wraps(function)
+    def with_request(
+        *, model: Path, target: str, shapes: Shapes, threads: int | None, cache: Path,
+        as_json: bool, **others: Any,
+    ) -> None:  # fmt: skip
+        request = Request(
+            model=model,
+            target=target,
+            shapes=shapes,
+            threads=threads,
+            cache=BuildCache(cache),
+            as_json=as_json,
+        )
+        function(request, **others)
+
+    decorated: Function = with_request
+    for option in reversed(_NETWORK_OPTIONS):
+        decorated = option(decorated)
+    return decorated
+
+
+def _shapes_by_name(
+    ctx: click.Context, param: click.Parameter, pairs: Sequence[tuple[str, tuple[int, ...]]]
+) -> Shapes:
+    shapes = dict(pairs)
+    if len(shapes) < len(pairs):
+        raise click.BadParameter("an input is named twice; give each one shape", ctx, param)
+    return shapes
+
+
+_NETWORK_OPTIONS = (
+    click.argument("model", type=FILE),
+    click.option(
+        "--target",
+        type=target_name,
+        metavar="NAME",
+        default="cpu",
+        show_default=True,
+        help="What executes the network; see `preemptc targets`.",
+    ),
+    click.option(
+        "--shape",
+        "shapes",
+        type=named_shape,
+        multiple=True,
+        callback=_shapes_by_name,
+        metavar="NAME=1x3x224x224",
+        help="Static shape of an input with dynamic dimensions; once per input.",
+    ),
+    click.option(
+        "--threads",
+        type=click.IntRange(min=1, max=1024),
+        help="Threads that the network runs on.  [default: the cores this process may use]",
+    ),
+    click.option(
+        "--cache",
+        type=FILE,
+        default=Path("build_cache"),
+        show_default=True,
+        envvar=CACHE_VARIABLE,
+        show_envvar=True,
+        metavar="DIR",
+        help="Where finished work is kept; may be deleted at any time.",
+    ),
+    json_option,
+)

@@ -1,0 +1,227 @@
+"""Stage deliver: put a finished bundle in its place, whole or not at all."""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from preempt_runtime.bundle import PARTIAL_PREFIX
+from preempt_runtime.errors import BuildError, BundleError, InputError
+from preempt_runtime.manifest import MANIFEST_NAME, SCHEMA, Manifest
+from preempt_runtime.manifest_json import manifest_from_json
+from preemptc.cache import BuildCache, guard
+from preemptc.swap import ASIDE_SUFFIX, swap_in
+
+_ELSEWHERE_FILE = "elsewhere.json"
+_FOLDER = "bundle"
+_CHUNK_BYTES = 1 << 22
+_RANDOM_NAME = f"-[a-z0-9_]{{8}}({re.escape(ASIDE_SUFFIX)})?"  # as tempfile ends its names
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuiltBundle:
+    """A bundle in the cache: `files` maps each path in the bundle to the file it is copied from.
+
+    The large ones, the weights, stand once in the cache, where their stage wrote them. No links:
+    ONNX's checker refuses external data that has a second name.
+    """
+
+    manifest: Manifest
+    files: Mapping[str, Path]
+
+
+def save_built(entry: Path, folder: Path, elsewhere: Mapping[str, Path], root: Path) -> None:
+    """Keep a bundle in the cache entry `entry`.
+
+    Args:
+        entry: where to.
+        folder: the small files, laid out as in the bundle; moved.
+        elsewhere: the other files of the cache, by their path in the bundle.
+        root: of the cache; references are relative to it, so that it can be moved.
+    """
+    os.replace(folder, entry / _FOLDER)
+    references = {
+        name: path.resolve().relative_to(root.resolve()).as_posix()
+        for name, path in elsewhere.items()
+    }
+    (entry / _ELSEWHERE_FILE).write_text(json.dumps(references))
+
+
+def read_built(entry: Path, root: Path) -> BuiltBundle | None:
+    """The bundle in an entry of the cache at `root`; None if any part of it was deleted since."""
+    folder = entry / _FOLDER
+    try:
+        text = (folder / MANIFEST_NAME).read_bytes()
+        manifest = manifest_from_json(text, str(folder / MANIFEST_NAME))
+        references = json.loads((entry / _ELSEWHERE_FILE).read_text())
+        files = {MANIFEST_NAME: folder / MANIFEST_NAME}
+        for artefact in manifest.artefacts:
+            is_here = artefact.path not in references
+            path = folder / artefact.path if is_here else root / references[artefact.path]
+            if path.stat().st_size != artefact.num_bytes:
+                return None
+            files[artefact.path] = path
+    except (OSError, ValueError, TypeError, BundleError):
+        return None
+    return BuiltBundle(manifest=manifest, files=files)
+
+
+def deliver(built: BuiltBundle, output: Path, cache: BuildCache) -> bool:
+    """Put a copy of the finished bundle at `output`; False if it already stands there unchanged.
+
+    The copy is written beside its place and renamed. An older bundle at `output` is replaced,
+    anything else is not. Of several processes that deliver to one place, one does it at a time;
+    what a killed one left beside it is removed.
+
+    Raises:
+        BuildError: `output` is something else, or cannot be written; or a file in the cache is
+            damaged.
+    """
+    place = output.parent.resolve() / output.name
+    with guard(cache.root), cache.lock("output", {"output": str(place)}), guard(output):
+        _sweep(output)
+        if _is_same(built, output, cache):
+            return False
+        check_place(output)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with _partial(output) as partial:
+            _copy_files(built, partial)
+            swap_in(partial, output)
+        for artefact in built.manifest.artefacts:
+            cache.remember_digest(output / artefact.path, artefact.sha256)
+    return True
+
+
+def check_place(output: Path) -> None:
+    """Return if a bundle can be put at `output`, as far as can be told without writing.
+
+    Raises:
+        BuildError: something else stands there, or no directory can be made there.
+    """
+    with guard(output):
+        if (foreign := _foreign(output)) is not None:
+            raise BuildError(
+                f"{output}: exists and {foreign}; remove it, or choose another place with -o"
+            )
+        above = next(folder for folder in output.absolute().parents if os.path.lexists(folder))
+        if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+            code = errno.EACCES if above.is_dir() else errno.ENOTDIR
+            raise OSError(code, os.strerror(code), str(above))
+
+
+def _foreign(output: Path) -> str | None:
+    """What at `output` would be lost; None for nothing, an empty directory, or a whole bundle.
+
+    A bundle may be damaged or of another version, but all that it holds must be its own.
+    """
+    if output.is_symlink() or (output.exists() and not output.is_dir()):
+        return "is no bundle"
+    if not output.exists() or not any(output.iterdir()):
+        return None
+    listed = _listed_files(output / MANIFEST_NAME)
+    if listed is None:
+        return "is no bundle"
+    for path in sorted(output.rglob("*")):
+        name = path.relative_to(output).as_posix()
+        if not path.is_dir() and name not in listed:
+            return f"holds {name!r}, which is not part of the bundle"
+    return None
+
+
+def _listed_files(manifest: Path) -> set[str] | None:
+    """The files that a manifest of any version names, itself included; None if it is none."""
+    try:
+        document = json.loads(manifest.read_bytes())
+        if document["schema"] != SCHEMA:
+            return None
+        return {MANIFEST_NAME, *(str(artefact["path"]) for artefact in document["artefacts"])}
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return None
+
+
+@contextlib.contextmanager
+def _partial(output: Path) -> Iterator[Path]:
+    """A fresh directory beside `output`, locked for as long as this process works in it."""
+    partial = Path(tempfile.mkdtemp(prefix=f"{PARTIAL_PREFIX}{output.name}-", dir=output.parent))
+    descriptor = os.open(partial, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield partial
+    finally:
+        os.close(descriptor)
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _sweep(output: Path) -> None:
+    """Remove what killed processes left beside `output`; a bundle moved aside goes back first."""
+    pattern = re.compile(re.escape(f"{PARTIAL_PREFIX}{output.name}") + _RANDOM_NAME)
+    if not output.parent.is_dir():
+        return
+    for left in [path for path in output.parent.iterdir() if pattern.fullmatch(path.name)]:
+        if left.name.endswith(ASIDE_SUFFIX) and not os.path.lexists(output):
+            os.replace(left, output)
+        elif not _is_locked(left):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _is_locked(folder: Path) -> bool:
+    """Whether a process works in the directory: one that uses another cache."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _copy_files(built: BuiltBundle, target: Path) -> None:
+    """Copy file by file, readable for everybody; the first refusal ends it."""
+    target.chmod(0o755)
+    expected = {artefact.path: artefact.sha256 for artefact in built.manifest.artefacts}
+    for name, path in built.files.items():
+        copy = target / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        found = _copy(path, copy)
+        if found != expected.get(name, found):
+            raise BuildError(
+                f"{path}: sha256 {found}, expected {expected[name]}: the cache is damaged;"
+                " delete it, or choose another with --cache"
+            )
+        copy.chmod(0o644)
+
+
+def _copy(source: Path, target: Path) -> str:
+    """Copy a file; the sha256 of what was copied."""
+    digest = hashlib.sha256()
+    with source.open("rb") as reader, target.open("wb") as writer:
+        while chunk := reader.read(_CHUNK_BYTES):
+            digest.update(chunk)
+            writer.write(chunk)
+    return digest.hexdigest()
+
+
+def _is_same(built: BuiltBundle, output: Path, cache: BuildCache) -> bool:
+    """Whether `output` holds the same manifest, and the very files that it lists."""
+    with contextlib.suppress(OSError, InputError):
+        manifest = built.files[MANIFEST_NAME].read_bytes()
+        return (output / MANIFEST_NAME).read_bytes() == manifest and all(
+            stat.S_ISREG((output / artefact.path).lstat().st_mode)
+            and (output / artefact.path).stat().st_size == artefact.num_bytes
+            and cache.file_digest(output / artefact.path) == artefact.sha256
+            for artefact in built.manifest.artefacts
+        )
+    return False

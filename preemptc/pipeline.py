@@ -1,0 +1,281 @@
+"""The pipeline on one screen: load, lower, profile, candidates, search, segments, check, pack.
+
+Each stage takes values and returns one; what a stage computes stands in the cache under the hash
+of everything that it depends on.
+"""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from preempt_runtime.errors import BuildError, InputError
+from preempt_runtime.inputs import read_inputs
+from preempt_runtime.manifest import CheckSpec
+from preemptc import __version__
+from preemptc.backends import Backend, Bench, Progress, backend_for_target
+from preemptc.cache import BuildCache
+from preemptc.candidates import CandidateSet, find_candidates
+from preemptc.check import check_segments
+from preemptc.deliver import check_place, deliver, read_built, save_built
+from preemptc.interface import graph_spec
+from preemptc.load import load
+from preemptc.model import Lowered, Model
+from preemptc.onnx_io.versions import LIBRARY_VERSIONS
+from preemptc.pack import PROFILE_FILE, pack
+from preemptc.profile import LatencyProfile, json_from_profile, profile_from_json
+from preemptc.replan import Goal, MeasuredPlan, plan_until_kept
+from preemptc.search import segment_costs
+
+REPORT_FILE = "report.json"
+_STALE_FACTOR = 1.2
+
+
+def silent(what: str, frac: float) -> None:
+    """The progress that nobody watches."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompileOptions:
+    """What a compile depends on, beside the model."""
+
+    target: str
+    goal: Goal
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    threads: int | None = None
+    max_live_bytes: int | None = None
+    profile: Path | None = None
+    inputs: Path | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A model with the graph that the target executes."""
+
+    model: Model
+    lowered: Lowered
+    backend: Backend
+
+
+def compile_model(
+    path: Path, output: Path, options: CompileOptions, cache: BuildCache,
+    progress: Progress = silent,
+) -> dict[str, Any]:  # fmt: skip
+    """Compile the model at `path` into a bundle at `output`; return the report.
+
+    Raises:
+        PreemptError: the stage's own error; nothing half-made stays behind.
+    """
+    start_ns = time.monotonic_ns()
+    check_place(output)
+    prepared = prepare(path, options, cache, progress)
+    fields = _bundle_fields(prepared, options, cache)
+
+    def make(folder: Path) -> None:
+        _make(folder, prepared, options, cache, progress)
+
+    def is_sound(entry: Path) -> bool:
+        return read_built(entry, cache.root) is not None and (entry / REPORT_FILE).is_file()
+
+    entry = cache.entry("bundle", fields, make, is_sound)
+    built = read_built(entry, cache.root)
+    if built is None:
+        raise BuildError(f"{entry}: deleted while it was read; compile again")
+    progress("deliver", 1.0)
+    deliver(built, output, cache)
+    report: dict[str, Any] = json.loads((entry / REPORT_FILE).read_text())
+    wall_s = round((time.monotonic_ns() - start_ns) / 1e9, 3)
+    return {"bundle": str(output), **report, "cache_hits": cache.hits, "wall_s": wall_s}
+
+
+def prepare(
+    path: Path, options: CompileOptions, cache: BuildCache, progress: Progress = silent
+) -> Prepared:
+    """Load the model and lower it for the target."""
+    backend = backend_for_target(options.target, threads=options.threads)
+    progress("load", 0.0)
+    model = load(path, options.shapes, cache)
+    progress("lower", 0.0)
+    fields = {**backend.key_fields(model), "preemptc": __version__}
+    folder = cache.entry("lower", fields, lambda folder: backend.lower(model, folder))
+    return Prepared(model=model, lowered=backend.read_lowered(model, folder), backend=backend)
+
+
+def profile_model(
+    prepared: Prepared,
+    options: CompileOptions,
+    cache: BuildCache,
+    progress: Progress = silent,
+    bench: Bench | None = None,
+) -> LatencyProfile:
+    """The given profile, if one is given, else the measured one.
+
+    With a bench, a measured profile is measured once more if the whole network now takes another
+    time: it was taken beside other work, or at another clock.
+    """
+    lowered = prepared.lowered
+    if options.profile is not None:
+        profile = read_profile(options.profile)
+        _check_profile(profile, lowered, options.profile)
+        return profile
+
+    def make(folder: Path) -> None:
+        profile = prepared.backend.profile(lowered, progress)
+        (folder / PROFILE_FILE).write_text(json_from_profile(profile))
+
+    fields = {**lowered.key_fields, "preemptc": __version__}
+    found = cache.entry("profile", fields, make, lambda entry: _cached_profile(entry) is not None)
+    profile = read_profile(found / PROFILE_FILE)
+    if bench is not None and _is_stale(profile, whole_ns := bench.whole_ns()):
+        progress("profile: the machine has another speed now, again", 0.0)
+
+        def is_sound(entry: Path) -> bool:
+            cached = _cached_profile(entry)
+            return cached is not None and not _is_stale(cached, whole_ns)
+
+        profile = read_profile(cache.entry("profile", fields, make, is_sound) / PROFILE_FILE)
+    return profile
+
+
+def _cached_profile(entry: Path) -> LatencyProfile | None:
+    try:
+        return read_profile(entry / PROFILE_FILE)
+    except InputError:
+        return None
+
+
+def _is_stale(profile: LatencyProfile, whole_ns: int) -> bool:
+    return not 1 / _STALE_FACTOR < whole_ns / max(1, profile.total_ns) < _STALE_FACTOR
+
+
+def read_profile(path: Path) -> LatencyProfile:
+    """The profile in a file.
+
+    Raises:
+        InputError: missing, or no profile of this version.
+    """
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as err:
+        raise InputError(f"{path}: cannot be read as a profile ({err})") from err
+    return profile_from_json(text, str(path))
+
+
+def _check_profile(profile: LatencyProfile, lowered: Lowered, where: Path) -> None:
+    names = tuple(node.name for node in lowered.graph.nodes)
+    if profile.graph_digest != lowered.graph_digest or profile.node_names != names:
+        raise InputError(
+            f"{where}: a profile of another network, other shapes or another ONNX Runtime"
+            f" ({len(profile.node_names)} nodes against {len(names)});"
+            " write one with `preemptc profile MODEL -o FILE`"
+        )
+
+
+def candidates_of(
+    prepared: Prepared, profile: LatencyProfile, options: CompileOptions
+) -> CandidateSet:
+    """Where this network may be split."""
+    return find_candidates(
+        prepared.lowered,
+        profile,
+        num_source_nodes=prepared.model.graph.num_nodes,
+        max_live_bytes=options.max_live_bytes,
+    )
+
+
+def _make(
+    folder: Path, prepared: Prepared, options: CompileOptions, cache: BuildCache,
+    progress: Progress,
+) -> None:  # fmt: skip
+    lowered, goal = prepared.lowered, options.goal
+    recorded = read_inputs(options.inputs, graph_spec(lowered)) if options.inputs else ()
+    with prepared.backend.bench(prepared.model, lowered) as bench:
+        profile = profile_model(prepared, options, cache, progress, bench)
+        candidates = candidates_of(prepared, profile, options)
+        costs = segment_costs(candidates, profile)
+        measured = plan_until_kept(
+            bench, costs, goal, describe=_describe(lowered), progress=progress
+        )
+        progress("check", 0.0)
+        check = check_segments(
+            bench,
+            graph_spec(lowered),
+            measured.plan.split_points,
+            seed=options.seed,
+            recorded=recorded,
+        )
+        progress("pack", 0.0)
+        packed = folder / "packed"
+        packed.mkdir()
+        elsewhere = pack(
+            packed,
+            model=prepared.model,
+            lowered=lowered,
+            profile=profile,
+            measured=measured,
+            goal=goal,
+            check=check,
+            bench=bench,
+        )
+        report = _report(candidates, measured, goal, check, bench.num_built)
+    save_built(folder, packed, elsewhere, cache.root)
+    (folder / REPORT_FILE).write_text(json.dumps(report, indent=1))
+
+
+def _describe(lowered: Lowered) -> Callable[[int, int], str]:
+    names = [node.name for node in lowered.graph.nodes]
+
+    def describe(start: int, end: int) -> str:
+        if end - start == 1:
+            return f"node {names[start]!r}"
+        return f"nodes {names[start]!r} to {names[end - 1]!r}"
+
+    return describe
+
+
+def _report(
+    candidates: CandidateSet, measured: MeasuredPlan, goal: Goal, check: CheckSpec, num_built: int
+) -> dict[str, Any]:
+    measurement = measured.measurement
+    return {
+        "segments": measured.plan.num_segments,
+        "candidates": asdict(candidates.counts),
+        "built": num_built,
+        "kept": measured.plan.num_segments,
+        "rounds": measured.num_rounds,
+        "bound_ns": goal.max_segment_ns,
+        "bound_quantile": goal.quantile,
+        "predicted_max_ns": measured.plan.max_predicted_ns,
+        "measured": {
+            "segment_p50_ns": [latency.p50_ns for latency in measurement.segments],
+            "segment_p99_ns": [latency.p99_ns for latency in measurement.segments],
+            "segment_max_ns": [latency.max_ns for latency in measurement.segments],
+            "chained_p50_ns": measurement.chained.p50_ns,
+            "whole_p50_ns": measurement.whole.p50_ns,
+            "overhead_ratio": round(measurement.ratio_p50, 4),
+        },
+        "check": {
+            "max_abs_diff": check.max_abs_diff,
+            "bitwise": check.bitwise,
+            "source_max_abs_diff": check.source_max_abs_diff,
+        },
+    }
+
+
+def _bundle_fields(
+    prepared: Prepared, options: CompileOptions, cache: BuildCache
+) -> dict[str, Any]:
+    return {
+        **prepared.lowered.key_fields,
+        "target": options.target,
+        "preemptc": __version__,
+        **LIBRARY_VERSIONS,
+        "goal": asdict(options.goal),
+        "max_live_bytes": options.max_live_bytes,
+        "profile": cache.file_digest(options.profile) if options.profile else None,
+        "inputs": cache.file_digest(options.inputs) if options.inputs else None,
+        "seed": options.seed,
+    }

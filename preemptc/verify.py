@@ -1,0 +1,150 @@
+"""Verify a bundle where it is to run: its files, then its plans' outputs against the whole's."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from preempt_runtime.bundle import Bundle, choose_plan, open_bundle
+from preempt_runtime.device import Array, Network
+from preempt_runtime.errors import BuildError, BundleError
+from preempt_runtime.inputs import random_inputs, read_inputs
+from preempt_runtime.loading import Backend, LoadingDevice, backend_name, open_backend
+from preempt_runtime.manifest import GraphSpec, PlanSpec
+from preemptc.backends import Progress, Tensors
+from preemptc.check import max_abs_diff, same_bits
+from preemptc.pack import WHOLE_PLAN_ID
+
+NUM_RANDOM_INPUTS = 3
+_SEED = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanCheck:
+    """What became of one plan: `skipped` says why it cannot run on this machine.
+
+    A plan that ran was bitwise equal to the reference on all of `num_inputs`.
+    """
+
+    id: str
+    num_segments: int
+    num_inputs: int
+    is_reference: bool
+    skipped: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verification:
+    """A bundle that is whole, and whose plans for this machine compute the same."""
+
+    bundle: Path
+    manifest_sha256: str
+    num_files: int
+    num_bytes: int
+    plans: tuple[PlanCheck, ...]
+
+
+def verify_bundle(
+    path: Path, *, inputs: Path | None, manifest_sha256: str | None, progress: Progress
+) -> Verification:
+    """Hash every file, then run every plan for this machine beside the whole network.
+
+    Raises:
+        BundleError: a file differs from the manifest, or no plan was built for this machine.
+        InputError: the recorded inputs do not fit.
+        BuildError: an output differs; names it, and by how much.
+    """
+    progress("verify: files", 0.0)
+    bundle = open_bundle(path, manifest_sha256=manifest_sha256)
+    bundle.verify_files()
+    backend = open_backend(backend_name(bundle, None))
+    choose_plan(bundle, backend.key_fields())  # refuses, with what differs, if none fits
+    reasons = {plan.id: _why_not(bundle, plan, backend) for plan in bundle.manifest.plans}
+    runnable = [plan for plan in bundle.manifest.plans if reasons[plan.id] is None]
+    num_inputs = {}
+    for graph in bundle.manifest.graphs:
+        plans = [plan for plan in runnable if plan.graph == graph.id]
+        if plans:
+            progress(f"verify: outputs of graph {graph.id}", 0.5)
+            sets = _input_sets(graph, inputs)
+            _compare_plans(bundle, plans, sets, backend)
+            num_inputs[graph.id] = len(sets)
+    return Verification(
+        bundle=bundle.root,
+        manifest_sha256=bundle.manifest_sha256,
+        num_files=len(bundle.manifest.artefacts),
+        num_bytes=sum(artefact.num_bytes for artefact in bundle.manifest.artefacts),
+        plans=tuple(
+            PlanCheck(
+                id=plan.id,
+                num_segments=len(plan.segments),
+                num_inputs=num_inputs[plan.graph] if reasons[plan.id] is None else 0,
+                is_reference=plan.id == WHOLE_PLAN_ID,
+                skipped=reasons[plan.id],
+            )
+            for plan in bundle.manifest.plans
+        ),
+    )
+
+
+def _why_not(bundle: Bundle, plan: PlanSpec, backend: Backend) -> str | None:
+    try:
+        choose_plan(bundle, backend.key_fields(), plan_id=plan.id)
+    except BundleError as err:
+        return str(err)
+    return None
+
+
+def _input_sets(graph: GraphSpec, inputs: Path | None) -> tuple[Tensors, ...]:
+    drawn = [
+        random_inputs(graph, seed=_SEED + idx, task="verify") for idx in range(NUM_RANDOM_INPUTS)
+    ]
+    return (*drawn, *(read_inputs(inputs, graph) if inputs else ()))
+
+
+def _compare_plans(
+    bundle: Bundle, plans: Sequence[PlanSpec], sets: Sequence[Tensors], backend: Backend
+) -> None:
+    if all(plan.id != WHOLE_PLAN_ID for plan in plans):
+        raise BundleError(
+            f"{bundle.root}: no plan {WHOLE_PLAN_ID!r} for this machine to compare with;"
+            " compile the bundle again"
+        )
+    with closing(backend.open_device()) as device:
+        expected = _outputs(device, bundle, WHOLE_PLAN_ID, sets)
+        for plan in plans:
+            if plan.id != WHOLE_PLAN_ID:
+                _compare(bundle, plan, expected, _outputs(device, bundle, plan.id, sets))
+
+
+def _outputs(
+    device: LoadingDevice, bundle: Bundle, plan_id: str, sets: Sequence[Tensors]
+) -> list[dict[str, Array]]:
+    """What the plan computes from each set of inputs, through the runtime."""
+    with closing(device.load(bundle, plan_id)) as network:
+        return [_run(device, network, inputs) for inputs in sets]
+
+
+def _run(device: LoadingDevice, network: Network, inputs: Tensors) -> dict[str, Array]:
+    buffers = network.new_buffers()  # fresh ones: nothing of the last run can stand in them
+    buffers.write_inputs(inputs)
+    for segment_idx in range(len(network.segments)):
+        device.launch(buffers, segment_idx, is_urgent=False)
+    device.wait()
+    return buffers.read_outputs()
+
+
+def _compare(
+    bundle: Bundle,
+    plan: PlanSpec,
+    expected: Sequence[Mapping[str, Array]],
+    found: Sequence[Mapping[str, Array]],
+) -> None:
+    for idx, (whole, chained) in enumerate(zip(expected, found, strict=True)):
+        for name, array in whole.items():
+            if not same_bits(array, chained[name]):
+                raise BuildError(
+                    f"{bundle.root}: plan {plan.id!r}, inputs {idx}: output {name!r} differs from"
+                    f" the whole network's by {max_abs_diff(array, chained[name]):.3g}, allowed"
+                    " 0; compile the bundle again on this machine"
+                )
