@@ -1,0 +1,1 @@
+"""Programs that measure preemptc on real networks: the demo and the benchmark of the zoo."""
