@@ -1,0 +1,373 @@
+import json
+import signal
+from pathlib import Path
+
+import pytest
+
+import preempt_runtime
+from preempt_runtime import cli
+from preempt_runtime.clock import VirtualClock
+from preempt_runtime.loading import Backend
+from preempt_runtime.tables import plain_table, print_table
+from tests.runtime.fake_bundles import (
+    FIELDS,
+    FakeBackend,
+    LoadingFakeDevice,
+    manifest_of,
+    write_bundle,
+)
+
+TASKSET = """
+[taskset]
+seed = 3
+
+[[task]]
+name = "urgent"
+bundle = "short.bundle"
+priority = 9
+deadline = "1s"
+[task.arrival]
+kind = "periodic"
+period = "1ms"
+
+[[task]]
+name = "long"
+bundle = "long.bundle"
+best_effort = true
+[task.arrival]
+kind = "trace"
+path = "releases.txt"
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    write_bundle(tmp_path / "short.bundle", manifest_of((1000,)))
+    write_bundle(tmp_path / "long.bundle", manifest_of((1000,) * 3))
+    (tmp_path / "releases.txt").write_text("0\n0\n1ms\n", encoding="utf-8")
+    (tmp_path / "set.toml").write_text(TASKSET, encoding="utf-8")
+    return tmp_path
+
+
+def main(*arguments: str, device: LoadingFakeDevice | None = None) -> int:
+    def find_backend(name: str) -> Backend:
+        assert name == FIELDS["backend"]
+        return FakeBackend(make_device=lambda: device or LoadingFakeDevice(VirtualClock()))
+
+    return cli.main(arguments, find_backend)
+
+
+def run(*arguments: str, device: LoadingFakeDevice | None = None) -> int:
+    return main("run", "set.toml", "--duration", "5ms", *arguments, device=device)
+
+
+def test_json_is_one_document_with_every_figure(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--json") == 0
+    captured = capsys.readouterr()
+    document = json.loads(captured.out)
+    assert captured.err == ""
+    assert list(document) == [
+        *("taskset", "policy", "seed", "duration_ns", "ended_by", "device"),
+        *("device_busy_frac", "tasks", "options"),
+    ]
+    assert (document["taskset"], document["policy"], document["seed"]) == (
+        "set",
+        "fixed-priority",
+        3,
+    )
+    assert document["duration_ns"] >= 5_000_000
+    assert 0 <= document["device_busy_frac"] <= 1
+    assert (document["ended_by"], document["options"], document["device"]) == (None, [], "fake")
+    urgent, long = document["tasks"]["urgent"], document["tasks"]["long"]
+    assert (urgent["released"], urgent["finished"], urgent["failed"]) == (5, 5, 0)
+    assert (long["released"], long["finished"], long["priority"]) == (3, 3, None)
+    assert (urgent["priority"], urgent["deadline_ns"], urgent["first_error"]) == (9, 10**9, None)
+    assert (long["plan"], long["num_segments"], long["bundle"]) == ("cut", 3, "long.bundle")
+    assert urgent["response"]["num_samples"] == 5
+    assert 0 < urgent["response"]["p50_ns"] <= urgent["response"]["max_ns"]
+    assert urgent["rate_per_s"] == pytest.approx(5e9 / document["duration_ns"])
+
+
+def test_the_table_says_the_same_to_people(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--policy", "fifo", "--seed", "8") == 0
+    head, _, header, urgent, long = capsys.readouterr().out.splitlines()
+    assert head.startswith("set: ")
+    assert " with fifo, seed 8, on fake, busy " in head
+    assert header.startswith("task    priority     segments  jobs  finished  missed  lost")
+    assert urgent.split()[:7] == ["urgent", "9", "1", "5", "5", "0", "-"]
+    assert long.split()[:8] == ["long", "best", "effort", "3", "3", "3", "-", "-"]
+
+
+def test_a_trace_is_written_with_a_track_for_each_task(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--trace", "trace.json") == 0
+    events = json.loads((folder / "trace.json").read_text(encoding="utf-8"))["traceEvents"]
+    tracks = [event["args"]["name"] for event in events if event["name"] == "thread_name"]
+    assert tracks == ["urgent", "long"]
+    slices = [event["name"] for event in events if event["ph"] == "X"]
+    assert (slices.count("urgent[0]"), slices.count("long[2]")) == (5, 3)
+
+
+def test_options_are_reported_where_they_are_refused(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--affinity", "4096", "--gc-freeze", "--json") == 0
+    affinity, gc_freeze = json.loads(capsys.readouterr().out)["options"]
+    assert (affinity["name"], affinity["requested"], affinity["applied"]) == (
+        "affinity",
+        "4096",
+        False,
+    )
+    assert "name cores that this process may use" in affinity["reason"]
+    assert gc_freeze == {"name": "gc_freeze", "requested": "yes", "applied": True, "reason": ""}
+    assert run("--affinity", "4096", "--gc-freeze") == 0
+    out = capsys.readouterr().out
+    assert "\noption affinity = 4096: refused: Invalid argument; name cores" in out
+    assert "\noption gc_freeze = yes: in force\n" in out
+
+
+def test_warm_up_can_be_chosen(folder: Path) -> None:
+    device = LoadingFakeDevice(VirtualClock())
+    assert run("--warmup", "0", device=device) == 0
+    num_cold = len(device.launches)
+    device = LoadingFakeDevice(VirtualClock())
+    assert run("--warmup", "7", device=device) == 0
+    assert len(device.launches) == num_cold + 7 * (1 + 3)
+
+
+def test_failed_jobs_are_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    device = LoadingFakeDevice(VirtualClock(), failures=[("long.bundle:cut", 1)])
+    assert run("--warmup", "0", device=device) == 0
+    out = capsys.readouterr().out
+    assert "3 failed" in out
+    assert (
+        "\ntask long: its first failed job: DeviceError: long.bundle:cut: segment 1 was told" in out
+    )
+
+
+def interrupting_device() -> LoadingFakeDevice:
+    def on_launch(num_launches: int) -> None:
+        if num_launches == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    return LoadingFakeDevice(VirtualClock(), on_launch=on_launch)
+
+
+def test_ctrl_c_prints_what_was_measured_and_writes_the_trace(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("--warmup", "0", "--trace", "trace.json", "--duration", "60s")
+    assert run(*arguments, "--json", device=interrupting_device()) == 130
+    document = json.loads(capsys.readouterr().out)
+    assert document["ended_by"] == "SIGINT"
+    assert document["tasks"]["long"]["cancelled"] >= 1
+    assert document["duration_ns"] < 10e9
+    assert json.loads((folder / "trace.json").read_text(encoding="utf-8"))["traceEvents"]
+    assert run(*arguments, device=interrupting_device()) == 130
+    assert ", ended by SIGINT\n" in capsys.readouterr().out
+
+
+def test_ctrl_c_before_the_run_is_one_line(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--warmup", "1", device=interrupting_device()) == 130
+    assert capsys.readouterr() == ("", "preempt-rt: interrupted\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "none.toml"], "none.toml: cannot read the task set: No such file or directory"),
+        (
+            ["run", "set.toml", "--policy", "edf"],
+            "no policy is called 'edf'; there are fifo, fixed-priority",
+        ),
+        (
+            ["run", "set.toml", "--trace", "none/trace.json"],
+            "none/trace.json: no directory to write the trace into; make it first",
+        ),
+        (
+            ["run", "set.toml", "--manifest-sha256", f"nobody={'0' * 64}"],
+            "set.toml: no task is called 'nobody', so its manifest cannot be pinned;"
+            " there are urgent, long",
+        ),
+    ],
+)
+def test_an_error_is_one_line_and_exit_1(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert main(*arguments) == 1
+    assert capsys.readouterr() == ("", f"preempt-rt: error: {message}\n")
+
+
+def test_a_flipped_byte_is_found_before_the_run(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (path,) = (folder / "long.bundle").glob("engines/*/segment-001.onnx")
+    path.write_bytes(b"segmenu")
+    assert run() == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(f"preempt-rt: error: {path}: sha256 ")
+    assert captured.err.endswith("; damaged, compile the bundle again\n")
+
+
+def test_a_trace_that_cannot_be_written_does_not_take_the_results_along(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "trace.json").mkdir()
+    assert run("--json", "--trace", "trace.json") == 1
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["tasks"]["urgent"]["finished"] == 5
+    assert captured.err.startswith("preempt-rt: error: trace.json: cannot write the trace: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "the following arguments are required: COMMAND"),
+        (["walk"], "invalid choice: 'walk'"),
+        (["run"], "the following arguments are required: TASKSET.toml"),
+        (["run", "a", "--duration", "10"], "'10' is not a duration; write a number and ns, us, ms"),
+        (["run", "a", "--duration", "0s"], "'0s' is no time at all"),
+        (["run", "a", "--sched-fifo", "100"], "'100', allowed an integer, 1 to 99"),
+        (["run", "a", "--sched-fifo", "x"], "'x', allowed an integer, 1 to 99"),
+        (["run", "a", "--seed", "9" * 5000], "allowed an integer, 0 to 9223372036854775807"),
+        (["run", "a", "--warmup=-1"], "'-1', allowed an integer, 0 to 10000"),
+        (["run", "a", "--affinity", "0-3"], "'0-3', allowed core numbers such as 0,1"),
+        (["run", "a", "--affinity", ""], "'', allowed core numbers such as 0,1"),
+        (["run", "a", "--manifest-sha256", "abc"], "'abc', allowed TASK= and 64 hexadecimal dig"),
+        (["run", "a", "--manifest-sha256", f"={'0' * 64}"], "allowed TASK= and 64 hexadecimal"),
+    ],
+)
+def test_wrong_usage_is_exit_2(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(*arguments)
+    assert caught.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert message in captured.err
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main("--version")
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"preempt-rt {preempt_runtime.__version__}\n"
+
+
+def test_a_bug_keeps_its_traceback(folder: Path) -> None:
+    class Broken(LoadingFakeDevice):
+        def stream(self, *, is_urgent: bool) -> None:
+            raise AssertionError
+
+        def load(self, bundle: object, plan_id: str | None = None) -> object:  # type: ignore[override]
+            raise ZeroDivisionError("a bug")
+
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        run(device=Broken(VirtualClock()))
+
+
+@pytest.fixture
+def quick_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("preempt_runtime.doctor.WINDOW_S", 0.001)
+
+
+@pytest.mark.usefixtures("quick_doctor")
+def test_the_doctor_examines_task_sets_and_bundles(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main("doctor", "set.toml", "short.bundle", "--json")
+    document = json.loads(capsys.readouterr().out)
+    by_name = {finding["what"]: finding for finding in document["findings"]}
+    assert {"cores", "memory", "bundle short.bundle", "bundle long.bundle"} <= set(by_name)
+    assert len(by_name) == len(document["findings"])
+    assert by_name["bundle long.bundle"]["found"].startswith("plan 'cut', 3 segments, estimated")
+    assert document["ok"] == all(f["level"] != "fail" for f in document["findings"])
+
+
+@pytest.mark.usefixtures("quick_doctor")
+def test_the_doctor_fails_what_cannot_be_loaded(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "foreign.bundle").mkdir()
+    write_bundle(folder / "foreign.bundle", manifest_of(fields={**FIELDS, "library": "9"}))
+    (folder / "empty").mkdir()
+    (folder / "bad.toml").write_text("[taskset]\n", encoding="utf-8")
+    assert main("doctor", "foreign.bundle", "empty", "bad.toml", "none", "--json") == 1
+    document = json.loads(capsys.readouterr().out)
+    failed = {f["what"]: f["found"] for f in document["findings"] if f["level"] == "fail"}
+    assert document["ok"] is False
+    assert "library: bundle has '9', this machine '2.0'" in failed["bundle foreign.bundle"]
+    assert "no manifest.json" in failed["empty"]
+    assert "key 'task' is missing" in failed["bad.toml"]
+    assert "cannot read the task set: No such file or directory" in failed["none"]
+
+
+@pytest.mark.usefixtures("quick_doctor")
+def test_the_doctor_prints_a_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main("doctor")
+    header, *rows = capsys.readouterr().out.splitlines()
+    assert header.split() == ["level", "what", "found", "advice"]
+    assert any(row.startswith("ok") and "Python" in row for row in rows)
+
+
+def test_why_a_plan_was_passed_over_is_logged_on_demand(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_bundle(folder / "long.bundle", manifest_of(fields={**FIELDS, "library": "9"}))
+    assert run() == 1
+    assert "preempt-rt: INFO" not in capsys.readouterr().err
+    assert run("-v") == 1
+    err = capsys.readouterr().err
+    assert "preempt-rt: INFO: " in err
+    assert "plan 'cut' left out: library: bundle has '9', this machine '2.0'" in err
+
+
+def test_an_unknown_backend_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["run", "set.toml"]) == 1
+    assert capsys.readouterr().err == (
+        "preempt-rt: error: backend 'fake' is not part of this preempt-runtime, it has ort;"
+        " install a newer one\n"
+    )
+
+
+def test_columns_line_up() -> None:
+    rows = [("camera", "3 ms", "-"), ("x", "10 ms", "no")]
+    assert plain_table(("task", "p99", "lost"), rows) == (
+        "task      p99  lost\ncamera   3 ms  -\nx       10 ms  no\n"
+    )
+    assert plain_table(("task",), []) == "task\n"
+
+
+def test_a_terminal_gets_rich_where_it_is_installed() -> None:
+    pytest.importorskip("rich")
+
+    class Terminal:
+        encoding = "utf-8"
+
+        def __init__(self) -> None:
+            self.text = ""
+
+        def isatty(self) -> bool:
+            return True
+
+        def write(self, text: str) -> int:
+            self.text += text
+            return len(text)
+
+        def flush(self) -> None:
+            pass
+
+    terminal = Terminal()
+    print_table(("task",), [("[bold]x",)], terminal)  # type: ignore[arg-type]
+    assert "[bold]x" in terminal.text
+    assert "━" in terminal.text

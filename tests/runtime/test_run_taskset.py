@@ -1,0 +1,354 @@
+"""Whole runs on a virtual clock: exact numbers."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from preempt_runtime.clock import VirtualClock
+from preempt_runtime.device import JobBuffers
+from preempt_runtime.errors import BundleError, InputError
+from preempt_runtime.metrics import Quantiles
+from preempt_runtime.process import ProcessOptions
+from preempt_runtime.run_taskset import RunOptions, RunReport, run_taskset
+from preempt_runtime.taskset import read_taskset
+from preempt_runtime.testing import Recording
+from tests.runtime.fake_bundles import (
+    FakeBackend,
+    LoadingFakeDevice,
+    manifest_of,
+    write_bundle,
+)
+from tests.runtime.test_process import FakeCalls
+
+MS = 1_000_000
+TWO_TASKS = """
+[taskset]
+name = "pair"
+
+[[task]]
+name = "urgent"
+bundle = "short.bundle"
+priority = 9
+deadline = "4ms"
+[task.arrival]
+kind = "periodic"
+period = "20ms"
+offset = "5ms"
+
+[[task]]
+name = "long"
+bundle = "long.bundle"
+best_effort = true
+[task.arrival]
+kind = "closed_loop"
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_bundle(tmp_path / "short.bundle", manifest_of((2 * MS,)))
+    write_bundle(tmp_path / "long.bundle", manifest_of((3 * MS,) * 10))
+    return tmp_path
+
+
+class Bench:
+    """One run of a task set on a fake device, and what was seen of it."""
+
+    def __init__(
+        self,
+        folder: Path,
+        text: str,
+        *,
+        failures: Iterable[tuple[str, int]] = (),
+        on_launch: Callable[[int], object] = lambda _: None,
+    ) -> None:
+        (folder / "set.toml").write_text(text, encoding="utf-8")
+        self.taskset = read_taskset(folder / "set.toml")
+        self.clock, self.recording, self.calls = VirtualClock(), Recording(), FakeCalls()
+        self.device = LoadingFakeDevice(self.clock, failures, on_launch)
+
+    def run(
+        self,
+        *,
+        duration_ns: int = 100 * MS,
+        policy: str | None = None,
+        num_warmup_runs: int = 0,
+        pins: dict[str, str] | None = None,
+        process: ProcessOptions | None = None,
+    ) -> RunReport:
+        return run_taskset(
+            self.taskset,
+            RunOptions(
+                duration_ns=duration_ns,
+                policy=policy,
+                num_warmup_runs=num_warmup_runs,
+                pins=pins or {},
+                process=process or ProcessOptions(),
+            ),
+            find_backend=lambda _: FakeBackend(make_device=lambda: self.device),
+            clock=self.clock,
+            instruments=(self.recording,),
+            os_calls=self.calls,
+        )
+
+
+def test_the_urgent_task_waits_for_one_segment_at_most(folder: Path) -> None:
+    bench = Bench(folder, TWO_TASKS)
+    report = bench.run()
+    # Released at 5, 25, … ms, in the middle of a 3 ms segment of the long task.
+    urgent, long = report.tasks["urgent"].metrics, report.tasks["long"].metrics
+    releases = [job.release_ns for job in bench.recording.jobs if job.task == "urgent"]
+    assert releases == [5 * MS, 25 * MS, 45 * MS, 65 * MS, 85 * MS]
+    starts = [s.start_ns for s in bench.recording.segments if s.task == "urgent"]
+    assert starts == [6 * MS, 26 * MS, 46 * MS, 66 * MS, 86 * MS]
+    assert (urgent.released, urgent.finished, urgent.missed, urgent.cancelled) == (5, 5, 0, 0)
+    assert urgent.response == Quantiles(
+        p50_ns=3 * MS, p95_ns=3 * MS, p99_ns=3 * MS, max_ns=3 * MS, num_samples=5
+    )
+    assert urgent.blocking is not None
+    assert urgent.blocking.max_ns == MS
+    # 30 ms each and the urgent jobs between; the one at 66 ms comes as a long one has ended.
+    assert [job.end_ns for job in bench.recording.jobs if job.task == "long"] == [
+        34 * MS,
+        66 * MS,
+        100 * MS,
+    ]
+    assert (long.finished, long.num_preemptions) == (3, 4)
+    assert (report.duration_ns, report.device_busy_frac) == (100 * MS, 1.0)
+    assert (report.taskset, report.policy, report.device) == ("pair", "fixed-priority", "fake")
+    assert (report.ended_by, report.options) == (None, ())
+    assert (report.tasks["long"].plan, report.tasks["long"].num_segments) == ("cut", 10)
+
+
+def test_fifo_makes_the_urgent_task_wait_for_the_whole_network(folder: Path) -> None:
+    report = Bench(folder, TWO_TASKS).run(policy="fifo")
+    response = report.tasks["urgent"].metrics.response
+    assert (report.policy, response is not None and response.max_ns >= 27 * MS) == ("fifo", True)
+    assert report.tasks["urgent"].metrics.missed > 0
+
+
+def test_a_plan_can_be_named(folder: Path) -> None:
+    text = TWO_TASKS.replace('"long.bundle"', '"long.bundle"\nplan = "whole"')
+    report = Bench(folder, text).run()
+    assert (report.tasks["long"].plan, report.tasks["long"].num_segments) == ("whole", 1)
+    assert report.tasks["long"].metrics.num_preemptions == 0
+
+
+def test_jobs_released_in_time_run_to_their_end(folder: Path) -> None:
+    report = Bench(folder, TWO_TASKS).run(duration_ns=10 * MS)
+    assert report.duration_ns == 32 * MS
+    assert [task.metrics.finished for task in report.tasks.values()] == [1, 1]
+
+
+def test_a_task_without_jobs_is_reported_too(folder: Path) -> None:
+    report = Bench(folder, TWO_TASKS.replace('offset = "5ms"', 'offset = "5s"')).run()
+    assert list(report.tasks) == ["urgent", "long"]
+    metrics = report.tasks["urgent"].metrics
+    assert (metrics.released, metrics.response) == (0, None)
+
+
+def test_a_bundle_is_loaded_once_and_everything_is_closed_in_order(folder: Path) -> None:
+    text = TWO_TASKS.replace("short.bundle", "long.bundle")
+    bench = Bench(folder, text)
+    bench.run()
+    assert bench.device.events == ["load long.bundle:cut", "close long.bundle:cut", "close device"]
+
+
+def test_warm_up_runs_every_network_before_the_first_job(folder: Path) -> None:
+    bench = Bench(folder, TWO_TASKS)
+    bench.run(num_warmup_runs=2)
+    short, long = [("short.bundle:cut", 0)], [("long.bundle:cut", idx) for idx in range(10)]
+    assert bench.device.launches[:22] == short * 2 + long * 2
+    assert bench.recording.segments[0].start_ns == 64 * MS
+
+
+def test_the_warm_up_uses_the_buffers_of_the_jobs_and_memory_is_locked_after_it(
+    folder: Path,
+) -> None:
+    used: list[JobBuffers] = []
+    used_before_lock: list[JobBuffers] = []
+
+    class Watching(LoadingFakeDevice):
+        def launch(self, buffers: JobBuffers, segment_idx: int, *, is_urgent: bool) -> None:
+            used.append(buffers)
+            super().launch(buffers, segment_idx, is_urgent=is_urgent)
+
+    class WatchingCalls(FakeCalls):
+        def lock_memory(self) -> None:
+            used_before_lock.extend(used)
+            super().lock_memory()
+
+    bench = Bench(folder, TWO_TASKS)
+    bench.device, bench.calls = Watching(bench.clock), WatchingCalls()
+    bench.run(num_warmup_runs=1, process=ProcessOptions(mlock=True))
+    assert len(used_before_lock) == 11
+    assert {id(buffers) for buffers in used} == {id(buffers) for buffers in used_before_lock}
+    assert len({id(buffers) for buffers in used}) == 2
+
+
+def test_jobs_take_the_recorded_samples_in_turn(folder: Path) -> None:
+    np.savez(folder / "in.npz", x=np.arange(3, dtype=np.float32).reshape(3, 1))
+    written: list[float] = []
+
+    class Watching(LoadingFakeDevice):
+        def launch(self, buffers: object, segment_idx: int, *, is_urgent: bool) -> None:
+            written.append(float(buffers._value[0]))  # type: ignore[attr-defined]
+            super().launch(buffers, segment_idx, is_urgent=is_urgent)  # type: ignore[arg-type]
+
+    text = TWO_TASKS[: TWO_TASKS.rindex("[[task]]")].replace(
+        "priority = 9", 'priority = 9\ninputs = "in.npz"'
+    )
+    bench = Bench(folder, text)
+    bench.device = Watching(bench.clock)
+    bench.run()
+    assert written == [0.0, 1.0, 2.0, 0.0, 1.0]
+
+
+def test_a_failing_segment_is_told_and_the_others_go_on(folder: Path) -> None:
+    report = Bench(folder, TWO_TASKS, failures=[("short.bundle:cut", 0)]).run()
+    assert report.tasks["urgent"].metrics.failed == 5
+    assert report.tasks["urgent"].first_error == (
+        "DeviceError: short.bundle:cut: segment 0 was told to fail"
+    )
+    assert report.tasks["long"].first_error is None
+    assert report.tasks["long"].metrics.finished == 3
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run_at_the_next_preemption_point(
+    folder: Path, signum: signal.Signals
+) -> None:
+    def on_launch(num_launches: int) -> None:
+        if num_launches == 4:
+            signal.raise_signal(signum)
+
+    before = signal.getsignal(signum)
+    report = Bench(folder, TWO_TASKS, on_launch=on_launch).run()
+    assert signal.getsignal(signum) is before
+    assert report.ended_by is signum
+    # 3 + 3 ms of the long task, 2 ms urgent, and the 3 ms in which the signal came.
+    assert report.duration_ns == 11 * MS
+    assert report.tasks["urgent"].metrics.finished == 1
+    assert report.tasks["long"].metrics.cancelled == 1
+
+
+def test_a_signal_that_is_ignored_stays_ignored(folder: Path) -> None:
+    def on_launch(num_launches: int) -> None:
+        if num_launches == 4:
+            signal.raise_signal(signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        report = Bench(folder, TWO_TASKS, on_launch=on_launch).run()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (report.ended_by, report.duration_ns) == (None, 100 * MS)
+
+
+def test_outside_the_main_thread_a_run_leaves_signals_alone(folder: Path) -> None:
+    reports: list[RunReport] = []
+    bench = Bench(folder, TWO_TASKS)
+    thread = threading.Thread(target=lambda: reports.append(bench.run()))
+    thread.start()
+    thread.join(timeout=60)
+    assert [report.tasks["long"].metrics.finished for report in reports] == [3]
+
+
+def test_a_signal_while_the_last_jobs_end_cancels_them(folder: Path) -> None:
+    def on_launch(num_launches: int) -> None:
+        if num_launches == 6:
+            signal.raise_signal(signal.SIGINT)
+
+    report = Bench(folder, TWO_TASKS, on_launch=on_launch).run(duration_ns=6 * MS)
+    assert report.duration_ns == 17 * MS
+    assert report.tasks["long"].metrics.cancelled == 1
+
+
+def test_a_second_signal_does_not_wait(folder: Path) -> None:
+    def on_launch(num_launches: int) -> None:
+        if num_launches == 4:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+
+    bench = Bench(folder, TWO_TASKS, on_launch=on_launch)
+    with pytest.raises(KeyboardInterrupt):
+        bench.run()
+    assert bench.device.events[-1] == "close device"
+
+
+def test_process_options_are_in_force_while_loading_and_put_back(folder: Path) -> None:
+    bench = Bench(folder, TWO_TASKS)
+    options = ProcessOptions(sched_fifo=7, affinity=(0,), mlock=True, gc_freeze=True)
+    report = bench.run(process=options)
+    assert [option.name for option in report.options] == [
+        "affinity",
+        "sched_fifo",
+        "gc_freeze",
+        "mlock",
+    ]
+    assert all(option.applied for option in report.options)
+    assert bench.calls.log == [
+        "affinity [0]",
+        f"scheduler {1} 7",
+        "lock",
+        "unlock",
+        f"scheduler {0} 0",
+        "affinity [0, 1, 2]",
+    ]
+
+
+def test_pins_are_of_a_task_and_of_its_manifest(folder: Path) -> None:
+    bench = Bench(folder, TWO_TASKS)
+    good = write_bundle(folder / "long.bundle", manifest_of((3 * MS,) * 10))
+    assert bench.run(pins={"long": good}).tasks["long"].metrics.finished == 3
+    with pytest.raises(BundleError, match=r"manifest.json: sha256 [0-9a-f]{64}, pinned"):
+        Bench(folder, TWO_TASKS).run(pins={"long": "0" * 64})
+    with pytest.raises(InputError) as caught:
+        Bench(folder, TWO_TASKS).run(pins={"lang": good})
+    assert str(caught.value) == (
+        f"{folder / 'set.toml'}: no task is called 'lang', so its manifest cannot be pinned;"
+        " there are urgent, long"
+    )
+
+
+def test_threads_choose_the_plan(folder: Path) -> None:
+    text = TWO_TASKS.replace('name = "pair"', 'name = "pair"\nthreads = 4')
+    with pytest.raises(BundleError, match="threads: bundle has 2, this machine 4"):
+        Bench(folder, text).run()
+
+
+def test_bundles_of_different_backends_are_refused(folder: Path) -> None:
+    other = manifest_of(fields={"backend": "other", "cpu_model": "x"})
+    write_bundle(folder / "other.bundle", other)
+    text = TWO_TASKS.replace("long.bundle", "other.bundle")
+    with pytest.raises(BundleError) as caught:
+        Bench(folder, text).run()
+    assert str(caught.value).endswith(
+        "the bundles need different backends: 'fake' of task 'urgent', 'other' of task 'long';"
+        " one process runs one device, compile them for the same target"
+    )
+
+
+def test_wrong_recorded_inputs_stop_before_the_run_and_close_the_device(folder: Path) -> None:
+    np.savez(folder / "in.npz", x=np.full(1, np.nan, np.float32))
+    text = TWO_TASKS.replace("priority = 9", 'priority = 9\ninputs = "in.npz"')
+    bench = Bench(folder, text)
+    with pytest.raises(InputError, match="input 'x': 1 of 1 values are NaN; record again"):
+        bench.run()
+    assert bench.device.events == [
+        "load short.bundle:cut",
+        "close short.bundle:cut",
+        "close device",
+    ]
+
+
+def test_an_unknown_policy_is_refused_before_anything_is_loaded(folder: Path) -> None:
+    bench = Bench(folder, TWO_TASKS)
+    with pytest.raises(InputError, match="no policy is called 'edf'; there are fifo, fixed-prior"):
+        bench.run(policy="edf")
+    assert bench.device.events == []

@@ -1,0 +1,366 @@
+import dataclasses
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from preempt_runtime.arrivals import ClosedLoop, Periodic, Poisson, Recorded, Sporadic
+from preempt_runtime.errors import InputError
+from preempt_runtime.taskset import TaskSetSpec, TaskSpec, read_taskset
+
+MS = 1_000_000
+DOCS = Path(__file__).parents[2] / "docs" / "taskset.md"
+MINIMAL = """
+[taskset]
+[[task]]
+name = "camera"
+bundle = "net.bundle"
+priority = 3
+[task.arrival]
+kind = "periodic"
+period = "20ms"
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("net", "detector", "planner", "captioner"):
+        (tmp_path / f"{name}.bundle").mkdir()
+    np.savez(tmp_path / "frames.npz", x=np.zeros(1, np.float32))
+    (tmp_path / "releases.txt").write_text("1ms\n2ms\n", encoding="utf-8")
+    return tmp_path
+
+
+def read(folder: Path, text: str, *, seed: int | None = None) -> TaskSetSpec:
+    path = folder / "set.toml"
+    path.write_text(text, encoding="utf-8")
+    return read_taskset(path, seed=seed)
+
+
+def test_the_taskset_table_may_be_left_out(folder: Path) -> None:
+    assert read(folder, MINIMAL.replace("[taskset]\n", "")) == read(folder, MINIMAL)
+
+
+def test_a_minimal_task_set_gets_its_defaults(folder: Path) -> None:
+    assert read(folder, MINIMAL) == TaskSetSpec(
+        name="set",
+        path=folder / "set.toml",
+        seed=0,
+        threads=None,
+        policy="fixed-priority",
+        tasks=(
+            TaskSpec(
+                name="camera",
+                bundle=folder / "net.bundle",
+                plan=None,
+                priority=3,
+                deadline_ns=None,
+                mailbox="queue",
+                max_pending=None,
+                inputs=None,
+                seed=0,
+                check_inputs=False,
+                arrival=Periodic(period_ns=20 * MS),
+            ),
+        ),
+    )
+
+
+def test_the_documented_example_is_read_in_full(folder: Path) -> None:
+    blocks = re.findall(r"```toml\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) == 1
+    taskset = read(folder, blocks[0])
+    assert (taskset.name, taskset.seed, taskset.threads) == ("robot", 7, 2)
+    detector, planner, captioner = taskset.tasks
+    assert detector == TaskSpec(
+        name="detector",
+        bundle=folder / "detector.bundle",
+        plan=None,
+        priority=10,
+        deadline_ns=20 * MS,
+        mailbox="latest",
+        max_pending=None,
+        inputs=folder / "frames.npz",
+        seed=7,
+        check_inputs=False,
+        arrival=Periodic(period_ns=33 * MS, offset_ns=5 * MS, jitter_ns=2 * MS),
+    )
+    assert planner.arrival == Sporadic(min_interval_ns=50 * MS, mean_interval_ns=120 * MS)
+    assert (planner.priority, planner.max_pending) == (5, 4)
+    assert (captioner.priority, captioner.plan) == (None, "whole")
+    assert captioner.arrival == ClosedLoop(think_ns=0)
+
+
+def test_every_key_is_documented() -> None:
+    text = DOCS.read_text(encoding="utf-8")
+    keys = [field.name for spec in (TaskSpec, TaskSetSpec) for field in dataclasses.fields(spec)]
+    renamed = {"deadline_ns": "deadline", "tasks": "priority", "path": "path", "arrival": "kind"}
+    for key in [*(renamed.get(key, key) for key in keys), "best_effort", "rate", "think"]:
+        assert f"`{key}`" in text
+
+
+@pytest.mark.parametrize(
+    ("arrival", "expected"),
+    [
+        ('kind = "poisson"\nrate = 12', Poisson(rate_per_s=12.0)),
+        ('kind = "poisson"\nrate = 0.5', Poisson(rate_per_s=0.5)),
+        ('kind = "closed_loop"', ClosedLoop(think_ns=0)),
+        ('kind = "closed_loop"\nthink = "3ms"', ClosedLoop(think_ns=3 * MS)),
+        ('kind = "trace"\npath = "releases.txt"', Recorded(offsets_ns=(MS, 2 * MS))),
+    ],
+)
+def test_every_kind_of_arrival(folder: Path, arrival: str, expected: object) -> None:
+    text = MINIMAL.replace('kind = "periodic"\nperiod = "20ms"', arrival)
+    assert read(folder, text).tasks[0].arrival == expected
+
+
+def test_seeds_come_from_the_command_line_then_the_task_then_the_set(folder: Path) -> None:
+    text = MINIMAL.replace("[taskset]", "[taskset]\nseed = 4")
+    own = text.replace("priority = 3", "priority = 3\nseed = 9")
+    assert read(folder, text).tasks[0].seed == 4
+    assert read(folder, own).tasks[0].seed == 9
+    assert (read(folder, text, seed=5).seed, read(folder, text, seed=5).tasks[0].seed) == (5, 5)
+
+
+@pytest.mark.parametrize(
+    ("found", "replacement", "message"),
+    [
+        ("[taskset]", "[taskset", ": not TOML: "),
+        ("[taskset]", "[taskset]\n\\", ": not TOML: "),
+        (
+            "[taskset]",
+            "[taskset]\nthread = 2",
+            ": [taskset]: unknown key 'thread', allowed name, seed, threads, policy",
+        ),
+        ("[taskset]", "x = 1\n[taskset]", ": unknown key 'x', allowed taskset, task"),
+        (
+            "[taskset]",
+            "[taskset]\nthreads = 0",
+            ": [taskset]: key 'threads': 0 is an integer, allowed an integer from 1 to 1024",
+        ),
+        (
+            "[taskset]",
+            "[taskset]\nthreads = 0x" + "f" * 5000,
+            ": [taskset]: key 'threads': it is an integer, allowed an integer from 1 to 1024",
+        ),
+        (
+            "[taskset]",
+            '[taskset]\nthreads = "2"',
+            ": [taskset]: key 'threads': found '2', allowed an integer from 1 to 1024",
+        ),
+        (
+            "[taskset]",
+            "[taskset]\nseed = -1",
+            ": [taskset]: key 'seed': -1 is an integer, allowed an integer from 0 to "
+            "9223372036854775807",
+        ),
+        (
+            "[taskset]",
+            "[taskset]\nname = 2026-01-01",
+            ": [taskset]: key 'name': it is a date or time, allowed a string",
+        ),
+        (
+            'name = "camera"',
+            "",
+            ": [[task]] number 1: key 'name' is missing, write a string",
+        ),
+        (
+            'name = "camera"',
+            'name = "a\\nb"',
+            ": [[task]] number 1: key 'name': found 'a\\nb', "
+            "allowed a printable string of 1 to 4096 characters",
+        ),
+        (
+            'bundle = "net.bundle"',
+            "",
+            ": [[task]] 'camera': key 'bundle' is missing, write a string",
+        ),
+        (
+            "net.bundle",
+            "lost.bundle",
+            "lost.bundle does not exist; make it with `preemptc compile`, or correct the path",
+        ),
+        ("net.bundle", "x" * 300, f"{'x' * 300} does not exist; make it with"),
+        ("net.bundle", "frames.npz", "frames.npz is not a directory; make it with"),
+        (
+            "priority = 3",
+            "",
+            ": [[task]] 'camera': found neither of priority and best_effort;"
+            " write priority = N (larger runs first) or best_effort = true",
+        ),
+        (
+            "priority = 3",
+            "priority = 3\nbest_effort = true",
+            ": [[task]] 'camera': found both of priority and best_effort; write priority = N",
+        ),
+        (
+            "priority = 3",
+            "priority = true",
+            ": [[task]] 'camera': key 'priority': True is a boolean, allowed an integer",
+        ),
+        (
+            "priority = 3",
+            "priority = 3.0",
+            ": [[task]] 'camera': key 'priority': 3.0 is a float, allowed an integer",
+        ),
+        (
+            "priority = 3",
+            "priority = 1000001",
+            "key 'priority': 1000001 is an integer, allowed an integer from -1000000 to 1000000",
+        ),
+        (
+            "priority = 3",
+            "best_effort = 1",
+            ": [[task]] 'camera': key 'best_effort': 1 is an integer, allowed true or false",
+        ),
+        (
+            "priority = 3",
+            'priority = 3\ndeadline = "0ms"',
+            ": [[task]] 'camera': key 'deadline': found '0ms', allowed a duration above 0",
+        ),
+        (
+            "priority = 3",
+            'priority = 3\ndeadline = "-5ms"',
+            ": [[task]] 'camera': key 'deadline': '-5ms' is not a duration; write a number and",
+        ),
+        (
+            "priority = 3",
+            "priority = 3\ndeadline = 20",
+            "key 'deadline': 20 is an integer, allowed a duration such as 20ms",
+        ),
+        (
+            "priority = 3",
+            'priority = 3\nmailbox = "newest"',
+            "key 'mailbox': found 'newest', allowed one of queue, latest",
+        ),
+        (
+            "priority = 3",
+            'priority = 3\nmailbox = "latest"\nmax_pending = 3',
+            "'camera': max_pending is for mailbox = 'queue'; 'latest' keeps one job",
+        ),
+        (
+            "priority = 3",
+            "priority = 3\nmax_pending = 0",
+            "key 'max_pending': 0 is an integer, allowed an integer from 1 to 1000000",
+        ),
+        (
+            "priority = 3",
+            'priority = 3\ninputs = "frames.txt"',
+            "key 'inputs': found 'frames.txt', allowed 'random' or the path of a .npz file",
+        ),
+        (
+            "priority = 3",
+            'priority = 3\ninputs = "lost.npz"',
+            "lost.npz do not exist; record them, or 'random'",
+        ),
+        (
+            "priority = 3",
+            f"priority = 3\ninputs = '{'x' * 300}.npz'",
+            ".npz do not exist; record them, or 'random'",
+        ),
+        (
+            "priority = 3",
+            "priority = 3\ninterval = 4",
+            ": [[task]] 'camera': unknown key 'interval', allowed name, bundle, plan, priority,",
+        ),
+        (
+            "[task.arrival]",
+            "[task.arival]",
+            ": [[task]] 'camera': unknown key 'arival', allowed name,",
+        ),
+        (
+            '"periodic"',
+            '"sometimes"',
+            ": [task.arrival] of 'camera': key 'kind': found 'sometimes', allowed one of"
+            " periodic, sporadic, poisson, closed_loop, trace",
+        ),
+        (
+            'period = "20ms"',
+            "",
+            ": [task.arrival] of 'camera': key 'period' is missing, write a duration such as 20ms",
+        ),
+        (
+            '"20ms"',
+            '"0ms"',
+            ": [task.arrival] of 'camera': period is 0 ns, allowed 1 ns to",
+        ),
+        (
+            '"20ms"',
+            '"40min years"',
+            "key 'period': '40min years' is not a duration; write a number and ns, us, ms, s or",
+        ),
+        (
+            '"20ms"',
+            '"99999999999s"',
+            "key 'period': '99999999999s' is longer than 31 years; check the unit",
+        ),
+        (
+            '"20ms"',
+            '"20ms"\nrate = 3',
+            ": [task.arrival] of 'camera': unknown key 'rate', allowed kind, period, offset, jit",
+        ),
+        (
+            '"periodic"\nperiod = "20ms"',
+            '"sporadic"\nmin_interval = "20ms"\nmean_interval = "10ms"',
+            "of 'camera': mean_interval is 10000000 ns, allowed 20000000 ns to",
+        ),
+        (
+            '"periodic"\nperiod = "20ms"',
+            '"poisson"\nrate = nan',
+            "of 'camera': rate is nan per second, allowed more than 0 and at most 1e9",
+        ),
+        (
+            '"periodic"\nperiod = "20ms"',
+            '"trace"\npath = "lost.txt"',
+            "lost.txt: cannot read the trace: No such file or directory",
+        ),
+    ],
+)
+def test_a_wrong_task_set_is_named_with_its_place(
+    folder: Path, found: str, replacement: str, message: str
+) -> None:
+    text = MINIMAL.replace(found, replacement)
+    assert text != MINIMAL
+    with pytest.raises(InputError) as caught:
+        read(folder, text)
+    assert str(caught.value).startswith(str(folder / "set.toml"))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_names_are_unique(folder: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        read(folder, MINIMAL + MINIMAL.replace("[taskset]", ""))
+    assert str(caught.value).endswith(
+        ": [[task]] number 2 is called 'camera' like number 1; give every task its own name"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("task = []\n[taskset]\n", "0 tasks, allowed 1 to 1000"),
+        ("task = [{}" + ", {}" * 1000 + "]\n[taskset]\n", "1001 tasks, allowed 1 to 1000"),
+        ("task = [1]\n[taskset]\n", "key 'task': it is an array, allowed an array of tables, [["),
+        ("[task]\n[taskset]\n", "key 'task': it is a table, allowed an array of tables, [[task]]"),
+        ("taskset = 3\n", "key 'taskset': 3 is an integer, allowed a table"),
+        ("x = " + "[" * 5000, "not TOML"),
+        ("#" * (1 << 20) + "\n", "larger than 1048576 bytes, no task set is"),
+    ],
+)
+def test_impossible_documents_are_refused(folder: Path, text: str, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        read(folder, text)
+    assert message in str(caught.value)
+
+
+def test_an_unreadable_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot read the task set: No such file or directory"):
+        read_taskset(tmp_path / "none.toml")
+    with pytest.raises(InputError, match="cannot read the task set: Is a directory"):
+        read_taskset(tmp_path)
+    path = tmp_path / "binary.toml"
+    path.write_bytes(b"\xff\x00")
+    with pytest.raises(InputError, match="not TOML: 'utf-8' codec"):
+        read_taskset(path)

@@ -1,0 +1,148 @@
+"""Imports point one way; the runtime never needs the compiler."""
+
+import ast
+import graphlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+HOST_MAY_IMPORT = {
+    "bundle",
+    "device",
+    "errors",
+    "inputs",
+    "loading",
+    "manifest",
+    "manifest_json",
+    "units",
+}
+LIGHT = {"preempt_runtime", "numpy", "tomli", "rich"}
+
+
+def _imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module or ""
+
+
+def _modules(folder: str) -> list[Path]:
+    return sorted((ROOT / folder).rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", _modules("runtime/preempt_runtime"), ids=lambda p: p.name)
+def test_runtime_imports_nothing_of_the_compiler(path: Path) -> None:
+    for name in _imports(path):
+        top = name.split(".")[0]
+        is_backend = "backends" in path.parts and top == "onnxruntime"
+        assert top in LIGHT or top in sys.stdlib_module_names or is_backend, f"{path}: {name}"
+
+
+@pytest.mark.parametrize("path", _modules("preemptc"), ids=lambda p: p.name)
+def test_compiler_imports_only_the_contract_of_the_runtime(path: Path) -> None:
+    for name in _imports(path):
+        if name.startswith("preempt_runtime."):
+            allowed = HOST_MAY_IMPORT | ({"backends.ort"} if "backends" in path.parts else set())
+            assert name.removeprefix("preempt_runtime.") in allowed, f"{path}: {name}"
+
+
+VALUES = {"model", "profile"}  # what the stages hand to each other
+PURE = {"interface", "segments", "swap"}  # small pure helpers, and one rename, that stages share
+ONNX = {"onnx_io.files", "onnx_io.graphs", "onnx_io.simplify", "onnx_io.versions"}
+ALLOWED: dict[str, set[str]] = {
+    "model": set(),
+    "profile": set(),
+    "swap": set(),
+    "plot": set(),
+    "targets": set(),
+    "interface": {"model"},
+    "segments": {"model"},
+    "analysis": {"model"},
+    "cache": {"swap"},
+    "onnx_io": set(),
+    "onnx_io.versions": set(),
+    "onnx_io.files": set(),
+    "onnx_io.graphs": {"model", "onnx_io.files"},
+    "onnx_io.simplify": ONNX - {"onnx_io.simplify"},
+    "backends": {*VALUES, "targets"},
+    "load": {"cache", "model", *ONNX},
+    "candidates": {*VALUES, "analysis"},
+    "segment_costs": set(),
+    "segment_paths": {"segment_costs"},
+    "search": {"candidates", "profile", "segment_costs", "segment_paths"},
+    "learnt_costs": {"backends", "search", "segment_costs"},
+    "replan": {"backends", "learnt_costs", "search", "segment_costs"},
+    "check": {"backends"},
+    "pack": {"backends", "cache", "replan", *VALUES, *PURE, *ONNX} - {"onnx_io.simplify"},
+    "deliver": {"cache", "swap"},
+    "verify": {"backends", "check", "pack"},
+    "report": {"candidates"},
+    "terminal": {"backends", "report"},
+    "pipeline": {
+        *VALUES, "backends", "cache", "candidates", "check", "deliver", "interface", "load",
+        "onnx_io.versions", "pack", "replan", "search",
+    },
+    "cli": set(),
+    "__main__": {"cli"},
+}  # fmt: skip
+"""Which module of the compiler may import which. A stage imports earlier stages' types."""
+
+
+def _own_imports(path: Path) -> set[str]:
+    """Modules of the compiler that a file imports, `from preemptc import x` included."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            parent = node.module or ""
+            found |= {parent, *(f"{parent}.{alias.name}" for alias in node.names)}
+    return {_name(module) for module in _modules("preemptc") if _dotted(module) in found} - {""}
+
+
+def _dotted(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def _name(path: Path) -> str:
+    return _dotted(path).removeprefix("preemptc").removeprefix(".")
+
+
+def _allowed(name: str) -> set[str]:
+    if name.startswith("backends.ort"):
+        own = {n for n in map(_name, _modules("preemptc")) if n.startswith("backends.ort.")}
+        return {"backends", *own, *VALUES, *PURE, *ONNX} - {"onnx_io.simplify"}
+    if name.startswith("commands"):
+        return {"commands.options", "commands.values", *ALLOWED} - {"cli", "__main__", "load"}
+    return ALLOWED[name]
+
+
+@pytest.mark.parametrize("path", [p for p in _modules("preemptc") if _name(p)], ids=_name)
+def test_modules_of_the_compiler_import_only_what_the_table_allows(path: Path) -> None:
+    packages = {"commands", "onnx_io", "backends.ort"}  # a package counts as what is taken from it
+    surplus = _own_imports(path) - _allowed(_name(path)) - packages
+    assert not surplus, f"{_name(path)} imports {sorted(surplus)}"
+
+
+def test_the_table_has_no_circle_and_no_stranger() -> None:
+    graphlib.TopologicalSorter(ALLOWED).prepare()
+    names = {_name(path) for path in _modules("preemptc")}
+    assert set(ALLOWED) <= names
+
+
+def test_no_library_is_imported_before_a_target_asks() -> None:
+    code = (
+        "import sys, preemptc.pipeline, preemptc.verify\n"
+        "from preemptc.commands import inspect, targets, values\n"
+        "assert 'onnxruntime' not in sys.modules"
+    )
+    paths = f"{ROOT}{os.pathsep}{ROOT / 'runtime'}"
+    environment = {**os.environ, "PYTHONPATH": paths}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)

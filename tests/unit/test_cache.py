@@ -1,0 +1,131 @@
+"""The build cache: an entry is there as a whole, is made once, and is renewed under its readers."""
+
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from preemptc import swap
+from preemptc.cache import BuildCache, sha256_of
+
+FIELDS = {"a": 1}
+
+
+def _writes(text: str) -> "Maker":
+    return Maker(text)
+
+
+class Maker:
+    """Writes a text into an entry, and counts how often."""
+
+    def __init__(self, text: str) -> None:
+        self.text, self.num_calls = text, 0
+
+    def __call__(self, folder: Path) -> None:
+        self.num_calls += 1
+        (folder / "value").write_text(self.text)
+
+
+def _holds(text: str, entry: Path) -> bool:
+    return (entry / "value").read_text() == text
+
+
+def test_an_unsound_entry_is_made_again_and_a_sound_one_is_found(tmp_path: Path) -> None:
+    cache = BuildCache(tmp_path)
+    cache.entry("stage", FIELDS, _writes("old"))
+    make = _writes("new")
+    for _ in range(2):
+        entry = cache.entry("stage", FIELDS, make, lambda entry: _holds("new", entry))
+        assert _holds("new", entry)
+    assert (make.num_calls, cache.hits) == (1, 1)
+    assert [path.name for path in entry.parent.iterdir()] == [entry.name]
+
+
+def test_what_fails_to_renew_leaves_the_old_entry(tmp_path: Path) -> None:
+    cache = BuildCache(tmp_path)
+    entry = cache.entry("stage", FIELDS, _writes("old"))
+
+    def broken(folder: Path) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        cache.entry("stage", FIELDS, broken, lambda entry: False)
+    assert _holds("old", entry)
+
+
+@pytest.mark.parametrize("can_exchange", [True, False])
+def test_swap_in_replaces_and_leaves_nothing(
+    can_exchange: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not can_exchange:
+        monkeypatch.setattr(swap, "_exchange", lambda left, right: False)
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "value").write_text(name)
+    swap.swap_in(tmp_path / "new", tmp_path / "old")
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
+    assert _holds("new", tmp_path / "old")
+
+
+def test_readers_never_miss_an_entry_that_is_renewed(tmp_path: Path) -> None:
+    cache = BuildCache(tmp_path)
+    path = cache.entry("stage", FIELDS, _writes("0")) / "value"
+    is_done = threading.Event()
+
+    def read() -> int:
+        num_read = 0
+        while not is_done.is_set() or not num_read:
+            assert path.read_text().isdigit()
+            num_read += 1
+        return num_read
+
+    with ThreadPoolExecutor() as pool:
+        reader = pool.submit(read)
+        for idx in range(100):
+            cache.entry("stage", FIELDS, _writes(str(idx)), lambda entry: False)
+        is_done.set()
+        assert reader.result(timeout=30) > 0
+
+
+def test_two_that_find_an_entry_unsound_make_it_once(tmp_path: Path) -> None:
+    BuildCache(tmp_path).entry("stage", FIELDS, _writes("old"))
+    both_saw_it, make = threading.Barrier(2), _writes("new")
+    seen = threading.local()
+
+    def is_sound(entry: Path) -> bool:
+        if not getattr(seen, "before", False):  # the glance without the lock
+            seen.before = True
+            found = _holds("new", entry)
+            both_saw_it.wait(timeout=30)
+            return found
+        return _holds("new", entry)
+
+    with ThreadPoolExecutor(2) as pool:
+        work = [
+            pool.submit(BuildCache(tmp_path).entry, "stage", FIELDS, make, is_sound)
+            for _ in range(2)
+        ]
+        entries = {future.result(timeout=30) for future in work}
+    assert make.num_calls == 1
+    assert all(_holds("new", entry) for entry in entries)
+
+
+def test_a_changed_file_of_equal_size_and_time_has_another_digest(tmp_path: Path) -> None:
+    cache, path = BuildCache(tmp_path / "cache"), tmp_path / "file"
+    path.write_bytes(b"abc")
+    before = path.stat()
+    assert cache.file_digest(path) == sha256_of(path)
+    other = tmp_path / "other"
+    other.write_bytes(b"abd")
+    os.replace(other, path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert cache.file_digest(path) == sha256_of(path)
+
+
+def test_a_remembered_digest_is_not_computed_again(tmp_path: Path) -> None:
+    cache, path = BuildCache(tmp_path / "cache"), tmp_path / "file"
+    path.write_bytes(b"abc")
+    cache.remember_digest(path, "as the caller knows it")
+    assert cache.file_digest(path) == "as the caller knows it"

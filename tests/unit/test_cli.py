@@ -1,0 +1,706 @@
+"""The command line: what each command says to people and to programs, and how it refuses."""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import click
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner, Result
+
+from models.make import make
+from preempt_runtime.backends import ort
+from preempt_runtime.errors import DeviceError
+from preemptc import replan, targets, terminal
+from preemptc.backends.ort import profiler
+from preemptc.cli import SUMMARIES, main
+from preemptc.commands import analyze, compile, explore, inspect
+from preemptc.targets import CPU, LocalDevice, local_device
+from tests.unit import onnx_models
+
+ROOT = Path(__file__).parents[2]
+PARTIAL = ".tmp-"
+Arguments = Sequence[str | Path]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_measurements() -> Iterator[None]:
+    """Few runs: these tests are about what is said, not about how long it takes."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("_TRIAL_RUNS", "_FINAL_RUNS"):
+            patch.setattr(replan, name, 3)
+        for name in ("_TRIAL_BUDGET_NS", "_FINAL_BUDGET_NS"):
+            patch.setattr(replan, name, 0)
+        patch.setattr(profiler, "_BUDGET_NS", 20_000_000)
+        patch.setattr(profiler, "_CHAIN_RUNS", 5)
+        yield
+
+
+@pytest.fixture(scope="session")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with models and a cache that all tests share."""
+    folder = tmp_path_factory.mktemp("cli")
+    for name in ("tiny_cnn", "tiny_branchy"):
+        make(name, folder / f"{name}.onnx")
+    onnx_models.save(onnx_models.dynamic(), folder / "dynamic.onnx")
+    return folder
+
+
+@pytest.fixture
+def model(work: Path) -> Path:
+    return work / "tiny_cnn.onnx"
+
+
+@pytest.fixture
+def run(work: Path, monkeypatch: pytest.MonkeyPatch) -> "Run":
+    monkeypatch.setenv("PREEMPTC_CACHE", str(work / "cache"))
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    return Run()
+
+
+class Run:
+    """Runs the command line; a bug raises here."""
+
+    def __call__(self, *arguments: str | Path, code: int = 0) -> Result:
+        result = CliRunner().invoke(main, [str(a) for a in arguments], catch_exceptions=False)
+        assert result.exit_code == code, result.output
+        assert "\x1b" not in result.output
+        return result
+
+    def json(self, *arguments: str | Path) -> Any:
+        return json.loads(self(*arguments, "--json").stdout)
+
+    def refused(self, *arguments: str | Path, code: int = 1) -> str:
+        """The one line of an error; nothing stands on stdout."""
+        result = self(*arguments, code=code)
+        assert result.stdout == ""
+        lines = result.stderr.splitlines()
+        assert [line.startswith("preemptc: error: ") for line in lines].count(True) == 1
+        return lines[-1].removeprefix("preemptc: error: ")
+
+    def misused(self, *arguments: str | Path) -> str:
+        """The message of a usage error, on one line: click wraps it."""
+        result = self(*arguments, code=2)
+        assert result.stdout == ""
+        return " ".join(result.stderr.partition("Error: ")[2].split())
+
+
+@pytest.fixture
+def split(run: Run, model: Path, tmp_path: Path) -> Arguments:
+    """`compile` into three segments, by given costs: by measured ones no cut may be worth it."""
+    costs = _even_costs(run, model, tmp_path / "costs.json")
+    return ("compile", model, "--segments", "3", "--profile", costs)
+
+
+@pytest.fixture
+def bundle(run: Run, split: Arguments, tmp_path: Path) -> Path:
+    run(*split, "-o", tmp_path / "net.bundle")
+    return tmp_path / "net.bundle"
+
+
+def _even_costs(run: Run, model: Path, path: Path) -> Path:
+    """A profile of the model: 1000 ns a node, 100 ns a boundary."""
+    run("profile", model, "-o", path)
+    document = json.loads(path.read_text())
+    document["node_ns"] = [1000] * len(document["node_ns"])
+    document["boundary"] = {"fixed_ns": 100, "ns_per_byte": 0.0}
+    path.write_text(json.dumps(document))
+    return path
+
+
+# --- the group
+
+
+def test_version_and_help(run: Run) -> None:
+    assert run("--version").stdout.startswith("preemptc, version 0.1.0")
+    text = run("--help").stdout
+    assert all(name in text and summary in text for name, summary in SUMMARIES.items())
+    assert "No such command 'comple'" in run.misused("comple")
+
+
+@pytest.mark.parametrize("name", SUMMARIES)
+def test_every_command_takes_json_and_keeps_its_summary(run: Run, name: str) -> None:
+    command = main.get_command(click.Context(main), name)
+    assert command is not None
+    assert command.name == name
+    assert command.get_short_help_str(limit=200) == SUMMARIES[name]
+    assert "--json" in run(name, "--help").stdout
+
+
+def test_help_and_version_import_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom preemptc.cli import main\n"
+        "for option in ('--help', '--version'): main([option], standalone_mode=False)\n"
+        "heavy = {'numpy', 'onnx', 'onnxruntime', 'rich'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env=_env(), stdout=subprocess.DEVNULL)
+
+
+def _env() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'runtime'}"}
+
+
+def test_a_bug_keeps_its_traceback(
+    run: Run, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(compile, "compile_model", broken)
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        run("compile", model, "-o", tmp_path / "b")
+
+
+def test_ctrl_c_is_one_line_and_leaves_nothing_half_written(model: Path, tmp_path: Path) -> None:
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from preemptc.cli import main; main(prog_name='preemptc')"
+    )
+    cache, output = tmp_path / "cache", tmp_path / "net.bundle"
+    arguments = ["compile", str(model), "--cache", str(cache), "-o", str(output)]
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], env=_env(), text=True, cwd=tmp_path,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    with child:
+        assert child.stderr is not None
+        assert child.stdout is not None
+        for line in child.stderr:
+            if line.startswith("preemptc: profile"):
+                break
+        child.send_signal(signal.SIGINT)
+        rest = child.stderr.read().splitlines()
+        assert child.wait(timeout=30) == 130
+        assert child.stdout.read() == ""
+    assert rest[-1] == "preemptc: interrupted; nothing half-written"
+    assert not any("Traceback" in line for line in rest)
+    assert not output.exists()
+    assert not list(cache.rglob(f"{PARTIAL}*"))
+    assert list((cache / "load").iterdir()), "finished stages are kept"
+
+
+def test_what_libraries_print_does_not_reach_stdout(capsys: pytest.CaptureFixture[str]) -> None:
+    with terminal.watched() as progress:
+        print("a library's warning")
+        progress("step", 0.0)
+        progress("step", 0.5)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.splitlines() == ["a library's warning", "preemptc: step"]
+
+
+# --- compile
+
+
+def test_compile_says_what_it_made(run: Run, split: Arguments, tmp_path: Path) -> None:
+    result = run(*split, "-o", tmp_path / "net.bundle")
+    text = result.stdout
+    assert text.startswith("compiled for cpu\n  segments         3\n")
+    assert f"bundle           {tmp_path / 'net.bundle'}" in text
+    assert "chained outputs bitwise equal to the whole network's" in text
+    assert " built, 3 kept\n" in text
+    assert len(text.partition("segments of plan")[2].splitlines()) == 5
+    assert all(line.startswith("preemptc: ") for line in result.stderr.splitlines())
+
+
+def test_compile_json_is_complete(run: Run, split: Arguments, tmp_path: Path) -> None:
+    report = run.json(*split, "-o", tmp_path / "net.bundle")
+    assert {"bundle", "segments", "candidates", "built", "kept", "bound_ns", "predicted_max_ns",
+            "measured", "check", "cache_hits", "wall_s"} <= report.keys()  # fmt: skip
+    assert report["segments"] == report["kept"] == 3 <= report["built"]
+    assert list(report["candidates"]) == [
+        "positions", "after_fusion", "after_live_bytes", "after_zero_cost", "after_dominance",
+    ]  # fmt: skip
+    assert len(report["measured"]["segment_p50_ns"]) == 3
+    assert {"chained_p50_ns", "whole_p50_ns", "overhead_ratio"} <= report["measured"].keys()
+    assert report["check"]["bitwise"] is True
+    assert report["check"]["max_abs_diff"] == 0.0
+
+
+def test_a_second_compile_comes_from_the_cache(run: Run, split: Arguments, tmp_path: Path) -> None:
+    arguments = (*split, "-o", tmp_path / "net.bundle")
+    reports = [run.json(*arguments), run.json(*arguments)]
+    for report in reports:
+        assert report.pop("wall_s") >= 0
+        report.pop("cache_hits")
+    assert reports[0] == reports[1]
+    again = run(*arguments)
+    assert "3 results from the cache" in again.stdout
+    assert "profile" not in again.stderr
+
+
+def test_an_input_is_never_overwritten(run: Run, model: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.onnx"
+    mine.write_bytes(model.read_bytes())
+    for arguments in (("profile", mine, "-o", mine), ("explore", mine, "--plot", mine)):
+        assert "is an input of this command" in run(*arguments, code=1).stderr
+    assert mine.read_bytes() == model.read_bytes()
+
+
+def test_a_bound_is_kept_and_named(run: Run, model: Path, tmp_path: Path) -> None:
+    arguments = ("compile", model, "--max-segment", "1 s", "--bound-quantile", "max")
+    text = run(*arguments, "-o", tmp_path / "net.bundle").stdout
+    assert "bound            1 s at max" in text
+    assert "one segment: this network cannot be preempted" in text
+    report = run.json(*arguments, "-o", tmp_path / "net.bundle")
+    assert (report["bound_ns"], report["bound_quantile"]) == (10**9, "max")
+    assert max(report["measured"]["segment_max_ns"]) <= 10**9
+
+
+def test_output_and_cache_have_defaults(
+    run: Run, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run.json("compile", model, "--max-overhead", "0%")["bundle"] == "tiny_cnn.bundle"
+    assert (tmp_path / "tiny_cnn.bundle" / "manifest.json").is_file()
+    assert not (tmp_path / "build_cache").exists(), "PREEMPTC_CACHE is set"
+    monkeypatch.delenv("PREEMPTC_CACHE")
+    run("analyze", model)
+    assert (tmp_path / "build_cache" / "load").is_dir()
+    run("analyze", model, "--cache", tmp_path / "other")
+    assert (tmp_path / "other" / "load").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--max-segment", "3ms", "--segments", "2"), "--max-segment and --segments exclude"),
+        (("--segments", "2", "--max-overhead", "3%"), "--segments and --max-overhead exclude"),
+        (("--max-segment", "3ms", "--max-overhead", "3%"), "--max-segment and --max-overhead excl"),
+        (("--max-segment", "3"), "'3' is not a duration; write a number and ns, us, ms, s"),
+        (("--max-segment", "0ms"), "'0ms' is less than a nanosecond"),
+        (("--max-segment", "-3ms"), "'-3ms' is not a duration"),
+        (("--max-overhead", "3"), "'3' is no share below 1; for percent write 3%"),
+        (("--max-overhead", "nan"), "'nan' is not a share; write one such as 3% or 0.03"),
+        (("--max-overhead", "20000%"), "'20000%' is over 10000%"),
+        (("--segments", "0"), "0 is not in the range x>=1"),
+        (("--bound-quantile", "p95"), "'p95' is not one of 'p50', 'p99', 'max'"),
+        (("--max-live-bytes", "4MB"), "'4MB' is not a size; write a number and B, KiB, MiB"),
+        (("--shape", "image"), "'image' is not NAME=SHAPE"),
+        (("--shape", "image=1x0x2"), "'image=1x0x2' is not NAME=SHAPE; write dimensions from 1"),
+        (("--shape", "image=1", "--shape", "image=2"), "an input is named twice"),
+        (("--target", "orin"), "'orin' is unknown, there is cpu; see `preemptc targets`"),
+        (("--threads", "0"), "0 is not in the range 1<=x<=1024"),
+        (("--seed", "-1"), "-1 is not in the range x>=0"),
+    ],
+)
+def test_wrong_options_are_usage_errors(
+    run: Run, model: Path, arguments: Sequence[str], message: str
+) -> None:
+    assert message in run.misused("compile", model, *arguments)
+
+
+def test_models_that_cannot_be_read(run: Run, model: Path, work: Path, tmp_path: Path) -> None:
+    text, short = tmp_path / "text.onnx", tmp_path / "short.onnx"
+    text.write_text("this is not a network")
+    short.write_bytes(model.read_bytes()[: model.stat().st_size // 2])
+    output = ("-o", tmp_path / "b")
+    assert "no such file" in run.refused("compile", tmp_path / "none.onnx", *output)
+    assert "not an ONNX model" in run.refused("compile", text, *output)
+    assert f"{short}: not an ONNX model, or truncated" in run.refused("compile", short, *output)
+    assert "no such file" in run.refused("compile", tmp_path, *output)
+    assert not (tmp_path / "b").exists()
+
+
+def test_shapes_are_asked_for_by_name(run: Run, model: Path, work: Path) -> None:
+    dynamic = work / "dynamic.onnx"
+    name, rank = _dynamic_input(dynamic)
+    message = run.refused("analyze", dynamic)
+    assert "has the dynamic shape" in message
+    assert f"--shape {name}=" in message
+    assert f"--shape names 'nope', the inputs are {name}" in run.refused(
+        "analyze", dynamic, "--shape", "nope=1x2"
+    )
+    shape = "x".join(str(dim or 2) for dim in rank)
+    assert run.json("analyze", dynamic, "--shape", f"{name}={shape}")["model"] == "dynamic"
+
+
+def _dynamic_input(path: Path) -> tuple[str, list[int]]:
+    value = onnx.load(str(path)).graph.input[0]
+    return value.name, [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+
+
+def test_an_impossible_bound_names_node_and_smallest_bound(
+    run: Run, model: Path, tmp_path: Path
+) -> None:
+    message = run.refused("compile", model, "--max-segment", "10ns", "-o", tmp_path / "b")
+    names = [row["node"] for row in _slowest(run, model, tmp_path)]
+    assert any(f"{name!r} alone takes " in message for name in names)
+    assert "limit 10 ns" in message
+    assert "the smallest feasible bound" in message
+
+
+def _slowest(run: Run, model: Path, tmp_path: Path) -> Any:
+    return run.json("profile", model, "-o", tmp_path / "p.json")["slowest"]
+
+
+def test_more_segments_than_possible(run: Run, model: Path, tmp_path: Path) -> None:
+    message = run.refused("compile", model, "--segments", "99", "-o", tmp_path / "b")
+    assert "99 segments asked for; this network can be cut into 1 to " in message
+
+
+def test_outputs_and_caches_that_cannot_be_written(run: Run, model: Path, tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("mine")
+    message = run.refused("compile", model, "--segments", "3", "-o", blocked / "sub" / "b")
+    assert message.startswith(f"{blocked}: cannot be written: Not a directory")
+    message = run.refused("compile", model, "--segments", "3", "-o", blocked)
+    assert "exists and is no bundle" in message
+    assert blocked.read_text() == "mine"
+    message = run.refused("analyze", model, "--cache", blocked / "cache")
+    assert "cannot be written" in message
+    for command, option in (("profile", "-o"), ("explore", "--plot")):
+        message = run.refused(command, model, option, blocked / "out")
+        assert "cannot be written: " in message
+
+
+def _saved(path: Path, **arrays: np.ndarray[Any, Any]) -> Path:
+    np.savez(path, **arrays)  # type: ignore[arg-type]
+    return path
+
+
+def test_recorded_inputs_are_checked(run: Run, split: Arguments, tmp_path: Path) -> None:
+    good = np.ones((1, 3, 32, 32), np.float32)
+    nan = good.copy()
+    nan[0, 0, 0, 0] = np.nan
+
+    def refused(name: str, **arrays: np.ndarray[Any, Any]) -> str:
+        path = _saved(tmp_path / f"{name}.npz", **arrays)
+        return run.refused(*split, "--inputs", path, "-o", tmp_path / "b")
+
+    assert "input 'image': 1 of 3072 values are NaN; record again" in refused("nan", image=nan)
+    assert "'picture' is no input of the network, expected image" in refused("name", picture=good)
+    assert "found float64 [1, 3, 32, 32], expected float32" in refused(
+        "dtype", image=good.astype(np.float64)
+    )
+    assert "found float32 [1, 3, 32], expected float32 [1, 3, 32, 32]" in refused(
+        "shape", image=good[..., 0]
+    )
+    (tmp_path / "text.npz").write_text("no")
+    arguments = (*split, "-o", tmp_path / "b", "--inputs")
+    assert "cannot read the inputs" in run.refused(*arguments, tmp_path / "text.npz")
+    assert "cannot be read (No such file" in run.refused(*arguments, tmp_path / "none.npz")
+    assert not (tmp_path / "b").exists()
+    path = _saved(tmp_path / "good.npz", image=good)
+    run(*arguments, path)
+    check = run.json("inspect", tmp_path / "b")["check"]
+    assert check["num_inputs"] == 3, "two random ones and the recorded one"
+
+
+# --- analyze
+
+
+def test_analyze_shows_candidates_and_reasons(run: Run, work: Path) -> None:
+    text = run("analyze", work / "tiny_branchy.onnx").stdout
+    assert ", estimated\n" in text
+    assert "2^23 plans, 2^" in text
+    assert "positions of the network     23" in text
+    assert "which completes source nodes" in text
+
+
+def test_analyze_json_accounts_for_every_position(run: Run, work: Path) -> None:
+    found = run.json("analyze", work / "tiny_branchy.onnx")
+    counts = found["counts"]
+    steps = [entry["step"] for entry in found["pruned"]]
+    assert found["costs"] == "estimated"
+    assert len(found["candidates"]) == counts["after_dominance"]
+    assert found["log2_plans"] == {"all": 23, "searched": len(found["candidates"])}
+    assert steps.count("dominance") == counts["after_zero_cost"] - counts["after_dominance"]
+    assert steps.count("fusion") > 0
+    assert all(entry["reason"] for entry in found["pruned"])
+    first = found["candidates"][0]
+    assert first.keys() == {"position", "source_position", "tensors", "live_bytes", "is_critical"}
+
+
+def test_analyze_shows_the_first_rows_or_all(
+    run: Run, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(analyze, "_NUM_SHOWN", 3)
+    path = work / "tiny_branchy.onnx"
+    num_pruned = len(run.json("analyze", path)["pruned"])
+    some, everything = run("analyze", path).stdout, run("analyze", path, "--all").stdout
+    assert f"and {num_pruned - 3} more: --all shows them" in some
+    assert "more: --all" not in everything
+    assert len(everything.splitlines()) > len(some.splitlines())
+
+
+def test_live_bytes_limit_prunes_with_the_limit_in_the_reason(run: Run, work: Path) -> None:
+    path = work / "tiny_branchy.onnx"
+    found = run.json("analyze", path, "--max-live-bytes", "64KiB")
+    assert all(candidate["live_bytes"] <= 64 << 10 for candidate in found["candidates"])
+    pruned = [entry for entry in found["pruned"] if entry["step"] == "live-bytes"]
+    assert len(pruned) == found["counts"]["after_fusion"] - found["counts"]["after_live_bytes"] > 0
+    assert all("limit 65536" in entry["reason"] for entry in pruned)
+
+
+# --- profile and explore
+
+
+def test_a_profile_is_measured_once_and_used_again(run: Run, model: Path, tmp_path: Path) -> None:
+    path, cache = tmp_path / "p.json", ("--cache", tmp_path / "cache")
+    first = run.json("profile", model, "-o", path, *cache)
+    assert (first["source"], first["cached"], first["profile"]) == ("measured", False, str(path))
+    assert first["whole"]["p50_ns"] > 0
+    assert 0 < len(first["slowest"]) <= 10
+    costs = [row["node_ns"] for row in first["slowest"]]
+    assert costs == sorted(costs, reverse=True)
+    assert first["machine"]["backend"] == "ort"
+    text = run("profile", model, "-o", path, *cache).stdout
+    assert "measured, found in the cache" in text
+    assert "slowest nodes" in text
+    found = run.json("analyze", model, "--profile", path, *cache)
+    assert found["costs"] == "measured"
+    assert found["total_ns"] == sum(json.loads(path.read_text())["node_ns"])
+
+
+def test_profiles_that_do_not_fit_are_refused(
+    run: Run, model: Path, work: Path, tmp_path: Path
+) -> None:
+    path, output = tmp_path / "p.json", ("-o", tmp_path / "b")
+    run("profile", model, "-o", path)
+    branchy = work / "tiny_branchy.onnx"
+    assert "a profile of another network" in run.refused("analyze", branchy, "--profile", path)
+    path.write_text("{}")
+    assert "not a latency profile" in run.refused("compile", model, "--profile", path, *output)
+    path.unlink()
+    assert "cannot be read" in run.refused("compile", model, "--profile", path, *output)
+    assert "cannot be read" in run.refused("explore", model, "--profile", path)
+    assert "Missing option '-o'" in run.misused("profile", model)
+
+
+@pytest.fixture
+def chain_costs(run: Run, tmp_path: Path) -> tuple[Path, Path]:
+    """A chain of eight nodes and its even costs."""
+    model = onnx_models.save(onnx_models.chain(num_layers=4), tmp_path / "chain.onnx")
+    path = _even_costs(run, model, tmp_path / "costs.json")
+    assert len(json.loads(path.read_text())["node_ns"]) == 8
+    return model, path
+
+
+def test_explore_shows_the_front_and_draws_it(
+    run: Run, chain_costs: tuple[Path, Path], tmp_path: Path
+) -> None:
+    model, profile = chain_costs
+    plot = tmp_path / "front.svg"
+    arguments = ("explore", model, "--profile", profile, "--plot", plot)
+    found = run.json(*arguments)
+    assert (found["costs"], found["plans"], found["plot"]) == ("measured", "predicted", str(plot))
+    assert [(p["bound_ns"], p["overhead_ns"], p["segments"]) for p in found["front"]] == [
+        (8000, 0, 1), (4100, 100, 2), (3100, 200, 3), (2100, 300, 4), (2000, 600, 7),
+        (1100, 700, 8),
+    ]  # fmt: skip
+    assert [p["overhead_frac"] for p in found["front"]][:2] == [0.0, 0.0125]
+    assert [p["split_points"] for p in found["front"]][:2] == [[], [4]]
+    assert ElementTree.parse(plot).getroot().tag.endswith("svg")
+    text = run(*arguments).stdout
+    assert "6, predicted from measured costs" in text
+    assert "Pareto front, predicted\n   bound  overhead  segments\n    8 us       0 %" in text
+
+
+def test_explore_measures_without_a_profile(run: Run, model: Path) -> None:
+    found = run.json("explore", model)
+    assert found["costs"] == "measured"
+    assert found["front"][0]["overhead_ns"] == 0
+    assert found["front"][0]["bound_ns"] <= found["total_ns"]
+
+
+def test_explore_labels_estimated_costs(run: Run, chain_costs: tuple[Path, Path]) -> None:
+    model, path = chain_costs
+    document = json.loads(path.read_text())
+    path.write_text(json.dumps({**document, "source": "estimated"}))
+    assert run.json("explore", model, "--profile", path)["costs"] == "estimated"
+    assert "predicted from estimated costs" in run("explore", model, "--profile", path).stdout
+
+
+def test_explore_shows_evenly_spaced_plans(
+    run: Run, chain_costs: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(explore, "_NUM_SHOWN", 3)
+    model, profile = chain_costs
+    some = run("explore", model, "--profile", profile).stdout
+    assert [row.split()[0] for row in some.splitlines()[-4:-1]] == ["8", "3.1", "1.1"]
+    assert "and 3 between: --all" in some
+    assert "between" not in run("explore", model, "--profile", profile, "--all").stdout
+
+
+# --- inspect, verify, targets
+
+
+def test_inspect_tells_what_a_bundle_holds(run: Run, bundle: Path) -> None:
+    text = run("inspect", bundle).stdout
+    assert "plan 'segments' of graph 'main' for cpu\n  runs here        yes" in text
+    assert "DIFFERS" not in text
+    found = run.json("inspect", bundle)
+    manifest = (bundle / "manifest.json").read_bytes()
+    assert found["manifest_sha256"] == hashlib.sha256(manifest).hexdigest()
+    assert [plan["id"] for plan in found["plans"]] == ["segments", "whole"]
+    assert len(found["plans"][0]["segments"]) == 3
+    assert found["plans"][0]["runnable_here"] is True
+    assert {entry["path"] for entry in found["artefacts"]} >= {"graph/model.onnx", "profile.json"}
+    assert found["keys"].keys() == {found["plans"][0]["key"]}
+    assert found["graphs"][0]["inputs"][0]["name"] == "image"
+
+
+def _other_machine(target: targets.Target) -> LocalDevice:
+    fields = {**local_device(CPU).fields, "isa": "sse2"}
+    return LocalDevice(target=target, fields=fields, num_cores=1, unavailable=None)
+
+
+def test_inspect_names_the_field_that_differs(
+    run: Run, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inspect, "local_device", _other_machine)
+    plan = run.json("inspect", bundle)["plans"][0]
+    assert plan["runnable_here"] is False
+    assert [field["name"] for field in plan["key_match"] if not field["same"]] == ["isa"]
+    text = run("inspect", bundle).stdout
+    assert "runs here        no, see the key below" in text
+    assert text.count("DIFFERS") == 1
+
+
+def test_bundles_that_cannot_be_read(run: Run, bundle: Path, tmp_path: Path) -> None:
+    manifest = bundle / "manifest.json"
+    document = json.loads(manifest.read_text())
+    newer = {**document, "schema_version": {"major": 99, "minor": 0}}
+    foreign = {**document, "schema": "somebody/else"}
+    for command in ("inspect", "verify"):
+        assert "no such bundle" in run.refused(command, tmp_path / "none")
+        manifest.write_text(json.dumps(newer))
+        assert "99" in run.refused(command, bundle)
+        manifest.write_text(json.dumps(foreign))
+        assert 'no "schema": "preemptc/manifest"' in run.refused(command, bundle)
+        manifest.write_text("{")
+        assert str(manifest) in run.refused(command, bundle)
+
+
+def test_verify_runs_every_plan(run: Run, bundle: Path, tmp_path: Path) -> None:
+    text = run("verify", bundle).stdout
+    assert "plan 'segments'  3 segments, bitwise equal on 3 inputs" in text
+    assert "plan 'whole'     the reference" in text
+    inputs = _saved(tmp_path / "in.npz", image=np.ones((2, 1, 3, 32, 32), np.float32))
+    sha256 = run.json("inspect", bundle)["manifest_sha256"]
+    found = run.json("verify", bundle, "--inputs", inputs, "--manifest-sha256", sha256.upper())
+    assert [plan["num_inputs"] for plan in found["plans"]] == [5, 5]
+    assert [plan["skipped"] for plan in found["plans"]] == [None, None]
+    assert found["num_files"] == len(run.json("inspect", bundle)["artefacts"])
+
+
+def test_verify_refuses_other_hashes_and_inputs(run: Run, bundle: Path, tmp_path: Path) -> None:
+    assert "pinned" in run.refused("verify", bundle, "--manifest-sha256", "0" * 64)
+    assert "64 hexadecimal digits" in run.misused("verify", bundle, "--manifest-sha256", "12")
+    nan = _saved(tmp_path / "nan.npz", image=np.full((1, 3, 32, 32), np.nan, np.float32))
+    assert "values are NaN" in run.refused("verify", bundle, "--inputs", nan)
+
+
+def test_verify_finds_a_flipped_byte_and_a_stranger(run: Run, bundle: Path) -> None:
+    for name in ("graph/weights.data", "profile.json"):
+        path = bundle / name
+        content = path.read_bytes()
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        message = run.refused("verify", bundle)
+        assert message.startswith(f"{path}: sha256 ")
+        path.write_bytes(content)
+    (bundle / "extra").write_text("")
+    assert "1 files are not part of the bundle: 'extra'" in run.refused("verify", bundle)
+
+
+def _double_the_last_layer(bundle: Path) -> None:
+    """A bundle whose files all fit its manifest, but whose last segment computes something else."""
+    manifest = bundle / "manifest.json"
+    document = json.loads(manifest.read_text())
+    name = document["plans"][0]["segments"][-1]["path"]
+    segment = onnx.load(str(bundle / name), load_external_data=False)
+    gemm = next(node for node in segment.graph.node if node.op_type == "Gemm")
+    gemm.attribute.extend([onnx.helper.make_attribute("alpha", 2.0)])
+    kept = {attribute.name: attribute for attribute in gemm.attribute}
+    del gemm.attribute[:]
+    gemm.attribute.extend(kept.values())
+    content = segment.SerializeToString(deterministic=True)
+    (bundle / name).write_bytes(content)
+    entry = next(entry for entry in document["artefacts"] if entry["path"] == name)
+    entry.update(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+    manifest.write_text(json.dumps(document))
+
+
+def test_verify_finds_segments_that_compute_something_else(run: Run, bundle: Path) -> None:
+    _double_the_last_layer(bundle)
+    message = run.refused("verify", bundle)
+    assert "plan 'segments', inputs 0: output 'logits' differs from the whole network's by" in (
+        message
+    )
+
+
+def test_verify_says_what_does_not_fit_this_machine(
+    run: Run, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fields = dict(local_device(CPU).fields)
+    monkeypatch.setattr(ort, "local_fields", lambda: {**fields, "isa": "sse2"})
+    message = run.refused("verify", bundle)
+    assert "no plan for this machine" in message
+    assert "isa: bundle has" in message
+
+
+def test_verify_skips_a_plan_for_another_machine(
+    run: Run, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = bundle / "manifest.json"
+    document = json.loads(manifest.read_text())
+    portable = {**document["plans"][0], "id": "later", "key": None, "source": "estimated"}
+    portable["chained"] = None
+    portable["segments"] = [
+        {**segment, "latency": None, "path": f"graph/segment-{idx:03d}.onnx"}
+        for idx, segment in enumerate(portable["segments"])
+    ]
+    document["plans"].append(portable)
+    manifest.write_text(json.dumps(document))
+    found = {plan["id"]: plan for plan in run.json("verify", bundle)["plans"]}
+    assert "nothing is built for it yet" in found["later"]["skipped"]
+    assert found["later"]["num_inputs"] == 0
+    assert found["segments"]["num_inputs"] == 3
+    assert "plan 'later'     not run here:" in run("verify", bundle).stdout
+    assert "no, nothing is built for it yet" in run("inspect", bundle).stdout
+
+
+def test_targets_say_what_this_machine_is(run: Run) -> None:
+    found = run.json("targets")
+    assert found["this_machine"] == ["cpu"]
+    (cpu,) = found["targets"]
+    assert cpu["machine"].keys() >= {"cpu_model", "isa", "onnxruntime"}
+    assert (cpu["available"], cpu["reason"]) == (True, None)
+    text = run("targets").stdout
+    assert "here         this machine" in text
+    assert cpu["machine"]["cpu_model"] in text
+
+
+def test_targets_say_what_is_missing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> dict[str, str | int]:
+        raise DeviceError("ONNX Runtime is missing or broken")
+
+    monkeypatch.setattr(ort, "local_fields", missing)
+    found = run.json("targets")
+    assert found["this_machine"] == []
+    assert found["targets"][0]["reason"] == "ONNX Runtime is missing or broken"
+    assert "no: ONNX Runtime is missing or broken" in run("targets").stdout
+
+
+def test_a_bundle_can_be_inspected_without_the_library(
+    run: Run, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing() -> dict[str, str | int]:
+        raise DeviceError("ONNX Runtime is missing or broken")
+
+    moved = tmp_path / "elsewhere"
+    shutil.move(bundle, moved)
+    monkeypatch.setattr(ort, "local_fields", missing)
+    assert run.json("inspect", moved)["plans"][0]["runnable_here"] is False
