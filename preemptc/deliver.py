@@ -24,6 +24,7 @@ from preemptc.swap import ASIDE_SUFFIX, swap_in
 _ELSEWHERE_FILE = "elsewhere.json"
 _FOLDER = "bundle"
 _CHUNK_BYTES = 1 << 22
+_MAX_READS = 8
 _RANDOM_NAME = f"-[a-z0-9_]{{8}}({re.escape(ASIDE_SUFFIX)})?"  # as tempfile ends its names
 
 
@@ -121,8 +122,28 @@ def check_place(output: Path) -> None:
 def _foreign(output: Path) -> str | None:
     """What at `output` would be lost; None for nothing, an empty directory, or a whole bundle.
 
-    A bundle may be damaged or of another version, but all that it holds must be its own.
+    A bundle may be damaged or of another version, but all that it holds must be its own. One that
+    another process replaced while it was read is read again: manifest and files must be of one.
     """
+    for _ in range(_MAX_READS):
+        before = _state(output)
+        with contextlib.suppress(FileNotFoundError):  # a folder of the older bundle, gone meanwhile
+            found = _foreign_now(output)
+            if found is None or _state(output) == before:
+                return found
+    return _foreign_now(output)
+
+
+def _state(output: Path) -> tuple[int, int] | None:
+    """What changes when the directory is replaced."""
+    try:
+        status = output.lstat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_ctime_ns
+
+
+def _foreign_now(output: Path) -> str | None:
     if output.is_symlink() or (output.exists() and not output.is_dir()):
         return "is no bundle"
     if not output.exists() or not any(output.iterdir()):
