@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from preempt_runtime.errors import InfeasibleError
+from preemptc.backends import BackendOptions
 from preemptc.cache import BuildCache
 from preemptc.pipeline import CompileOptions, compile_model, prepare, profile_model
 from preemptc.profile import LatencyProfile
@@ -15,7 +16,7 @@ _RAISES, _RAISE_FACTOR = 4, 1.25
 
 def options_for(goal: Goal, threads: int | None) -> CompileOptions:
     """Options of a compile for the CPU."""
-    return CompileOptions(target="cpu", goal=goal, threads=threads)
+    return CompileOptions(target="cpu", goal=goal, backend=BackendOptions(threads=threads))
 
 
 def measured_bound(

@@ -1,5 +1,6 @@
 """What a graph's dependencies say about its split points: live tensors and critical nodes."""
 
+import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -151,3 +152,27 @@ def _edges(graph: Graph) -> Iterator[tuple[int, int]]:
 def _life(graph: Graph, name: str, *, first: int, last: int, is_input: bool) -> TensorLife:
     num_bytes = graph.tensors[name].num_bytes if name in graph.tensors else None
     return TensorLife(name=name, num_bytes=num_bytes, first=first, last=last, is_input=is_input)
+
+
+def topological_order(graph: Graph, rank: Sequence[int]) -> list[int]:
+    """The nodes' indices, every producer before its readers, otherwise by rank."""
+    producer = {name: idx for idx, node in enumerate(graph.nodes) for name in node.outputs}
+    readers: dict[int, list[int]] = {}
+    missing = []
+    for idx, node in enumerate(graph.nodes):
+        producers = {producer[name] for name in node.inputs if name in producer}
+        missing.append(len(producers))
+        for before in producers:
+            readers.setdefault(before, []).append(idx)
+    ready = [(rank[idx], idx) for idx, count in enumerate(missing) if not count]
+    heapq.heapify(ready)
+    order = []
+    while ready:
+        _, idx = heapq.heappop(ready)
+        order.append(idx)
+        for reader in readers.get(idx, ()):
+            missing[reader] -= 1
+            if not missing[reader]:
+                heapq.heappush(ready, (rank[reader], reader))
+    assert len(order) == graph.num_nodes
+    return order

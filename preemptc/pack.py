@@ -12,19 +12,20 @@ from preempt_runtime.manifest import (
     Manifest,
     PlanSpec,
     SegmentSpec,
+    TensorSpec,
 )
 from preempt_runtime.manifest_json import json_from_manifest
 from preemptc import __version__
 from preemptc.backends import Bench
 from preemptc.cache import sha256_of
-from preemptc.interface import GRAPH_ID, graph_spec, tensor_spec
+from preemptc.interface import GRAPH_ID, graph_spec
 from preemptc.model import Lowered, Model
 from preemptc.onnx_io.files import MODEL_FILE, WEIGHTS_FILE, read_graph, save_piece
 from preemptc.onnx_io.graphs import extract
 from preemptc.onnx_io.versions import ONNX_VERSION
 from preemptc.profile import LatencyProfile, json_from_profile
 from preemptc.replan import Goal, MeasuredPlan
-from preemptc.segments import Segment, boundary_names, segments_from_split_points
+from preemptc.segments import Segment, segments_from_split_points
 
 PROFILE_FILE = "profile.json"
 PLAN_ID = "segments"
@@ -65,7 +66,14 @@ def pack(
         requires=("segments",),
         graphs=(graph_spec(lowered),),
         plans=(
-            _segments_plan(lowered, segments, paths, measured, goal),
+            _segments_plan(
+                lowered,
+                segments,
+                paths,
+                measured,
+                goal,
+                bench.boundary_specs(measured.plan.split_points),
+            ),
             _whole_plan(lowered, whole_path, profile, measured),
         ),
         keys={lowered.key: dict(lowered.key_fields)},
@@ -74,7 +82,11 @@ def pack(
         toolchain={
             "preemptc": __version__,
             "onnx": ONNX_VERSION,
-            "onnxruntime": str(lowered.key_fields.get("onnxruntime", "")),
+            **{
+                name: str(lowered.key_fields[name])
+                for name in ("onnxruntime", "tensorrt")
+                if name in lowered.key_fields
+            },
             "python": platform.python_version(),
         },
     )
@@ -114,6 +126,7 @@ def _segments_plan(
     paths: Sequence[str],
     measured: MeasuredPlan,
     goal: Goal,
+    boundaries: tuple[TensorSpec, ...],
 ) -> PlanSpec:
     return PlanSpec(
         id=PLAN_ID,
@@ -125,9 +138,7 @@ def _segments_plan(
         bound_quantile=goal.quantile,
         margin_frac=measured.margin_frac,
         source="measured",
-        boundaries=tuple(
-            tensor_spec(lowered, name) for name in boundary_names(lowered.graph, segments)
-        ),
+        boundaries=boundaries,
         segments=tuple(
             SegmentSpec(
                 path=paths[idx],

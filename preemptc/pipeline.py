@@ -15,7 +15,7 @@ from preempt_runtime.errors import BuildError, InputError
 from preempt_runtime.inputs import read_inputs
 from preempt_runtime.manifest import CheckSpec
 from preemptc import __version__
-from preemptc.backends import Backend, Bench, Progress, backend_for_target
+from preemptc.backends import Backend, BackendOptions, Bench, Progress, backend_for_target
 from preemptc.cache import BuildCache
 from preemptc.candidates import CandidateSet, find_candidates
 from preemptc.check import check_segments
@@ -44,7 +44,7 @@ class CompileOptions:
     target: str
     goal: Goal
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    threads: int | None = None
+    backend: BackendOptions = field(default_factory=BackendOptions)
     max_live_bytes: int | None = None
     profile: Path | None = None
     inputs: Path | None = None
@@ -95,7 +95,7 @@ def prepare(
     path: Path, options: CompileOptions, cache: BuildCache, progress: Progress = silent
 ) -> Prepared:
     """Load the model and lower it for the target."""
-    backend = backend_for_target(options.target, threads=options.threads)
+    backend = backend_for_target(options.target, options.backend)
     progress("load", 0.0)
     model = load(path, options.shapes, cache)
     progress("lower", 0.0)
@@ -220,7 +220,7 @@ def _make(
             check=check,
             bench=bench,
         )
-        report = _report(candidates, measured, goal, check, bench.num_built)
+        report = _report(candidates, measured, goal, check, bench)
     save_built(folder, packed, elsewhere, cache.root)
     (folder / REPORT_FILE).write_text(json.dumps(report, indent=1))
 
@@ -237,13 +237,14 @@ def _describe(lowered: Lowered) -> Callable[[int, int], str]:
 
 
 def _report(
-    candidates: CandidateSet, measured: MeasuredPlan, goal: Goal, check: CheckSpec, num_built: int
+    candidates: CandidateSet, measured: MeasuredPlan, goal: Goal, check: CheckSpec, bench: Bench
 ) -> dict[str, Any]:
     measurement = measured.measurement
     return {
         "segments": measured.plan.num_segments,
         "candidates": asdict(candidates.counts),
-        "built": num_built,
+        "built": bench.num_built,
+        "library_s": round(bench.library_ns / 1e9, 3),
         "kept": measured.plan.num_segments,
         "rounds": measured.num_rounds,
         "bound_ns": goal.max_segment_ns,

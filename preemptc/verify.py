@@ -12,7 +12,7 @@ from preempt_runtime.inputs import random_inputs, read_inputs
 from preempt_runtime.loading import Backend, LoadingDevice, backend_name, open_backend
 from preempt_runtime.manifest import GraphSpec, PlanSpec
 from preemptc.backends import Progress, Tensors
-from preemptc.check import max_abs_diff, same_bits
+from preemptc.check import is_close, largest, max_abs_diff, same_bits
 from preemptc.pack import WHOLE_PLAN_ID
 
 NUM_RANDOM_INPUTS = 3
@@ -23,7 +23,8 @@ _SEED = 0
 class PlanCheck:
     """What became of one plan: `skipped` says why it cannot run on this machine.
 
-    A plan that ran was bitwise equal to the reference on all of `num_inputs`.
+    A plan that ran was equal to the reference on all of `num_inputs`: bitwise, or within the
+    tolerance that the manifest states.
     """
 
     id: str
@@ -126,12 +127,13 @@ def _outputs(
 
 
 def _run(device: LoadingDevice, network: Network, inputs: Tensors) -> dict[str, Array]:
-    buffers = network.new_buffers()  # fresh ones: nothing of the last run can stand in them
-    buffers.write_inputs(inputs)
-    for segment_idx in range(len(network.segments)):
-        device.launch(buffers, segment_idx, is_urgent=False)
-    device.wait()
-    return buffers.read_outputs()
+    # Fresh buffers: nothing of the last run can stand in them.
+    with closing(network.new_buffers()) as buffers:
+        buffers.write_inputs(inputs)
+        for segment_idx in range(len(network.segments)):
+            device.launch(buffers, segment_idx, is_urgent=False)
+        device.wait()
+        return buffers.read_outputs()
 
 
 def _compare(
@@ -140,11 +142,14 @@ def _compare(
     expected: Sequence[Mapping[str, Array]],
     found: Sequence[Mapping[str, Array]],
 ) -> None:
+    check = bundle.manifest.check
+    frac = check.tolerance_frac if check else 0.0
     for idx, (whole, chained) in enumerate(zip(expected, found, strict=True)):
         for name, array in whole.items():
-            if not same_bits(array, chained[name]):
-                raise BuildError(
-                    f"{bundle.root}: plan {plan.id!r}, inputs {idx}: output {name!r} differs from"
-                    f" the whole network's by {max_abs_diff(array, chained[name]):.3g}, allowed"
-                    " 0; compile the bundle again on this machine"
-                )
+            if same_bits(array, chained[name]) or (frac and is_close(array, chained[name], frac)):
+                continue
+            raise BuildError(
+                f"{bundle.root}: plan {plan.id!r}, inputs {idx}: output {name!r} differs from the"
+                f" whole network's by {max_abs_diff(array, chained[name]):.3g}, allowed"
+                f" {frac * largest(array):.3g}; compile the bundle again on this machine"
+            )

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from preempt_runtime.errors import InputError
 from preempt_runtime.loading import open_backend as open_runtime
-from preempt_runtime.manifest import Latency
+from preempt_runtime.manifest import Latency, TensorSpec
 from preemptc.model import Lowered, Model
 from preemptc.profile import LatencyProfile
 from preemptc.targets import TARGETS
@@ -51,12 +51,55 @@ class Artefacts:
     shared: tuple[Path, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tolerance:
+    """How far outputs may be apart, as a share of the largest value of each output.
+
+    `chained_frac` is for the chain against the whole network (0: bit by bit), `source_frac` for
+    the whole network against the source graph in its own precision.
+    """
+
+    chained_frac: float
+    source_frac: float
+    reason: str
+
+
+EXACT = Tolerance(
+    chained_frac=0.0,
+    source_frac=1e-2,
+    reason="the chain runs the very nodes of the whole graph; optimisation reorders float sums",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendOptions:
+    """What a user may ask of a backend; each refuses what it does not know.
+
+    `threads` is for the CPU (None: as many as cores), `precision` and `level`, the builder's
+    optimisation level, for TensorRT.
+    """
+
+    threads: int | None = None
+    precision: str | None = None
+    level: int | None = None
+
+
 class Bench(Protocol):
     """Builds segments of one lowered graph, keeps what it built, measures and compares."""
 
     @property
+    def tolerance(self) -> Tolerance:
+        """How exact this library's segments are."""
+        ...
+
+    @property
     def num_built(self) -> int:
         """How many segments were built so far, the whole network not counted."""
+        ...
+
+    @property
+    def library_ns(self) -> int:
+        """How long the library took for it."""
         ...
 
     def build(self, start: int, end: int) -> Path:
@@ -81,6 +124,10 @@ class Bench(Protocol):
 
     def source_outputs(self, inputs: Tensors) -> dict[str, Any]:
         """The outputs of the unoptimised source graph."""
+        ...
+
+    def boundary_specs(self, split_points: Sequence[int]) -> tuple[TensorSpec, ...]:
+        """The tensors that segments hand over, dtype and shape as the device stores them."""
         ...
 
     def artefacts(self, split_points: Sequence[int]) -> Artefacts:
@@ -130,15 +177,15 @@ class Backend(Protocol):
         ...
 
 
-def backend_for_target(target: str, *, threads: int | None) -> Backend:
+def backend_for_target(target: str, options: BackendOptions) -> Backend:
     """The backend of a target's name.
 
     Raises:
-        InputError: no such target.
+        InputError: no such target, or it does not know an option.
         DeviceError: its library is missing.
     """
     if target not in TARGETS:
         raise InputError(f"target {target!r} is unknown; `preemptc targets` lists what there is")
     open_runtime(TARGETS[target].backend).key_fields()  # says what to install before it is imported
-    backend: Backend = importlib.import_module(TARGETS[target].compiler).open_backend(threads)
+    backend: Backend = importlib.import_module(TARGETS[target].compiler).open_backend(options)
     return backend

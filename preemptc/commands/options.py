@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from preempt_runtime.errors import InputError
+from preemptc.backends import BackendOptions
 from preemptc.cache import BuildCache
 from preemptc.commands.values import named_shape, size_bytes, target_name
 from preemptc.pipeline import CompileOptions
@@ -44,7 +45,7 @@ class Request:
     model: Path
     target: str
     shapes: Shapes
-    threads: int | None
+    backend: BackendOptions
     cache: BuildCache
     as_json: bool
 
@@ -62,7 +63,7 @@ class Request:
             target=self.target,
             goal=goal,
             shapes=self.shapes,
-            threads=self.threads,
+            backend=self.backend,
             max_live_bytes=max_live_bytes,
             profile=profile,
             inputs=inputs,
@@ -86,14 +87,14 @@ def network_options(function: Function) -> Function:
 
     @functools.wraps(function)
     def with_request(
-        *, model: Path, target: str, shapes: Shapes, threads: int | None, cache: Path,
-        as_json: bool, **others: Any,
+        *, model: Path, target: str, shapes: Shapes, threads: int | None, precision: str | None,
+        level: int | None, cache: Path, as_json: bool, **others: Any,
     ) -> None:  # fmt: skip
         request = Request(
             model=model,
             target=target,
             shapes=shapes,
-            threads=threads,
+            backend=BackendOptions(threads=threads, precision=precision, level=level),
             cache=BuildCache(cache),
             as_json=as_json,
         )
@@ -136,7 +137,18 @@ _NETWORK_OPTIONS = (
     click.option(
         "--threads",
         type=click.IntRange(min=1, max=1024),
-        help="Threads that the network runs on.  [default: the cores this process may use]",
+        help="Threads of a network on the CPU.  [default: the cores this process may use]",
+    ),
+    click.option(
+        "--precision",
+        type=click.Choice(("fp32", "fp16")),
+        help="Of weights and tensors, for GPUs; fp32 leaves the network as it is.  [default: fp32]",
+    ),
+    click.option(
+        "--opt-level",
+        "level",
+        type=click.IntRange(min=0, max=5),
+        help="How long TensorRT looks for fast kernels, for GPUs.  [default: 3]",
     ),
     click.option(
         "--cache",

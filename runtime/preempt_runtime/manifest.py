@@ -147,7 +147,7 @@ class CheckSpec:
     seed: int
     bitwise: bool
     max_abs_diff: float
-    tolerance: float
+    tolerance_frac: float
     source_max_abs_diff: float
 
 

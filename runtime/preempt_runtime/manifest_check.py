@@ -238,5 +238,5 @@ def _check_names(wrong: set[str], what: str, place: Place) -> None:
 def _check_check(check: CheckSpec, place: Place) -> None:
     _check_at_least(check.num_inputs, 1, place.field("num_inputs"))
     _check_at_least(check.seed, 0, place.field("seed"))
-    for name in ("max_abs_diff", "tolerance", "source_max_abs_diff"):
+    for name in ("max_abs_diff", "tolerance_frac", "source_max_abs_diff"):
         _check_at_least(getattr(check, name), 0, place.field(name))

@@ -74,7 +74,7 @@ def make_test_manifest() -> Manifest:
             seed=0,
             bitwise=True,
             max_abs_diff=0.0,
-            tolerance=1e-5,
+            tolerance_frac=1e-5,
             source_max_abs_diff=2.5e-7,
         ),
         toolchain={"preemptc": "0.1.0"},

@@ -151,7 +151,7 @@ def test_ambiguous_or_unbounded_json_is_refused(text: str | bytes, expected: str
         (put("graphs.0.id", 3), "graphs[0].id: found 3, expected a string"),
         (put("check.bitwise", 1), "check.bitwise: found 1, expected true or false"),
         (put("check.seed", True), "check.seed: found True, expected an integer"),
-        (put("check.tolerance", True), "check.tolerance: found True, expected a number"),
+        (put("check.tolerance_frac", True), "check.tolerance_frac: found True, expected a number"),
         (put("plans.0.bound_ns", 2000.0), "plans[0].bound_ns: found 2000.0, expected an integer"),
         (put("plans.0.segments.0.range", [0, 2, 3]), "range: found 3 elements, expected 2"),
         (put(f"keys.{KEY}.threads", 2.5), "found 2.5, expected a string or an integer"),

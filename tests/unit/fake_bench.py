@@ -7,8 +7,8 @@ from types import TracebackType
 from typing import Any
 
 from preempt_runtime.errors import BuildError
-from preempt_runtime.manifest import Latency
-from preemptc.backends import Artefacts, Measurement, Tensors
+from preempt_runtime.manifest import Latency, TensorSpec
+from preemptc.backends import EXACT, Artefacts, Measurement, Tensors, Tolerance
 
 
 def steady(cost_ns: int) -> Latency:
@@ -16,6 +16,9 @@ def steady(cost_ns: int) -> Latency:
 
 
 class FakeBench:
+    tolerance: Tolerance = EXACT
+    library_ns = 0
+
     def __init__(
         self,
         num_nodes: int,
@@ -57,6 +60,9 @@ class FakeBench:
         raise NotImplementedError
 
     def source_outputs(self, inputs: Tensors) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def boundary_specs(self, split_points: Sequence[int]) -> tuple[TensorSpec, ...]:
         raise NotImplementedError
 
     def artefacts(self, split_points: Sequence[int]) -> Artefacts:

@@ -21,6 +21,7 @@ HOST_MAY_IMPORT = {
     "manifest_json",
     "units",
 }
+BACKENDS = {"backends.cuda", "backends.ort", "backends.tensorrt"}
 LIGHT = {"preempt_runtime", "numpy", "tomli", "rich"}
 
 
@@ -49,13 +50,16 @@ def test_runtime_imports_nothing_of_the_compiler(path: Path) -> None:
 def test_compiler_imports_only_the_contract_of_the_runtime(path: Path) -> None:
     for name in _imports(path):
         if name.startswith("preempt_runtime."):
-            allowed = HOST_MAY_IMPORT | ({"backends.ort"} if "backends" in path.parts else set())
+            allowed = HOST_MAY_IMPORT | (BACKENDS if "backends" in path.parts else set())
             assert name.removeprefix("preempt_runtime.") in allowed, f"{path}: {name}"
 
 
+PACKAGES = ("backends.ort", "backends.tensorrt")
 VALUES = {"model", "profile"}  # what the stages hand to each other
 PURE = {"interface", "segments", "swap"}  # small pure helpers, and one rename, that stages share
-ONNX = {"onnx_io.files", "onnx_io.graphs", "onnx_io.simplify", "onnx_io.versions"}
+ONNX = {
+    "onnx_io.files", "onnx_io.graphs", "onnx_io.precision", "onnx_io.simplify", "onnx_io.versions",
+}  # fmt: skip
 ALLOWED: dict[str, set[str]] = {
     "model": set(),
     "profile": set(),
@@ -70,8 +74,12 @@ ALLOWED: dict[str, set[str]] = {
     "onnx_io.versions": set(),
     "onnx_io.files": set(),
     "onnx_io.graphs": {"model", "onnx_io.files"},
+    "onnx_io.precision": {"onnx_io.files"},
     "onnx_io.simplify": ONNX - {"onnx_io.simplify"},
     "backends": {*VALUES, "targets"},
+    "backends.stats": set(),
+    "backends.positions": {"model"},
+    "backends.reference": {"backends", "model", "onnx_io.files"},
     "load": {"cache", "model", *ONNX},
     "candidates": {*VALUES, "analysis"},
     "segment_costs": set(),
@@ -80,7 +88,8 @@ ALLOWED: dict[str, set[str]] = {
     "learnt_costs": {"backends", "search", "segment_costs"},
     "replan": {"backends", "learnt_costs", "search", "segment_costs"},
     "check": {"backends"},
-    "pack": {"backends", "cache", "replan", *VALUES, *PURE, *ONNX} - {"onnx_io.simplify"},
+    "pack": {"backends", "cache", "replan", *VALUES, *PURE, *ONNX}
+    - {"onnx_io.precision", "onnx_io.simplify"},
     "deliver": {"cache", "swap"},
     "verify": {"backends", "check", "pack"},
     "report": {"candidates"},
@@ -116,9 +125,11 @@ def _name(path: Path) -> str:
 
 
 def _allowed(name: str) -> set[str]:
-    if name.startswith("backends.ort"):
-        own = {n for n in map(_name, _modules("preemptc")) if n.startswith("backends.ort.")}
-        return {"backends", *own, *VALUES, *PURE, *ONNX} - {"onnx_io.simplify"}
+    for package in PACKAGES:
+        if name.startswith(package):
+            own = {n for n in map(_name, _modules("preemptc")) if n.startswith(f"{package}.")}
+            shared = {n for n in ALLOWED if n.startswith("backends")}
+            return {"analysis", *shared, *own, *VALUES, *PURE, *ONNX} - {"onnx_io.simplify"}
     if name.startswith("commands"):
         return {"commands.options", "commands.values", *ALLOWED} - {"cli", "__main__", "load"}
     return ALLOWED[name]
@@ -126,7 +137,7 @@ def _allowed(name: str) -> set[str]:
 
 @pytest.mark.parametrize("path", [p for p in _modules("preemptc") if _name(p)], ids=_name)
 def test_modules_of_the_compiler_import_only_what_the_table_allows(path: Path) -> None:
-    packages = {"commands", "onnx_io", "backends.ort"}  # a package counts as what is taken from it
+    packages = {"commands", "onnx_io", *PACKAGES}  # a package counts as what is taken from it
     surplus = _own_imports(path) - _allowed(_name(path)) - packages
     assert not surplus, f"{_name(path)} imports {sorted(surplus)}"
 

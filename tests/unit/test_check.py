@@ -8,7 +8,7 @@ import pytest
 
 from preempt_runtime.errors import BuildError
 from preempt_runtime.manifest import GraphSpec, TensorSpec
-from preemptc.backends import Tensors
+from preemptc.backends import Tensors, Tolerance
 from preemptc.check import check_segments, max_abs_diff
 from tests.unit.fake_bench import FakeBench
 
@@ -65,6 +65,19 @@ def test_equal_outputs_pass() -> None:
 def test_a_chain_that_differs_is_named() -> None:
     bench = OutputBench([of(1.0)], chained=[of(1.0), of(1.25)])
     with pytest.raises(BuildError, match=r"output 'y' of the chained segments differs.* by 0\.25"):
+        check_segments(bench, GRAPH, (1,), seed=0)
+
+
+def test_a_tolerance_is_a_share_of_the_largest_value() -> None:
+    close, far = [of(1.0, 100.0), of(2.0, 100.0)], [of(1.0, 100.0), of(4.0, 100.0)]
+    tolerance = Tolerance(chained_frac=0.02, source_frac=0.05, reason="half precision")
+    bench = OutputBench([close[0]] * 2, chained=close)
+    bench.tolerance = tolerance
+    check = check_segments(bench, GRAPH, (1,), seed=0)
+    assert (check.bitwise, check.max_abs_diff, check.tolerance_frac) == (False, 1.0, 0.02)
+    bench = OutputBench([far[0]] * 2, chained=far)
+    bench.tolerance = tolerance
+    with pytest.raises(BuildError, match=r"by 3, allowed 2; try --precision fp32"):
         check_segments(bench, GRAPH, (1,), seed=0)
 
 

@@ -26,6 +26,7 @@ from preempt_runtime.bundle import open_bundle
 from preempt_runtime.errors import BuildError, BundleError, InfeasibleError, InputError
 from preempt_runtime.inputs import random_inputs
 from preemptc import deliver, replan
+from preemptc.backends import BackendOptions
 from preemptc.backends.ort import profiler
 from preemptc.backends.ort.lower import source_names
 from preemptc.cache import BuildCache
@@ -62,7 +63,7 @@ def quick_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def options(**goal: int | float) -> CompileOptions:
-    return CompileOptions(target="cpu", goal=Goal(**goal), threads=2)  # type: ignore[arg-type]
+    return CompileOptions(target="cpu", goal=Goal(**goal), backend=BackendOptions(threads=2))  # type: ignore[arg-type]
 
 
 MAKERS: dict[str, Callable[[], onnx.ModelProto]] = {

@@ -8,7 +8,7 @@ import onnxruntime as ort
 from preempt_runtime.backends.ort import default_threads, local_fields
 from preempt_runtime.errors import InputError
 from preempt_runtime.manifest import hash_key
-from preemptc.backends import Progress
+from preemptc.backends import BackendOptions, Progress
 from preemptc.backends.ort.bench import OrtBench
 from preemptc.backends.ort.estimate import estimate
 from preemptc.backends.ort.lower import lower, read_lowered
@@ -64,6 +64,12 @@ class OrtBackend:
         return OrtBench(model, lowered, self.threads)
 
 
-def open_backend(threads: int | None) -> OrtBackend:
-    """The backend of the CPU target."""
-    return OrtBackend(threads)
+def open_backend(options: BackendOptions) -> OrtBackend:
+    """The backend of the CPU target.
+
+    Raises:
+        InputError: an option that is for GPUs.
+    """
+    if options.precision is not None or options.level is not None:
+        raise InputError("--precision and --opt-level are for GPU targets; leave them out for cpu")
+    return OrtBackend(options.threads)

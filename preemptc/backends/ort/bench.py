@@ -10,14 +10,16 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from preempt_runtime.backends.ort import OrtBuffers, bind, open_session, session_options
+from preempt_runtime.backends.ort import OrtBuffers, bind, open_session
 from preempt_runtime.errors import BuildError, DeviceError
-from preemptc.backends import Artefacts, Measurement, Tensors
+from preempt_runtime.manifest import TensorSpec
+from preemptc.backends import EXACT, Artefacts, Measurement, Tensors
 from preemptc.backends.ort.profiler import profiling_inputs, whole_buffers
-from preemptc.backends.ort.stats import latency_from_samples
+from preemptc.backends.reference import SourceReference
+from preemptc.backends.stats import latency_from_samples
 from preemptc.interface import graph_spec, tensor_spec
 from preemptc.model import Lowered, Model
-from preemptc.onnx_io.files import WEIGHTS_FILE, one_line, read_graph, save_piece
+from preemptc.onnx_io.files import WEIGHTS_FILE, read_graph, save_piece
 from preemptc.onnx_io.graphs import extract
 from preemptc.segments import Segment, boundary_names, segments_from_split_points
 
@@ -28,14 +30,17 @@ _GLANCE_RUNS = 9
 class OrtBench:
     """Sessions of one lowered graph's segments, each opened once and kept."""
 
+    tolerance = EXACT
+
     def __init__(self, model: Model, lowered: Lowered, threads: int) -> None:
         self._model, self._lowered, self._threads = model, lowered, threads
         self._proto = read_graph(lowered.path)
         self._sessions: dict[tuple[int, int], ort.InferenceSession] = {}
         self._failed: dict[tuple[int, int], str] = {}
         self._whole: OrtBuffers | None = None
-        self._source: ort.InferenceSession | None = None
+        self._source = SourceReference(model, threads)
         self.num_built = 0
+        self.library_ns = 0
 
     def __enter__(self) -> "OrtBench":
         return self
@@ -47,7 +52,7 @@ class OrtBench:
         trace: TracebackType | None,
     ) -> None:
         self._sessions.clear()
-        self._whole = self._source = None
+        self._whole = None
 
     def build(self, start: int, end: int) -> Path:
         """The piece of nodes [start, end) beside the graph's weights, loaded as a session."""
@@ -60,7 +65,9 @@ class OrtBench:
             ]
             try:
                 self._write(segment, path)
+                begin_ns = time.perf_counter_ns()
                 self._sessions[start, end] = open_session(path, self._threads)
+                self.library_ns += time.perf_counter_ns() - begin_ns
             except DeviceError as err:
                 self._failed[start, end] = str(err)
                 raise BuildError(str(err)) from err
@@ -119,17 +126,12 @@ class OrtBench:
 
     def source_outputs(self, inputs: Tensors) -> dict[str, Any]:
         """Outputs of the source graph, without any optimisation of ONNX Runtime."""
-        names = list(self._lowered.graph.outputs)
-        try:
-            if self._source is None:
-                self._source = ort.InferenceSession(
-                    str(self._model.path),
-                    session_options(self._threads),
-                    providers=["CPUExecutionProvider"],
-                )
-            return dict(zip(names, self._source.run(names, dict(inputs)), strict=True))
-        except Exception as err:  # onnxruntime raises its own classes, without a common root
-            raise BuildError(f"the source graph does not run: {one_line(err)}") from err
+        return self._source.outputs(self._lowered.graph.outputs, inputs)
+
+    def boundary_specs(self, split_points: Sequence[int]) -> tuple[TensorSpec, ...]:
+        """The boundary tensors in the layout that ONNX Runtime uses."""
+        names = boundary_names(self._lowered.graph, self._segments(split_points))
+        return tuple(tensor_spec(self._lowered, name) for name in names)
 
     def artefacts(self, split_points: Sequence[int]) -> Artefacts:
         """The graphs of the whole network and of the segments, and the weights of both."""
@@ -149,12 +151,11 @@ class OrtBench:
         segments = self._segments(split_points)
         for segment in segments:
             self.build(segment.start, segment.end)
-        names = boundary_names(self._lowered.graph, segments)
         return bind(
             [self._sessions[segment.start, segment.end] for segment in segments],
             [(segment.inputs, segment.outputs) for segment in segments],
             graph_spec(self._lowered),
-            [tensor_spec(self._lowered, name) for name in names],
+            self.boundary_specs(split_points),
             self._model.name,
         )
 

@@ -5,7 +5,6 @@ in a blocked layout that ONNX shape inference does not know, so dtypes and shape
 run that fetches every value.
 """
 
-import heapq
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,8 @@ import onnxruntime as ort
 from preempt_runtime.backends.ort import open_session, session_options
 from preempt_runtime.device import Array
 from preempt_runtime.errors import BuildError
+from preemptc.analysis import topological_order
+from preemptc.backends.positions import source_positions
 from preemptc.model import Graph, Lowered, Model, TensorInfo
 from preemptc.onnx_io.files import (
     MODEL_FILE,
@@ -70,7 +71,9 @@ def read_lowered(
         path=path,
         graph_digest=model.digest,
         graph=graph,
-        source_positions=source_positions(model.graph, graph),
+        source_positions=source_positions(
+            model.graph, [source_names(node.name, node.outputs) for node in graph.nodes]
+        ),
         key=key,
         key_fields=dict(key_fields),
     )
@@ -126,33 +129,11 @@ def _order_like_source(proto: onnx.ModelProto, source: Graph) -> None:
         own = [rank_of[name] for name in source_names(node.name, node.outputs) if name in rank_of]
         before = [rank[producer[name]] for name in node.inputs if name in producer]
         rank.append(max(own or before, default=0))
-    order = _topological_order(graph, producer, rank)
+    order = topological_order(graph, rank)
     nodes = [proto.graph.node[idx] for idx in order]
     copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del proto.graph.node[:]
     proto.graph.node.extend(copies)
-
-
-def _topological_order(graph: Graph, producer: Mapping[str, int], rank: Sequence[int]) -> list[int]:
-    readers: dict[int, list[int]] = {}
-    missing = []
-    for idx, node in enumerate(graph.nodes):
-        producers = {producer[name] for name in node.inputs if name in producer}
-        missing.append(len(producers))
-        for before in producers:
-            readers.setdefault(before, []).append(idx)
-    ready = [(rank[idx], idx) for idx, count in enumerate(missing) if not count]
-    heapq.heapify(ready)
-    order = []
-    while ready:
-        _, idx = heapq.heappop(ready)
-        order.append(idx)
-        for reader in readers.get(idx, ()):
-            missing[reader] -= 1
-            if not missing[reader]:
-                heapq.heappush(ready, (rank[reader], reader))
-    assert len(order) == graph.num_nodes
-    return order
 
 
 def source_names(node_name: str, outputs: Sequence[str]) -> tuple[str, ...]:
@@ -228,32 +209,3 @@ def _zeros(graph: Graph) -> dict[str, Array]:
         name: np.zeros(graph.tensors[name].shape, dtype=graph.tensors[name].dtype)
         for name in graph.inputs
     }
-
-
-def source_positions(source: Graph, executed: Graph) -> tuple[int, ...]:
-    """For each split point of the executed graph, the source split point it corresponds to.
-
-    A source node is complete with the executed node that has its output; one that was fused into
-    others is complete as soon as the first reader of its output is.
-    """
-    idx_of = {name: idx for idx, node in enumerate(source.nodes) for name in node.outputs}
-    done = [executed.num_nodes] * source.num_nodes
-    for position, executed_node in enumerate(executed.nodes):
-        for name in source_names(executed_node.name, executed_node.outputs):
-            if name in idx_of:
-                done[idx_of[name]] = min(done[idx_of[name]], position)
-    for idx in reversed(range(source.num_nodes)):
-        for name in source.nodes[idx].inputs:
-            if name in idx_of:
-                done[idx_of[name]] = min(done[idx_of[name]], done[idx])
-    positions = [0] * (executed.num_nodes + 1)
-    prefix = latest = 0
-    for split_point in range(executed.num_nodes + 1):
-        while prefix < source.num_nodes:
-            latest = max(latest, done[prefix])
-            if latest >= split_point:
-                break
-            prefix += 1
-        positions[split_point] = prefix
-    positions[-1] = source.num_nodes
-    return tuple(positions)

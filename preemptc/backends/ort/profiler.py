@@ -26,7 +26,7 @@ from preempt_runtime.errors import BuildError
 from preempt_runtime.inputs import random_inputs
 from preempt_runtime.manifest import GraphSpec, TensorSpec
 from preemptc.backends import Progress
-from preemptc.backends.ort.stats import interquartile_mean, latency_from_samples
+from preemptc.backends.stats import interquartile_mean, latency_from_samples
 from preemptc.interface import graph_spec
 from preemptc.model import Lowered
 from preemptc.onnx_io.files import one_line

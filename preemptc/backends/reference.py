@@ -1,0 +1,37 @@
+"""The source graph by ONNX Runtime on the CPU: what every target is checked against."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import onnxruntime as ort
+
+from preempt_runtime.backends.ort import default_threads, session_options
+from preempt_runtime.errors import BuildError
+from preemptc.backends import Tensors
+from preemptc.model import Model
+from preemptc.onnx_io.files import one_line
+
+
+class SourceReference:
+    """One session of the source graph, opened at the first run."""
+
+    def __init__(self, model: Model, threads: int | None = None) -> None:
+        self._model, self._threads = model, threads or default_threads()
+        self._session: ort.InferenceSession | None = None
+
+    def outputs(self, names: Sequence[str], inputs: Tensors) -> dict[str, Any]:
+        """The named outputs.
+
+        Raises:
+            BuildError: the source graph does not run, with ONNX Runtime's text.
+        """
+        try:
+            if self._session is None:
+                self._session = ort.InferenceSession(
+                    str(self._model.path),
+                    session_options(self._threads),
+                    providers=["CPUExecutionProvider"],
+                )
+            return dict(zip(names, self._session.run(names, dict(inputs)), strict=True))
+        except Exception as err:  # onnxruntime raises its own classes, without a common root
+            raise BuildError(f"the source graph does not run: {one_line(err)}") from err

@@ -1,0 +1,1 @@
+"""TensorRT: fusion groups from a built engine, segments as engines, times from CUDA events."""
