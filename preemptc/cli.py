@@ -18,6 +18,7 @@ from preemptc import __version__
 SUMMARIES: Mapping[str, str] = MappingProxyType(
     {
         "compile": "Split a network under a bound and write its bundle.",
+        "build": "Build a bundle's engines on the device that will run them.",
         "analyze": "Show where a network can be split, and why not elsewhere.",
         "explore": "Show what bound costs what overhead: the Pareto front.",
         "profile": "Measure what a network's nodes cost on this machine.",

@@ -81,8 +81,8 @@ class Lowered:
     For ONNX Runtime it is its optimised graph. `source_positions[k]` is the split point of the
     source graph that split point k of `graph` corresponds to, for 0 <= k <= num_nodes: the
     longest prefix of the source's nodes that is complete when the first k nodes have run.
-    `graph_digest` is the source model's digest. `key` is the KEY of the device artefacts,
-    `key_fields` what it is a hash of.
+    `graph_digest` is the source model's digest. `key` is the KEY of the device artefacts
+    (None: it was lowered without the device), `key_fields` what it is a hash of.
     """
 
     target: str
@@ -90,7 +90,7 @@ class Lowered:
     graph_digest: str
     graph: Graph
     source_positions: tuple[int, ...]
-    key: str
+    key: str | None
     key_fields: Mapping[str, str | int]
 
     def __post_init__(self) -> None:

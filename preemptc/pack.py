@@ -4,7 +4,9 @@ import platform
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from preempt_runtime.errors import BuildError
 from preempt_runtime.manifest import (
     MANIFEST_NAME,
     Artefact,
@@ -18,18 +20,20 @@ from preempt_runtime.manifest_json import json_from_manifest
 from preemptc import __version__
 from preemptc.backends import Bench
 from preemptc.cache import sha256_of
-from preemptc.interface import GRAPH_ID, graph_spec
+from preemptc.interface import GRAPH_ID, graph_spec, spec_of, tensor_info
 from preemptc.model import Lowered, Model
 from preemptc.onnx_io.files import MODEL_FILE, WEIGHTS_FILE, read_graph, save_piece
 from preemptc.onnx_io.graphs import extract
 from preemptc.onnx_io.versions import ONNX_VERSION
 from preemptc.profile import LatencyProfile, json_from_profile
 from preemptc.replan import Goal, MeasuredPlan
-from preemptc.segments import Segment, segments_from_split_points
+from preemptc.search import SplitPlan
+from preemptc.segments import Segment, boundary_names, segments_from_split_points
 
 PROFILE_FILE = "profile.json"
 PLAN_ID = "segments"
 WHOLE_PLAN_ID = "whole"
+EXTENSION = "preemptc"  # what was asked for, so that a device can plan again: see rebuild.py
 
 
 def pack(
@@ -42,12 +46,14 @@ def pack(
     goal: Goal,
     check: CheckSpec,
     bench: Bench,
+    request: Mapping[str, Any],
 ) -> dict[str, Path]:
     """Write a bundle's graphs, profile and manifest into the empty directory `folder`.
 
     Returns:
         The large files, which stay where their stage wrote them, by their path in the bundle.
     """
+    assert lowered.key is not None, "portable graphs go to pack_portable"
     engines = f"engines/{lowered.key}"
     (folder / engines).mkdir(parents=True)
     files = bench.artefacts(measured.plan.split_points)
@@ -79,19 +85,108 @@ def pack(
         keys={lowered.key: dict(lowered.key_fields)},
         artefacts=_artefacts(folder, elsewhere, lowered.key),
         check=check,
-        toolchain={
-            "preemptc": __version__,
-            "onnx": ONNX_VERSION,
-            **{
-                name: str(lowered.key_fields[name])
-                for name in ("onnxruntime", "tensorrt")
-                if name in lowered.key_fields
-            },
-            "python": platform.python_version(),
-        },
+        toolchain=_toolchain(lowered),
+        extensions={EXTENSION: {"request": dict(request)}},
     )
     (folder / MANIFEST_NAME).write_text(json_from_manifest(manifest))
     return elsewhere
+
+
+def pack_portable(
+    folder: Path,
+    *,
+    model: Model,
+    lowered: Lowered,
+    profile: LatencyProfile,
+    plan: SplitPlan,
+    goal: Goal,
+    request: Mapping[str, Any],
+) -> dict[str, Path]:
+    """Write a bundle for a device that is not here: source graph, its pieces, an estimated plan.
+
+    Returns:
+        The large files, which stay where their stage wrote them, by their path in the bundle.
+
+    Raises:
+        BuildError: the source graph cannot be cut where the plan cuts.
+    """
+    points = _source_points(lowered, plan.split_points)
+    pieces = segments_from_split_points(model.graph, points)
+    _write_pieces(folder / "graph", model, pieces)
+    (folder / PROFILE_FILE).write_text(json_from_profile(profile))
+    elsewhere = {f"graph/{WEIGHTS_FILE}": model.path.with_name(WEIGHTS_FILE)}
+    names = boundary_names(model.graph, pieces)
+    manifest = Manifest(
+        requires=("segments",),
+        graphs=(graph_spec(lowered),),
+        plans=(
+            PlanSpec(
+                id=PLAN_ID,
+                graph=GRAPH_ID,
+                target=lowered.target,
+                key=None,
+                mechanism="segments",
+                bound_ns=goal.max_segment_ns,
+                bound_quantile=goal.quantile,
+                margin_frac=0.0,
+                source="estimated",
+                boundaries=tuple(spec_of(model.graph, name) for name in names),
+                segments=tuple(
+                    SegmentSpec(
+                        path=f"graph/segment-{idx:03d}.onnx",
+                        range=(piece.start, piece.end),
+                        source_range=(piece.start, piece.end),
+                        inputs=piece.inputs,
+                        outputs=piece.outputs,
+                        live_bytes=piece.live_bytes,
+                        predicted_ns=plan.predicted_ns[idx],
+                        latency=None,
+                    )
+                    for idx, piece in enumerate(pieces)
+                ),
+                chained=None,
+            ),
+        ),
+        keys={},
+        artefacts=_artefacts(folder, elsewhere, None),
+        check=None,
+        toolchain=_toolchain(lowered),
+        extensions={EXTENSION: {"request": dict(request)}},
+    )
+    (folder / MANIFEST_NAME).write_text(json_from_manifest(manifest))
+    return elsewhere
+
+
+def _toolchain(lowered: Lowered) -> dict[str, str]:
+    fields = lowered.key_fields
+    libraries = {name: str(fields[name]) for name in ("onnxruntime", "tensorrt") if name in fields}
+    versions = {"preemptc": __version__, "onnx": ONNX_VERSION}
+    return {**versions, **libraries, "python": platform.python_version()}
+
+
+def _source_points(lowered: Lowered, split_points: Sequence[int]) -> tuple[int, ...]:
+    points = tuple(lowered.source_positions[point] for point in split_points)
+    if len(set(points) - {0, lowered.source_positions[-1]}) < len(split_points):
+        raise BuildError(
+            f"split points {list(split_points)} fall on source positions {list(points)}: two"
+            " segments share one source node; ask for fewer segments or a longer bound"
+        )
+    return points
+
+
+def _write_pieces(folder: Path, model: Model, pieces: Sequence[Segment]) -> None:
+    """The source graph, and every piece of it."""
+    folder.mkdir()
+    shutil.copyfile(model.path, folder / MODEL_FILE)
+    proto = read_graph(model.path)
+    for idx, piece in enumerate(pieces):
+        portable = extract(
+            proto,
+            proto.graph.node[piece.start : piece.end],
+            [tensor_info(model.graph, name) for name in piece.inputs],
+            [tensor_info(model.graph, name) for name in piece.outputs],
+        )
+        save_piece(portable, folder / f"segment-{idx:03d}.onnx")
 
 
 def _write_portable_graph(
@@ -190,7 +285,9 @@ def _whole_plan(
     )
 
 
-def _artefacts(folder: Path, elsewhere: Mapping[str, Path], key: str) -> tuple[Artefact, ...]:
+def _artefacts(
+    folder: Path, elsewhere: Mapping[str, Path], key: str | None
+) -> tuple[Artefact, ...]:
     files = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}
     return tuple(
         Artefact(

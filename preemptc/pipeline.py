@@ -24,10 +24,10 @@ from preemptc.interface import graph_spec
 from preemptc.load import load
 from preemptc.model import Lowered, Model
 from preemptc.onnx_io.versions import LIBRARY_VERSIONS
-from preemptc.pack import PROFILE_FILE, pack
+from preemptc.pack import PROFILE_FILE, pack, pack_portable
 from preemptc.profile import LatencyProfile, json_from_profile, profile_from_json
-from preemptc.replan import Goal, MeasuredPlan, plan_until_kept
-from preemptc.search import segment_costs
+from preemptc.replan import Goal, MeasuredPlan, plan_until_kept, search_goal
+from preemptc.search import SplitPlan, segment_costs
 
 REPORT_FILE = "report.json"
 _STALE_FACTOR = 1.2
@@ -190,6 +190,9 @@ def _make(
     folder: Path, prepared: Prepared, options: CompileOptions, cache: BuildCache,
     progress: Progress,
 ) -> None:  # fmt: skip
+    if prepared.backend.is_portable:
+        _make_portable(folder, prepared, options, cache, progress)
+        return
     lowered, goal = prepared.lowered, options.goal
     recorded = read_inputs(options.inputs, graph_spec(lowered)) if options.inputs else ()
     with prepared.backend.bench(prepared.model, lowered) as bench:
@@ -219,10 +222,68 @@ def _make(
             goal=goal,
             check=check,
             bench=bench,
+            request=request_of(options),
         )
         report = _report(candidates, measured, goal, check, bench)
     save_built(folder, packed, elsewhere, cache.root)
     (folder / REPORT_FILE).write_text(json.dumps(report, indent=1))
+
+
+def _make_portable(
+    folder: Path, prepared: Prepared, options: CompileOptions, cache: BuildCache,
+    progress: Progress,
+) -> None:  # fmt: skip
+    """All that needs no device: pieces of the source graph and a plan from estimated costs."""
+    lowered, goal = prepared.lowered, options.goal
+    profile = costs_without_device(prepared, options)
+    candidates = candidates_of(prepared, profile, options)
+    progress("plan: from estimated costs", 0.5)
+    plan = search_goal(segment_costs(candidates, profile), goal, _describe(lowered))
+    packed = folder / "packed"
+    packed.mkdir()
+    elsewhere = pack_portable(
+        packed,
+        model=prepared.model,
+        lowered=lowered,
+        profile=profile,
+        plan=plan,
+        goal=goal,
+        request=request_of(options),
+    )
+    save_built(folder, packed, elsewhere, cache.root)
+    report = {
+        **_plan_report(candidates, plan, goal),
+        "source": "estimated",
+        "profile_source": profile.source,
+        "built": 0,
+        "library_s": 0.0,
+        "kept": 0,
+        "rounds": 0,
+        "measured": None,
+        "check": None,
+    }
+    (folder / REPORT_FILE).write_text(json.dumps(report, indent=1))
+
+
+def costs_without_device(prepared: Prepared, options: CompileOptions) -> LatencyProfile:
+    """The given profile, if one is given, else an estimate; nothing runs."""
+    if options.profile is None:
+        return prepared.backend.estimate(prepared.lowered)
+    profile = read_profile(options.profile)
+    _check_profile(profile, prepared.lowered, options.profile)
+    return profile
+
+
+def request_of(options: CompileOptions) -> dict[str, Any]:
+    """What was asked for, as a bundle keeps it so that a device can plan again."""
+    return {
+        "target": options.target,
+        "goal": asdict(options.goal),
+        "precision": options.backend.precision,
+        "level": options.backend.level,
+        "max_live_bytes": options.max_live_bytes,
+        "seed": options.seed,
+    }
 
 
 def _describe(lowered: Lowered) -> Callable[[int, int], str]:
@@ -241,15 +302,12 @@ def _report(
 ) -> dict[str, Any]:
     measurement = measured.measurement
     return {
-        "segments": measured.plan.num_segments,
-        "candidates": asdict(candidates.counts),
+        **_plan_report(candidates, measured.plan, goal),
+        "source": "measured",
         "built": bench.num_built,
         "library_s": round(bench.library_ns / 1e9, 3),
         "kept": measured.plan.num_segments,
         "rounds": measured.num_rounds,
-        "bound_ns": goal.max_segment_ns,
-        "bound_quantile": goal.quantile,
-        "predicted_max_ns": measured.plan.max_predicted_ns,
         "measured": {
             "segment_p50_ns": [latency.p50_ns for latency in measurement.segments],
             "segment_p99_ns": [latency.p99_ns for latency in measurement.segments],
@@ -263,6 +321,16 @@ def _report(
             "bitwise": check.bitwise,
             "source_max_abs_diff": check.source_max_abs_diff,
         },
+    }
+
+
+def _plan_report(candidates: CandidateSet, plan: SplitPlan, goal: Goal) -> dict[str, Any]:
+    return {
+        "segments": plan.num_segments,
+        "candidates": asdict(candidates.counts),
+        "bound_ns": goal.max_segment_ns,
+        "bound_quantile": goal.quantile,
+        "predicted_max_ns": plan.max_predicted_ns,
     }
 
 

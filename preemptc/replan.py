@@ -88,6 +88,20 @@ def plan_until_kept(
     return replace(found, plan=SplitPlan.from_costs(costs, found.plan.split_points))
 
 
+def search_goal(costs: SegmentCosts, goal: Goal, describe: Describe) -> SplitPlan:
+    """The plan that keeps the goal by the costs alone, nothing built.
+
+    Raises:
+        InfeasibleError: no plan does; names the stretch and the smallest feasible bound.
+    """
+    if goal.max_segment_ns is not None:
+        return search_bound(costs, goal.max_segment_ns, describe=describe)
+    if goal.num_segments is not None:
+        return search_count(costs, goal.num_segments)
+    assert goal.max_overhead_frac is not None
+    return search_overhead(costs, goal.max_overhead_frac)
+
+
 class _Replanner:
     """The rounds of one compile, and what they learnt so far (`costs`)."""
 

@@ -76,12 +76,14 @@ class BackendOptions:
     """What a user may ask of a backend; each refuses what it does not know.
 
     `threads` is for the CPU (None: as many as cores), `precision` and `level`, the builder's
-    optimisation level, for TensorRT.
+    optimisation level, for TensorRT. `engines`: `auto` builds them where the device is, `require`
+    refuses to go on without it, `skip` leaves them out.
     """
 
     threads: int | None = None
     precision: str | None = None
     level: int | None = None
+    engines: str = "auto"
 
 
 class Bench(Protocol):
@@ -152,6 +154,11 @@ class Backend(Protocol):
         """The name under `--target`."""
         ...
 
+    @property
+    def is_portable(self) -> bool:
+        """Whether nothing is built: the device is elsewhere, costs are estimated."""
+        ...
+
     def key_fields(self, model: Model) -> Mapping[str, str | int]:
         """What the device artefacts of this model depend on."""
         ...
@@ -186,6 +193,9 @@ def backend_for_target(target: str, options: BackendOptions) -> Backend:
     """
     if target not in TARGETS:
         raise InputError(f"target {target!r} is unknown; `preemptc targets` lists what there is")
-    open_runtime(TARGETS[target].backend).key_fields()  # says what to install before it is imported
-    backend: Backend = importlib.import_module(TARGETS[target].compiler).open_backend(options)
+    if TARGETS[target].gpu is None:
+        open_runtime(TARGETS[target].backend).key_fields()  # says what to install, if anything
+    backend: Backend = importlib.import_module(TARGETS[target].compiler).open_backend(
+        target, options
+    )
     return backend

@@ -67,6 +67,13 @@ from preemptc.terminal import show, watched
     show_default=True,
     help="Which value of a segment's measured times must keep the bound.",
 )
+@click.option(
+    "--engines",
+    type=click.Choice(("auto", "require", "skip")),
+    default="auto",
+    show_default=True,
+    help="Build for a GPU here: if it is here, or else refuse, or never.",
+)
 @profile_option
 @click.option(
     "--inputs", type=FILE, metavar="FILE.npz", help="Recorded inputs to check, beside random ones."
@@ -128,31 +135,50 @@ def tables_of(
         plan: of the bundle it wrote.
         node_names: of the executed graph.
     """
-    measured, check = report["measured"], report["check"]
-    ratio = measured["overhead_ratio"]
-    equal = "bitwise equal to" if check["bitwise"] else f"{check['max_abs_diff']:.3g} from"
     summary = {
         "segments": str(report["segments"]),
         "asked": _asked(goal),
         "bound": fmt_bound(report["bound_ns"], report["bound_quantile"]),
-        "longest segment": longest_segment(plan),
-        "predicted": fmt_ns(report["predicted_max_ns"]),
-        "overhead": f"{fmt_percent(ratio - 1)} measured, median of paired runs; chained"
-        f" {fmt_ns(measured['chained_p50_ns'])} p50, whole {fmt_ns(measured['whole_p50_ns'])} p50",
-        "sessions": f"{report['built']} built, {report['kept']} kept",
-        "check": f"chained outputs {equal} the whole network's;"
-        f" {check['source_max_abs_diff']:.3g} from the source's",
+        **(_measured_facts(report, plan) if report["measured"] else _estimated_facts(report)),
         "bundle": report["bundle"],
         "time": f"{report['wall_s']:.3g} s, {report['cache_hits']} results from the cache",
     }
     notes: tuple[str, ...] = ()
     if report["segments"] == 1 and goal.num_segments is None:
         notes = ("one segment: this network cannot be preempted; ask for less to split it",)
+    if not report["measured"]:
+        where = report["bundle"]
+        notes += (
+            f"engines for {plan.target} are built where it is: run `preemptc build {where}` there,"
+            " which measures and plans again",
+        )
     return (
         facts(f"compiled for {plan.target}", summary, notes),
         pruning_table(CandidateCounts(**report["candidates"])),
         segment_table(plan, node_names),
     )
+
+
+def _measured_facts(report: Mapping[str, Any], plan: PlanSpec) -> dict[str, str]:
+    measured, check = report["measured"], report["check"]
+    ratio = measured["overhead_ratio"]
+    equal = "bitwise equal to" if check["bitwise"] else f"{check['max_abs_diff']:.3g} from"
+    return {
+        "longest segment": longest_segment(plan),
+        "predicted": fmt_ns(report["predicted_max_ns"]),
+        "overhead": f"{fmt_percent(ratio - 1)} measured, median of paired runs; chained"
+        f" {fmt_ns(measured['chained_p50_ns'])} p50, whole {fmt_ns(measured['whole_p50_ns'])} p50",
+        "built": f"{report['built']}, {report['kept']} kept",
+        "check": f"chained outputs {equal} the whole network's;"
+        f" {check['source_max_abs_diff']:.3g} from the source's",
+    }
+
+
+def _estimated_facts(report: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "longest segment": f"{fmt_ns(report['predicted_max_ns'])}, planned from"
+        f" {report['profile_source']} costs; nothing was built",
+    }
 
 
 def _asked(goal: Goal) -> str:

@@ -35,6 +35,16 @@ max_live_bytes_option = click.option(
     metavar="SIZE",
     help="The most that may live across a split point, such as 4MiB.",
 )
+cache_option = click.option(
+    "--cache",
+    type=FILE,
+    default=Path("build_cache"),
+    show_default=True,
+    envvar=CACHE_VARIABLE,
+    show_envvar=True,
+    metavar="DIR",
+    help="Where finished work is kept; may be deleted at any time.",
+)
 bundle_argument = click.argument("bundle", type=FILE)
 
 
@@ -88,13 +98,15 @@ def network_options(function: Function) -> Function:
     @functools.wraps(function)
     def with_request(
         *, model: Path, target: str, shapes: Shapes, threads: int | None, precision: str | None,
-        level: int | None, cache: Path, as_json: bool, **others: Any,
+        level: int | None, cache: Path, as_json: bool, engines: str = "auto", **others: Any,
     ) -> None:  # fmt: skip
         request = Request(
             model=model,
             target=target,
             shapes=shapes,
-            backend=BackendOptions(threads=threads, precision=precision, level=level),
+            backend=BackendOptions(
+                threads=threads, precision=precision, level=level, engines=engines
+            ),
             cache=BuildCache(cache),
             as_json=as_json,
         )
@@ -150,15 +162,6 @@ _NETWORK_OPTIONS = (
         type=click.IntRange(min=0, max=5),
         help="How long TensorRT looks for fast kernels, for GPUs.  [default: 3]",
     ),
-    click.option(
-        "--cache",
-        type=FILE,
-        default=Path("build_cache"),
-        show_default=True,
-        envvar=CACHE_VARIABLE,
-        show_envvar=True,
-        metavar="DIR",
-        help="Where finished work is kept; may be deleted at any time.",
-    ),
+    cache_option,
     json_option,
 )

@@ -88,12 +88,13 @@ ALLOWED: dict[str, set[str]] = {
     "learnt_costs": {"backends", "search", "segment_costs"},
     "replan": {"backends", "learnt_costs", "search", "segment_costs"},
     "check": {"backends"},
-    "pack": {"backends", "cache", "replan", *VALUES, *PURE, *ONNX}
+    "pack": {"backends", "cache", "replan", "search", *VALUES, *PURE, *ONNX}
     - {"onnx_io.precision", "onnx_io.simplify"},
     "deliver": {"cache", "swap"},
     "verify": {"backends", "check", "pack"},
     "report": {"candidates"},
     "terminal": {"backends", "report"},
+    "rebuild": {"backends", "cache", "onnx_io.files", "pack", "pipeline", "replan"},
     "pipeline": {
         *VALUES, "backends", "cache", "candidates", "check", "deliver", "interface", "load",
         "onnx_io.versions", "pack", "replan", "search",

@@ -24,6 +24,7 @@ class OrtBackend:
     """ONNX Runtime with a fixed number of threads."""
 
     target = "cpu"
+    is_portable = False
 
     def __init__(self, threads: int | None) -> None:
         if threads is not None and not 1 <= threads <= _MAX_THREADS:
@@ -64,7 +65,7 @@ class OrtBackend:
         return OrtBench(model, lowered, self.threads)
 
 
-def open_backend(options: BackendOptions) -> OrtBackend:
+def open_backend(target: str, options: BackendOptions) -> OrtBackend:
     """The backend of the CPU target.
 
     Raises:
@@ -72,4 +73,6 @@ def open_backend(options: BackendOptions) -> OrtBackend:
     """
     if options.precision is not None or options.level is not None:
         raise InputError("--precision and --opt-level are for GPU targets; leave them out for cpu")
+    if options.engines == "skip":
+        raise InputError("--engines skip is for GPU targets; a bundle for cpu needs its graphs")
     return OrtBackend(options.threads)

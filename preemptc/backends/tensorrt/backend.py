@@ -6,10 +6,10 @@ from pathlib import Path
 from preempt_runtime.backends.cuda import Stream, open_cuda
 from preempt_runtime.backends.tensorrt import Scratch, bind, deserialize, library, local_fields
 
-from preempt_runtime.errors import InputError
+from preempt_runtime.errors import DeviceError, InputError
 from preempt_runtime.manifest import hash_key
 from preemptc.backends import BackendOptions, Progress
-from preemptc.backends.roofline import flops, moved_bytes
+from preemptc.backends.roofline import estimate_gpu, flops, moved_bytes
 from preemptc.backends.tensorrt.bench import WHOLE_ENGINE, TrtBench
 from preemptc.backends.tensorrt.engine_builder import EngineBuilder, EngineOptions
 from preemptc.backends.tensorrt.inspector import layers_from_json
@@ -30,6 +30,7 @@ from preemptc.interface import graph_spec
 from preemptc.model import Lowered, Model
 from preemptc.onnx_io.files import MODEL_FILE
 from preemptc.profile import LatencyProfile
+from preemptc.targets import TARGETS, Target, local_device
 
 DEFAULT_PRECISION = "fp32"
 DEFAULT_LEVEL = 3
@@ -41,24 +42,32 @@ _FLOPS_PER_BYTE = 100  # to weigh operations against bytes where a layer is shar
 class TrtBackend:
     """TensorRT on the GPU of this machine."""
 
-    target = "native"
-
-    def __init__(self, options: EngineOptions) -> None:
+    def __init__(self, target: Target, options: EngineOptions, *, is_portable: bool) -> None:
+        self.target = target.name
+        self.is_portable = is_portable
+        self._spec = target.gpu
         self._options = options
         self._builder: EngineBuilder | None = None
 
     def key_fields(self, model: Model) -> Mapping[str, str | int]:
-        """Graph, TensorRT, driver, GPU and options."""
+        """Graph, TensorRT, driver, GPU and options; the target's name where the GPU is not here."""
         options = self._options
+        device = {"backend": "tensorrt", "target": self.target}
         return {
-            **local_fields(),
+            **(device if self.is_portable else local_fields()),
             "graph_sha256": model.digest,
             "options": f"precision={options.precision} level={options.level}",
         }
 
     def lower(self, model: Model, folder: Path) -> None:
-        """Write the typed graph, the engine of the whole and its fused layers into `folder`."""
+        """Write the typed graph, the engine of the whole and its fused layers into `folder`.
+
+        Without the GPU there is no engine, and groups follow what TensorRT is known to fuse.
+        """
         proto = write_typed_graph(model, folder, self._options.precision)
+        if self.is_portable:
+            write_groups(proto, (), folder)
+            return
         engine = self._engine_builder().build(folder / MODEL_FILE, {})
         (folder / WHOLE_ENGINE).write_bytes(engine)
         text = _inspect(engine)
@@ -69,9 +78,21 @@ class TrtBackend:
     def read_lowered(self, model: Model, folder: Path) -> Lowered:
         """The graph that `lower` wrote."""
         fields = self.key_fields(model)
-        return read_lowered(
-            model, folder, target=self.target, key=hash_key(fields), key_fields=fields
-        )
+        key = None if self.is_portable else hash_key(fields)
+        return read_lowered(model, folder, target=self.target, key=key, key_fields=fields)
+
+    def estimate(self, lowered: Lowered) -> LatencyProfile:
+        """Costs by roofline, from the target's data sheet.
+
+        Raises:
+            InputError: the target is whatever GPU is here, and none is known.
+        """
+        if self._spec is None:
+            raise InputError(
+                f"target {self.target!r} has no data sheet to estimate from; name a GPU of"
+                " `preemptc targets`, or measure where the GPU is"
+            )
+        return estimate_gpu(lowered, self._spec, self._options.precision)
 
     def profile(self, lowered: Lowered, progress: Progress) -> LatencyProfile:
         """Costs measured on this GPU."""
@@ -123,17 +144,22 @@ def _inspect(engine: bytes) -> str:
     return str(inspector.get_engine_information(library().LayerInformationFormat.JSON))
 
 
-def open_backend(options: BackendOptions) -> TrtBackend:
-    """The backend of GPU targets.
+def open_backend(target: str, options: BackendOptions) -> TrtBackend:
+    """The backend of GPU targets; portable where the target's GPU is not in this machine.
 
     Raises:
         InputError: an option that is for CPUs.
+        DeviceError: the GPU is not here, and engines are required or the target is `native`.
     """
     if options.threads is not None:
         raise InputError("--threads is for the target cpu; leave it out for a GPU")
-    return TrtBackend(
-        EngineOptions(
-            precision=options.precision or DEFAULT_PRECISION,
-            level=DEFAULT_LEVEL if options.level is None else options.level,
-        )
+    found = TARGETS[target]
+    missing = None if options.engines == "skip" else local_device(found).unavailable
+    if missing is not None and (options.engines == "require" or found.gpu is None):
+        raise DeviceError(f"target {target!r}: {missing}")
+    engine_options = EngineOptions(
+        precision=options.precision or DEFAULT_PRECISION,
+        level=DEFAULT_LEVEL if options.level is None else options.level,
     )
+    is_portable = options.engines == "skip" or missing is not None
+    return TrtBackend(found, engine_options, is_portable=is_portable)

@@ -87,7 +87,7 @@ def read_groups(folder: Path) -> Groups:
 
 
 def read_lowered(
-    model: Model, folder: Path, *, target: str, key: str, key_fields: Mapping[str, str | int]
+    model: Model, folder: Path, *, target: str, key: str | None, key_fields: Mapping[str, str | int]
 ) -> Lowered:
     """The graph of groups that stands in `folder`."""
     flat = graph_from_proto(read_graph(folder / MODEL_FILE))

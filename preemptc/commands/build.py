@@ -1,0 +1,41 @@
+"""`preemptc build`: engines for the device that is here, from a bundle compiled anywhere."""
+
+from pathlib import Path
+
+import click
+
+from preempt_runtime.bundle import open_bundle
+from preemptc.cache import BuildCache
+from preemptc.commands.compile import tables_of
+from preemptc.commands.options import FILE, bundle_argument, cache_option, json_option
+from preemptc.commands.values import target_name
+from preemptc.pipeline import read_profile
+from preemptc.rebuild import options_from_request, rebuild
+from preemptc.terminal import show, watched
+
+
+@click.command("build")
+@bundle_argument
+@click.option(
+    "--target",
+    type=target_name,
+    default="native",
+    show_default=True,
+    metavar="NAME",
+    help="What to build for; it must be here.",
+)
+@click.option("-o", "--output", type=FILE, metavar="DIR", help="[default: the bundle itself]")
+@cache_option
+@json_option
+def command(bundle: Path, target: str, output: Path | None, cache: Path, as_json: bool) -> None:
+    """Build a bundle's engines on the device that will run them.
+
+    Everything is measured here and planned again under the bound that the bundle was compiled
+    with, so the split points may move. The bundle is replaced whole.
+    """
+    with watched() as progress:
+        report = rebuild(bundle, target, output, BuildCache(cache), progress)
+    built = open_bundle(output or bundle)
+    names = read_profile(built.root / "profile.json").node_names
+    goal = options_from_request(built, target).goal
+    show(report, tables_of(report, built.manifest.plans[0], names, goal), as_json=as_json)
