@@ -61,7 +61,8 @@ ALLOWED: dict[str, set[str]] = {
     "profile": set(),
     "swap": set(),
     "plot": set(),
-    "targets": set(),
+    "gpu_specs": set(),
+    "targets": {"gpu_specs"},
     "interface": {"model"},
     "segments": {"model"},
     "analysis": {"model"},
@@ -72,6 +73,7 @@ ALLOWED: dict[str, set[str]] = {
     "onnx_io.graphs": {"model", "onnx_io.files"},
     "onnx_io.simplify": ONNX - {"onnx_io.simplify"},
     "backends": {*VALUES, "targets"},
+    "backends.roofline": {*VALUES, "gpu_specs"},
     "load": {"cache", "model", *ONNX},
     "candidates": {*VALUES, "analysis"},
     "segment_costs": set(),
@@ -118,7 +120,7 @@ def _name(path: Path) -> str:
 def _allowed(name: str) -> set[str]:
     if name.startswith("backends.ort"):
         own = {n for n in map(_name, _modules("preemptc")) if n.startswith("backends.ort.")}
-        return {"backends", *own, *VALUES, *PURE, *ONNX} - {"onnx_io.simplify"}
+        return {"backends", "backends.roofline", *own, *VALUES, *PURE, *ONNX} - {"onnx_io.simplify"}
     if name.startswith("commands"):
         return {"commands.options", "commands.values", *ALLOWED} - {"cli", "__main__", "load"}
     return ALLOWED[name]
