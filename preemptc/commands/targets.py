@@ -13,7 +13,7 @@ from preemptc.targets import TARGETS, LocalDevice, local_devices
 from preemptc.terminal import show
 
 _RATES = ("fp32", "fp16", "int8")
-_NUMBERS = ("SMs", "memory", "bandwidth", *_RATES)
+_NUMBERS = ("SMs", "GB", "GB/s", *_RATES)
 
 
 @click.command("targets")
@@ -73,15 +73,16 @@ def _gpu_tables(devices: Sequence[LocalDevice]) -> Sequence[Table]:
     named = [(device.target.gpu, device) for device in devices if device.target.gpu is not None]
     if not named:
         return ()
-    columns = ("name", "GPU", "cap.", *_NUMBERS, "TensorRT", "DLA with", "here")
+    columns = ("name", "GPU", "cap.", *_NUMBERS, "TensorRT", "DLA", "here")
     table = Table(
         title="GPUs by name, by TensorRT; figures as published, at the highest clocks",
         columns=columns,
         numbers=frozenset(_NUMBERS),
         rows=tuple(_gpu_row(spec, device) for spec, device in named),
         notes=(
-            "rates in tera-operations per second, dense; ~ not found in print: docs/targets.md",
-            "a GPU that is not here can be planned for; costs are then estimated",
+            "rates in tera-operations per second, dense; ~ was not found in print (docs/targets.md)",
+            "a GPU that is not here can be planned for, from estimated costs",
+            "DLA: with some TensorRT versions only, see docs/targets.md",
         ),
     )
     return (table,)
@@ -94,11 +95,11 @@ def _gpu_row(spec: GpuSpec, device: LocalDevice) -> tuple[str, ...]:
         spec.title,
         spec.compute_capability,
         str(spec.num_sms),
-        f"{spec.memory_bytes / 1e9:g} GB",
-        f"{spec.bandwidth_bytes_per_s / 1e9:g} GB/s",
+        f"{spec.memory_bytes / 1e9:g}",
+        f"{spec.bandwidth_bytes_per_s / 1e9:g}",
         *(_rate(rate, name in spec.unconfirmed) for name, rate in rates.items()),
         str(spec.tensorrt),
-        ", ".join(map(str, spec.dla)) or "-",
+        "yes" if spec.dla else "-",
         "yes" if device.is_available else "no",
     )
 
