@@ -63,7 +63,8 @@ def read_contents(bundle: Bundle) -> Contents:
     if any(artefact.path == _PROFILE for artefact in manifest.artefacts):
         text = bundle.read_bytes(_PROFILE).decode(errors="replace")
         names = profile_from_json(text, str(bundle.root / _PROFILE)).node_names
-    devices = {name: local_device(target) for name, target in TARGETS.items()}
+    names_here = {plan.target for plan in manifest.plans} & TARGETS.keys()
+    devices = {name: local_device(TARGETS[name]) for name in names_here}
     matches = {
         plan.id: compare_key(manifest.keys[plan.key], devices[plan.target])
         for plan in manifest.plans

@@ -65,7 +65,8 @@ ALLOWED: dict[str, set[str]] = {
     "profile": set(),
     "swap": set(),
     "plot": set(),
-    "targets": set(),
+    "gpu_specs": set(),
+    "targets": {"gpu_specs"},
     "interface": {"model"},
     "segments": {"model"},
     "analysis": {"model"},
@@ -80,6 +81,7 @@ ALLOWED: dict[str, set[str]] = {
     "backends.stats": set(),
     "backends.positions": {"model"},
     "backends.reference": {"backends", "model", "onnx_io.files"},
+    "backends.roofline": {*VALUES, "gpu_specs"},
     "load": {"cache", "model", *ONNX},
     "candidates": {*VALUES, "analysis"},
     "segment_costs": set(),
@@ -130,7 +132,9 @@ def _allowed(name: str) -> set[str]:
         if name.startswith(package):
             own = {n for n in map(_name, _modules("preemptc")) if n.startswith(f"{package}.")}
             shared = {n for n in ALLOWED if n.startswith("backends")}
-            return {"analysis", *shared, *own, *VALUES, *PURE, *ONNX} - {"onnx_io.simplify"}
+            return {"analysis", "targets", *shared, *own, *VALUES, *PURE, *ONNX} - {
+                "onnx_io.simplify"
+            }
     if name.startswith("commands"):
         return {"commands.options", "commands.values", *ALLOWED} - {"cli", "__main__", "load"}
     return ALLOWED[name]

@@ -1,0 +1,136 @@
+"""Which GPU this machine is: none, one that has a name, one of two alike, or a stranger."""
+
+import json
+from collections.abc import Mapping
+
+import pytest
+from click.testing import CliRunner
+
+from preempt_runtime.errors import BundleError, DeviceError
+from preemptc import targets
+from preemptc.commands.targets import command, document_of, tables_of
+from preemptc.gpu_specs import gpu_specs
+from preemptc.report import plain_text
+from preemptc.targets import CPU, NATIVE, TARGETS, compare_key, local_device, local_devices
+
+H200 = {"gpu": "NVIDIA H200", "num_sms": 132, "compute_capability": "9.0"}
+ORIN = {"gpu": "Orin", "num_sms": 16, "compute_capability": "8.7"}
+
+
+class FakeBackend:
+    """A library that knows its fields, or why it has none; counts how often it was asked."""
+
+    def __init__(self, fields: Mapping[str, str | int] | Exception) -> None:
+        self.fields = fields
+        self.num_asked = 0
+
+    def key_fields(self) -> Mapping[str, str | int]:
+        self.num_asked += 1
+        if isinstance(self.fields, Exception):
+            raise self.fields
+        return self.fields
+
+
+def _pretend(
+    monkeypatch: pytest.MonkeyPatch, gpu: Mapping[str, str | int] | Exception
+) -> FakeBackend:
+    tensorrt = FakeBackend(gpu if isinstance(gpu, Exception) else _fields(gpu))
+    backends = {"ort": FakeBackend({"backend": "ort"}), "tensorrt": tensorrt}
+    monkeypatch.setattr(targets, "open_backend", backends.__getitem__)
+    return tensorrt
+
+
+def _fields(gpu: Mapping[str, str | int]) -> Mapping[str, str | int]:
+    return {"backend": "tensorrt", "tensorrt": "10.3.0", "cuda_driver": "12.6", **gpu}
+
+
+def _here() -> list[str]:
+    return [d.target.name for d in local_devices(TARGETS.values()) if d.is_available]
+
+
+def test_named_targets_have_figures_and_the_others_none() -> None:
+    assert (CPU.gpu, NATIVE.gpu) == (None, None)
+    assert list(TARGETS)[:2] == ["cpu", "native"]
+    for spec in gpu_specs():
+        target = TARGETS[spec.name]
+        assert target.gpu == spec
+        assert (target.backend, target.compiler) == (NATIVE.backend, NATIVE.compiler)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "names"),
+    [
+        (H200, ["h200"]),
+        ({**H200, "gpu": "NVIDIA H100 80GB HBM3"}, ["h100"]),
+        ({**H200, "gpu": "NVIDIA GH200 480GB"}, ["h100", "h200"]),  # neither, as far as is known
+        ({**H200, "num_sms": 114, "gpu": "NVIDIA H100 PCIe"}, []),
+        (ORIN, ["orin"]),
+        ({**ORIN, "gpu": "Graphics Device"}, ["orin"]),
+        ({**ORIN, "num_sms": 14}, ["orin-32gb"]),
+        ({**ORIN, "num_sms": 8}, ["orin-nano", "orin-nx"]),  # the driver names both Orin
+        ({"gpu": "NVIDIA Thor", "num_sms": 20, "compute_capability": "11.0"}, ["thor"]),
+        ({"gpu": "NVIDIA L4", "num_sms": 58, "compute_capability": "8.9"}, []),
+        ({}, []),
+    ],
+)
+def test_a_gpu_is_known_by_what_the_driver_tells(
+    gpu: Mapping[str, str | int], names: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _pretend(monkeypatch, gpu)
+    assert _here() == ["cpu", "native", *names]
+
+
+@pytest.mark.parametrize("err", [DeviceError("no GPU here"), BundleError("no such backend")])
+def test_without_a_gpu_every_gpu_target_says_why(
+    err: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensorrt = _pretend(monkeypatch, err)
+    devices = local_devices(TARGETS.values())
+    assert tensorrt.num_asked == 1
+    assert [d.target.name for d in devices if d.is_available] == ["cpu"]
+    assert {d.unavailable for d in devices[1:]} == {str(err)}
+    assert all(d.fields == {} for d in devices[1:])
+
+
+def test_another_gpu_is_named_and_its_key_can_be_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    _pretend(monkeypatch, H200)
+    device = local_device(TARGETS["orin"])
+    assert device.unavailable == (
+        "the GPU here is NVIDIA H200 (compute capability 9.0, 132 SMs), not Jetson AGX Orin 64GB"
+        " (8.7, 16 SMs)"
+    )
+    differing = [m.name for m in compare_key(_fields(ORIN), device) if not m.is_same]
+    assert differing == ["gpu", "num_sms", "compute_capability"]
+
+
+def test_what_targets_tells_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    _pretend(monkeypatch, ORIN)
+    document = json.loads(json.dumps(document_of(local_devices(TARGETS.values()))))
+    assert document["this_machine"] == ["cpu", "native", "orin"]
+    entries = {entry["name"]: entry for entry in document["targets"]}
+    assert entries["cpu"]["gpu"] is None
+    assert entries["native"]["machine"]["gpu"] == "Orin"
+    assert (entries["h100"]["available"], entries["h100"]["machine"]) == (False, {})
+    gpu = entries["orin"]["gpu"]
+    assert gpu["num_sms"] == 16
+    assert gpu["int8"] == {"ops_per_s": 85 * 10**12, "clock_hz": 1_300_000_000}
+    assert gpu["unconfirmed"] == ["fp16"]
+    assert "DS-10662-001" in gpu["sources"]["bandwidth_bytes_per_s"]
+    assert gpu["dla"] == [{"first": "8.6", "last": "10.7"}, {"first": "11.4.1", "last": "11.4.1"}]
+
+
+def test_what_targets_tells_people(monkeypatch: pytest.MonkeyPatch) -> None:
+    _pretend(monkeypatch, H200)
+    lines = plain_text(tables_of(local_devices(TARGETS.values()))).splitlines()
+    rows = {line.split()[0]: line.split() for line in lines if line.strip()}
+    assert rows["h200"][-1] == "yes"
+    assert rows["orin"][-1] == "no"
+    assert "~42.5" in rows["orin"]
+    assert rows["thor"][-5:-3] == ["~258.8", "-"]
+    assert max(map(len, lines)) <= 100
+
+
+def test_the_command_runs_without_a_gpu() -> None:
+    done = CliRunner().invoke(command, [])
+    assert done.exit_code == 0
+    assert "orin-nano  Jetson Orin Nano 8GB" in done.stdout
