@@ -136,7 +136,7 @@ def _allowed(name: str) -> set[str]:
                 "onnx_io.simplify"
             }
     if name.startswith("commands"):
-        return {"commands.options", "commands.values", *ALLOWED} - {"cli", "__main__", "load"}
+        return {"commands.compile", "commands.options", "commands.values", *ALLOWED} - {"cli", "__main__", "load"}
     return ALLOWED[name]
 
 
