@@ -11,7 +11,10 @@ from preempt_runtime.manifest import PlanSpec
 from preempt_runtime.strict_json import brief
 
 # NEW BACKEND: a module with `local_fields` and a device class, named here by the key's `backend`.
-_BACKENDS = {"ort": ("preempt_runtime.backends.ort", "OrtDevice")}
+_BACKENDS = {
+    "ort": ("preempt_runtime.backends.ort", "OrtDevice"),
+    "tensorrt": ("preempt_runtime.backends.tensorrt", "TrtDevice"),
+}
 
 
 class LoadingDevice(Device, Protocol):

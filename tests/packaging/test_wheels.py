@@ -41,7 +41,8 @@ def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_module_imports_without_the_compiler(bare_python: Path) -> None:
     found = json.loads(_run(bare_python, "-c", _IMPORT_ALL))
     assert found["heavy"] == []
-    assert {"preempt_runtime.executor", "preempt_runtime.backends.ort"} <= set(found["modules"])
+    backends = {f"preempt_runtime.backends.{name}" for name in ("ort", "cuda", "tensorrt")}
+    assert {"preempt_runtime.executor", *backends} <= set(found["modules"])
 
 
 def test_the_wheel_ships_the_schema_and_the_command(bare_python: Path) -> None:

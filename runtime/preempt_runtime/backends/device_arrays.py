@@ -1,0 +1,150 @@
+"""Arrays in device memory, taken from other libraries and given to them without a copy."""
+
+import ctypes
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from preempt_runtime.errors import InputError
+from preempt_runtime.manifest import ITEM_BYTES
+from preempt_runtime.strict_json import brief
+
+_DLPACK_CUDA = (2, 13)  # kDLCUDA, kDLCUDAManaged
+_DLPACK_KINDS = {0: "int", 1: "uint", 2: "float", 4: "bfloat", 6: "bool"}
+_LEGACY_STREAM = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceArray:
+    """A dense array in device memory that `owner` keeps alive.
+
+    `stream` is the handle of the stream that writes it; None: it is written already.
+    """
+
+    pointer: int
+    dtype: str
+    shape: tuple[int, ...]
+    stream: int | None = None
+    owner: object = None
+
+    @property
+    def num_bytes(self) -> int:
+        """Its size."""
+        return ITEM_BYTES[self.dtype] * math.prod(self.shape)
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        """The protocol of CuPy, Numba, PyTorch and pycuda, version 3."""
+        is_brain = self.dtype == "bfloat16"  # for which the protocol has no name
+        return {
+            "shape": self.shape,
+            "typestr": "<V2" if is_brain else np.dtype(self.dtype).str,
+            "data": (self.pointer, False),
+            "strides": None,
+            "stream": self.stream,
+            "version": 3,
+        }
+
+
+def is_device_array(value: object) -> bool:
+    """Whether it says that it lies in device memory."""
+    return hasattr(value, "__cuda_array_interface__") or _is_on_cuda(value)
+
+
+def checked_device_array(
+    name: str, value: object, *, dtype: str, shape: tuple[int, ...]
+) -> DeviceArray:
+    """The array by its protocol, if it is what the network expects.
+
+    DLPack goes first where there are both: with it the owner says what it still has to wait for.
+
+    Raises:
+        InputError: another dtype or shape, or not dense.
+    """
+    found = _from_dlpack(name, value) if _is_on_cuda(value) else _from_interface(name, value)
+    if found.dtype != dtype or found.shape != shape:
+        raise InputError(
+            f"input {name!r}: found {found.dtype} {list(found.shape)} in device memory,"
+            f" the device holds {dtype} {list(shape)}; convert it first"
+        )
+    if not found.pointer and found.num_bytes:
+        raise InputError(f"input {name!r}: its address in device memory is 0; was it freed?")
+    return found
+
+
+def _is_on_cuda(value: object) -> bool:
+    if not (hasattr(value, "__dlpack__") and hasattr(value, "__dlpack_device__")):
+        return False
+    return int(value.__dlpack_device__()[0]) in _DLPACK_CUDA
+
+
+def _from_interface(name: str, value: Any) -> DeviceArray:
+    interface = value.__cuda_array_interface__
+    typestr, shape = str(interface["typestr"]), tuple(map(int, interface["shape"]))
+    try:
+        dtype = "bfloat16" if typestr[1:] == "V2" else np.dtype(typestr).name
+    except TypeError as err:
+        raise InputError(f"input {name!r}: unknown type {brief(typestr)}; convert it") from err
+    item_bytes = ITEM_BYTES.get(dtype, 0)
+    strides = interface.get("strides")
+    if strides is not None:
+        _check_dense(name, shape, tuple(int(stride) for stride in strides), item_bytes)
+    return DeviceArray(
+        pointer=int(interface["data"][0] or 0),
+        dtype=dtype,
+        shape=shape,
+        stream=interface.get("stream"),
+        owner=value,
+    )
+
+
+class _DLTensor(ctypes.Structure):
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("device_type", ctypes.c_int32),
+        ("device_id", ctypes.c_int32),
+        ("ndim", ctypes.c_int32),
+        ("code", ctypes.c_uint8),
+        ("bits", ctypes.c_uint8),
+        ("lanes", ctypes.c_uint16),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+        ("strides", ctypes.POINTER(ctypes.c_int64)),
+        ("byte_offset", ctypes.c_uint64),
+    )
+
+
+def _from_dlpack(name: str, value: Any) -> DeviceArray:
+    capsule = value.__dlpack__(stream=_LEGACY_STREAM)
+    # A capsule that is not consumed frees its tensor when it goes, so it is kept as the owner.
+    get_pointer = ctypes.pythonapi.PyCapsule_GetPointer
+    get_pointer.restype = ctypes.c_void_p
+    get_pointer.argtypes = (ctypes.py_object, ctypes.c_char_p)
+    tensor = _DLTensor.from_address(get_pointer(capsule, b"dltensor"))
+    kind = _DLPACK_KINDS.get(tensor.code, f"kind{tensor.code}_")
+    dtype = "bool" if kind == "bool" else f"{kind}{tensor.bits}"
+    shape = tuple(tensor.shape[axis] for axis in range(tensor.ndim))
+    if tensor.strides:
+        strides = tuple(tensor.strides[axis] for axis in range(tensor.ndim))
+        _check_dense(name, shape, strides, 1)
+    return DeviceArray(
+        pointer=(tensor.data or 0) + tensor.byte_offset,
+        dtype=dtype if tensor.lanes == 1 else f"{dtype}x{tensor.lanes}",
+        shape=shape,
+        stream=_LEGACY_STREAM,
+        owner=(value, capsule),
+    )
+
+
+def _check_dense(
+    name: str, shape: tuple[int, ...], strides: tuple[int, ...], item_size: int
+) -> None:
+    expected = item_size
+    for length, stride in zip(reversed(shape), reversed(strides), strict=True):
+        if length > 1 and stride != expected:
+            raise InputError(
+                f"input {name!r}: strides {list(strides)} of shape {list(shape)} are not those of"
+                " a dense row-major array; copy it into one first"
+            )
+        expected *= length
