@@ -29,9 +29,9 @@ from preempt_runtime.manifest import GraphSpec, TensorSpec
 class TrtBuffers:
     """One job's tensors and, per segment, an execution context and its captured graph.
 
-    `graphs[0]` begins with the copies of the inputs to the device, the last one ends with the
-    copies of the outputs to the host. Inputs may lie in device memory, too (`write_inputs`); then
-    a graph of the first segment without those copies is launched. `bind` makes these.
+    A graph holds the segment's kernels alone: they are what an urgent job may have to wait for,
+    and what is measured. The copies of inputs and outputs are enqueued around the first and the
+    last one (`launch`), where copy engines run them beside other jobs' kernels. `bind` makes these.
     """
 
     def __init__(
@@ -55,7 +55,6 @@ class TrtBuffers:
         self._from_device: dict[str, DeviceArray] = {}
         self._stack = stack
         self._fence = stack.enter_context(Event(timing=False))
-        self._first_without_copies: GraphExec | None = None
 
     def write_inputs(self, inputs: Mapping[str, Array]) -> None:
         """Copy checked host arrays into pinned memory.
@@ -101,16 +100,17 @@ class TrtBuffers:
         }
 
     def launch(self, segment_idx: int, stream: Stream) -> None:
-        """Enqueue one segment.
+        """Enqueue one segment, behind the first one's inputs, before the last one's outputs.
 
         Raises:
             DeviceError: the driver's own text.
         """
         try:
-            if segment_idx == 0 and self._from_device:
-                self._launch_from_device(stream)
-            else:
-                self.graphs[segment_idx].launch(stream)
+            if segment_idx == 0:
+                self._copy_inputs(stream)
+            self.graphs[segment_idx].launch(stream)
+            if segment_idx == len(self.graphs) - 1:
+                self._copy_outputs(stream)
         except DeviceError as err:
             raise DeviceError(
                 f"{self.name}: segment {segment_idx} could not be launched: {err}"
@@ -120,7 +120,6 @@ class TrtBuffers:
         """Release graphs, contexts and memory, in this order."""
         self._from_device = {}
         self.graphs = ()
-        self._first_without_copies = None
         self._inputs = self._outputs = ()  # views of pinned memory
         self._stack.close()
         self.tensors = {}
@@ -136,47 +135,37 @@ class TrtBuffers:
     ) -> None:
         self.close()
 
-    def _launch_from_device(self, stream: Stream) -> None:
-        assert self._first_without_copies is not None
+    def _copy_inputs(self, stream: Stream) -> None:
         for host in self._inputs:
-            given = self._from_device.get(host.name)
-            if given is None:
-                self._copy_in(host, stream)
-                continue
-            if given.stream is not None:
-                self._fence.record(given.stream)
-                stream.wait_for(self._fence)
-            copy_async(host.tensor.memory.pointer, given.pointer, host.num_bytes, stream)
-        self._first_without_copies.launch(stream)
+            source = host.pinned.pointer
+            if (given := self._from_device.get(host.name)) is not None:
+                source = given.pointer
+                if given.stream is not None:
+                    self._fence.record(given.stream)
+                    stream.wait_for(self._fence)
+            copy_async(host.tensor.memory.pointer, source, host.num_bytes, stream)
 
-    def _copy_in(self, host: HostTensor, stream: Stream) -> None:
-        copy_async(host.tensor.memory.pointer, host.pinned.pointer, host.num_bytes, stream)
+    def _copy_outputs(self, stream: Stream) -> None:
+        for host in self._outputs:
+            copy_async(host.pinned.pointer, host.tensor.memory.pointer, host.num_bytes, stream)
 
-    def _enqueue(self, segment_idx: int, stream: Stream, *, copies_in: bool) -> None:
-        if segment_idx == 0 and copies_in:
-            for host in self._inputs:
-                self._copy_in(host, stream)
+    def _execute(self, segment_idx: int, stream: Stream) -> None:
         execute(self.contexts[segment_idx], f"{self.name}: segment {segment_idx}", stream)
-        if segment_idx == len(self.contexts) - 1:
-            for host in self._outputs:
-                copy_async(host.pinned.pointer, host.tensor.memory.pointer, host.num_bytes, stream)
 
     def _warm_up(self, stream: Stream) -> None:
         """Run each segment once, in order: loads kernels, which cannot be captured."""
+        self._copy_inputs(stream)
         for idx in range(len(self.contexts)):
-            self._enqueue(idx, stream, copies_in=True)
+            self._execute(idx, stream)
+        self._copy_outputs(stream)
         stream.synchronize()
 
     def _capture(self, stream: Stream) -> None:
-        self.graphs = tuple(
-            self._captured(idx, stream, copies_in=True) for idx in range(len(self.contexts))
-        )
-        if self._inputs and self.graphs:
-            self._first_without_copies = self._captured(0, stream, copies_in=False)
+        self.graphs = tuple(self._captured(idx, stream) for idx in range(len(self.contexts)))
         stream.synchronize()
 
-    def _captured(self, segment_idx: int, stream: Stream, *, copies_in: bool) -> GraphExec:
-        graph = capture(stream, lambda: self._enqueue(segment_idx, stream, copies_in=copies_in))
+    def _captured(self, segment_idx: int, stream: Stream) -> GraphExec:
+        graph = capture(stream, lambda: self._execute(segment_idx, stream))
         self._stack.enter_context(graph)
         graph.upload(stream)
         return graph
