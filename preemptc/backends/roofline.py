@@ -256,10 +256,13 @@ def _weights(node: Node, graph: Graph) -> list[int]:
 
 
 def _peak(node: Node, graph: Graph, spec: GpuSpec, precision: Precision) -> int:
-    """The published rate that the node is held against: tensor cores for products only."""
+    """The published rate that the node is held against: tensor cores for products only.
+
+    Where no int8 rate is known, that of fp16 stands for it.
+    """
     products = _CONVOLUTIONS | _MATRIX_OPS | _ATTENTION | _RECURRENT | {"ConvTranspose"}
-    if node.op_type in _QUANTISED and spec.int8 is not None:
-        return spec.int8.ops_per_s
+    if node.op_type in _QUANTISED:
+        return (spec.int8 or spec.fp16).ops_per_s
     is_half = precision == "fp16" or _dtype(node, graph) in {"float16", "bfloat16"}
     return (spec.fp16 if is_half and node.op_type in products else spec.fp32).ops_per_s
 

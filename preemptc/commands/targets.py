@@ -80,7 +80,7 @@ def _gpu_tables(devices: Sequence[LocalDevice]) -> Sequence[Table]:
         numbers=frozenset(_NUMBERS),
         rows=tuple(_gpu_row(spec, device) for spec, device in named),
         notes=(
-            "rates in tera-operations per second, dense; ~ was not found in print (docs/targets.md)",
+            "rates in tera-operations per second, dense; ~ not found in print, see docs/targets.md",
             "a GPU that is not here can be planned for, from estimated costs",
             "DLA: with some TensorRT versions only, see docs/targets.md",
         ),

@@ -13,34 +13,33 @@ from preemptc.gpu_specs import gpu_specs
 from preemptc.report import plain_text
 from preemptc.targets import CPU, NATIVE, TARGETS, compare_key, local_device, local_devices
 
-H200 = {"gpu": "NVIDIA H200", "num_sms": 132, "compute_capability": "9.0"}
-ORIN = {"gpu": "Orin", "num_sms": 16, "compute_capability": "8.7"}
+Gpu = Mapping[str, str | int]
+H200: Gpu = {"gpu": "NVIDIA H200", "num_sms": 132, "compute_capability": "9.0"}
+ORIN: Gpu = {"gpu": "Orin", "num_sms": 16, "compute_capability": "8.7"}
 
 
 class FakeBackend:
     """A library that knows its fields, or why it has none; counts how often it was asked."""
 
-    def __init__(self, fields: Mapping[str, str | int] | Exception) -> None:
+    def __init__(self, fields: Gpu | Exception) -> None:
         self.fields = fields
         self.num_asked = 0
 
-    def key_fields(self) -> Mapping[str, str | int]:
+    def key_fields(self) -> Gpu:
         self.num_asked += 1
         if isinstance(self.fields, Exception):
             raise self.fields
         return self.fields
 
 
-def _pretend(
-    monkeypatch: pytest.MonkeyPatch, gpu: Mapping[str, str | int] | Exception
-) -> FakeBackend:
+def _pretend(monkeypatch: pytest.MonkeyPatch, gpu: Gpu | Exception) -> FakeBackend:
     tensorrt = FakeBackend(gpu if isinstance(gpu, Exception) else _fields(gpu))
     backends = {"ort": FakeBackend({"backend": "ort"}), "tensorrt": tensorrt}
     monkeypatch.setattr(targets, "open_backend", backends.__getitem__)
     return tensorrt
 
 
-def _fields(gpu: Mapping[str, str | int]) -> Mapping[str, str | int]:
+def _fields(gpu: Gpu) -> Gpu:
     return {"backend": "tensorrt", "tensorrt": "10.3.0", "cuda_driver": "12.6", **gpu}
 
 
@@ -74,7 +73,7 @@ def test_named_targets_have_figures_and_the_others_none() -> None:
     ],
 )
 def test_a_gpu_is_known_by_what_the_driver_tells(
-    gpu: Mapping[str, str | int], names: list[str], monkeypatch: pytest.MonkeyPatch
+    gpu: Gpu, names: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _pretend(monkeypatch, gpu)
     assert _here() == ["cpu", "native", *names]
