@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from numpy.typing import NDArray
 
@@ -81,7 +81,7 @@ class BackendOptions:
     """
 
     threads: int | None = None
-    precision: str | None = None
+    precision: Literal["fp32", "fp16"] | None = None
     level: int | None = None
     engines: str = "auto"
 

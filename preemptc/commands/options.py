@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -97,7 +97,8 @@ def network_options(function: Function) -> Function:
 
     @functools.wraps(function)
     def with_request(
-        *, model: Path, target: str, shapes: Shapes, threads: int | None, precision: str | None,
+        *, model: Path, target: str, shapes: Shapes, threads: int | None,
+        precision: Literal["fp32", "fp16"] | None,
         level: int | None, cache: Path, as_json: bool, engines: str = "auto", **others: Any,
     ) -> None:  # fmt: skip
         request = Request(

@@ -143,7 +143,8 @@ def _allowed(name: str) -> set[str]:
                 "onnx_io.simplify"
             }
     if name.startswith("commands"):
-        return {"commands.compile", "commands.options", "commands.values", *ALLOWED} - {"cli", "__main__", "load"}
+        shared = {"commands.compile", "commands.options", "commands.values"}
+        return {*shared, *ALLOWED} - {"cli", "__main__", "load"}
     return ALLOWED[name]
 
 

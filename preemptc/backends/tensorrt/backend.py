@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 from preempt_runtime.backends.cuda import Stream, open_cuda
 from preempt_runtime.backends.tensorrt import Scratch, bind, deserialize, library, local_fields
-
 from preempt_runtime.errors import DeviceError, InputError
 from preempt_runtime.manifest import hash_key
 from preemptc.backends import BackendOptions, Progress
@@ -32,7 +32,7 @@ from preemptc.onnx_io.files import MODEL_FILE
 from preemptc.profile import LatencyProfile
 from preemptc.targets import TARGETS, Target, local_device
 
-DEFAULT_PRECISION = "fp32"
+DEFAULT_PRECISION: Literal["fp32", "fp16"] = "fp32"
 DEFAULT_LEVEL = 3
 _LAYERS_FILE = "layers.json"
 _WHOLE_RUNS = 100

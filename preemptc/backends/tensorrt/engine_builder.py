@@ -4,10 +4,9 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from preempt_runtime.backends.tensorrt import EngineLogger, library
-
 from preempt_runtime.errors import BuildError
 from preemptc.onnx_io.files import one_line
 
@@ -22,7 +21,7 @@ class EngineOptions:
     builder optimisation level, 0 (fast) to 5.
     """
 
-    precision: str
+    precision: Literal["fp32", "fp16"]
     level: int
 
 

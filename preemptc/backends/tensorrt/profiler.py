@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
 from preempt_runtime.backends.cuda import DeviceMemory, Event, Stream, capture, copy_async
 from preempt_runtime.backends.tensorrt import TrtBuffers, library, local_fields
-
 from preemptc.backends.stats import interquartile_mean, latency_from_samples
 from preemptc.backends.tensorrt.lower import Groups
 from preemptc.model import Lowered
