@@ -134,7 +134,7 @@ def pack_portable(
                 segments=tuple(
                     SegmentSpec(
                         path=f"graph/segment-{idx:03d}.onnx",
-                        range=(piece.start, piece.end),
+                        range=plan.segments[idx],
                         source_range=(piece.start, piece.end),
                         inputs=piece.inputs,
                         outputs=piece.outputs,

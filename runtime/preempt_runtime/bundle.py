@@ -169,10 +169,15 @@ def choose_plan(
         _log.info("%s: plan %s left out: %s", bundle.root, brief(plan.id), "; ".join(differences))
         left_out.append((plan, differences))
     closest, differences = min(left_out, key=lambda entry: (entry[0].key is None, len(entry[1])))
+    advice = (
+        f"build it on this machine: preemptc build {bundle.root}"
+        if closest.key is None
+        else f"compile it on this machine: preemptc compile"
+        f" {bundle.root / 'graph' / 'model.onnx'} --target {closest.target}"
+    )
     raise BundleError(
         f"{bundle.root}: no plan for this machine; the closest, {brief(closest.id)}:"
-        f" {'; '.join(differences)}; compile it on this machine: preemptc compile"
-        f" {bundle.root / 'graph' / 'model.onnx'} --target {closest.target}"
+        f" {'; '.join(differences)}; {advice}"
     )
 
 
