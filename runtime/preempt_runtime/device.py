@@ -14,6 +14,7 @@ from preempt_runtime.errors import InputError
 from preempt_runtime.manifest import GraphSpec, SegmentSpec
 
 Array = NDArray[Any]
+_DLPACK_CUDA = (2, 13)  # kDLCUDA, kDLCUDAManaged
 
 
 class JobBuffers(Protocol):
@@ -110,3 +111,19 @@ def check_array(name: str, array: object, *, dtype: str, shape: tuple[int, ...])
             f" expected {dtype} {list(shape)}"
         )
     return array
+
+
+def is_device_array(value: object) -> bool:
+    """Whether it says that it lies in a GPU's memory.
+
+    >>> is_device_array(np.zeros(1))
+    False
+    """
+    return hasattr(value, "__cuda_array_interface__") or is_dlpack_on_cuda(value)
+
+
+def is_dlpack_on_cuda(value: object) -> bool:
+    """Whether it can be taken by DLPack, from CUDA memory."""
+    if not (hasattr(value, "__dlpack__") and hasattr(value, "__dlpack_device__")):
+        return False
+    return int(value.__dlpack_device__()[0]) in _DLPACK_CUDA

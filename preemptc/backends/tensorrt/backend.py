@@ -105,15 +105,18 @@ class TrtBackend:
         ]
         with open_cuda(), Stream(priority="high") as stream:
             engine = deserialize(path.read_bytes(), path.name)
-            with bind(
-                [engine],
-                [(graph.inputs, graph.outputs)],
-                graph_spec(lowered),
-                (),
-                path.name,
-                Scratch([engine]),
-                stream,
-            ) as buffers:
+            with (
+                Scratch([engine]) as scratch,
+                bind(
+                    [engine],
+                    [(graph.inputs, graph.outputs)],
+                    graph_spec(lowered),
+                    (),
+                    path.name,
+                    scratch,
+                    stream,
+                ) as buffers,
+            ):
                 rows = time_in_turn(
                     buffers.graphs, buffers.graphs, stream, min_rows=_WHOLE_RUNS, budget_ns=0
                 )

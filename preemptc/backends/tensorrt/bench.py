@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -54,6 +55,7 @@ class TrtBench:
         self._source = SourceReference(model)
         self._format: str | None = None
         self._whole: TrtBuffers | None = None
+        self._scratches: dict[int, Scratch] = {}
         self._chains: dict[tuple[int, ...], TrtBuffers] = {}
         self.num_built = 0
 
@@ -69,7 +71,7 @@ class TrtBench:
         trace: TracebackType | None,
     ) -> None:
         for buffers in (*self._chains.values(), *([self._whole] if self._whole else ())):
-            buffers.close()
+            self._release(buffers)
         self._chains.clear()
         self._engines.clear()
         self._whole = None
@@ -227,7 +229,7 @@ class TrtBench:
         key = tuple(hash(path.name) for path in paths)
         if key not in self._chains:
             while self._chains:  # one at a time: device memory is short on small boards
-                self._chains.popitem()[1].close()
+                self._release(self._chains.popitem()[1])
             tensor_format = self._format or FORMATS[0]
             engines = [self._engines[s.start, s.end, tensor_format] for s in segments]
             self._chains[key] = self._bind(
@@ -244,8 +246,16 @@ class TrtBench:
         boundaries: Sequence[TensorSpec],
     ) -> TrtBuffers:
         spec, name = graph_spec(self._lowered), self._model.name
-        scratch = Scratch(engines)
-        return bind(engines, interfaces, spec, boundaries, name, scratch, self._stream)
+        with ExitStack() as stack:
+            scratch = stack.enter_context(Scratch(engines))
+            buffers = bind(engines, interfaces, spec, boundaries, name, scratch, self._stream)
+            stack.pop_all()
+        self._scratches[id(buffers)] = scratch
+        return buffers
+
+    def _release(self, buffers: TrtBuffers) -> None:
+        buffers.close()
+        self._scratches.pop(id(buffers)).close()
 
     def _feed(self, buffers: TrtBuffers) -> None:
         """Random inputs, not zeros: a GPU runs faster on zeros."""

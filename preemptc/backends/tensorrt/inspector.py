@@ -23,7 +23,7 @@ def layers_from_json(text: str, node_names: Iterable[str]) -> tuple[FusedLayer, 
         node_names: of the network's ONNX nodes, unique and without white space.
     """
     known = frozenset(node_names)
-    entries: list[Any] = json.loads(text)["Layers"]
+    entries: list[Any] = json.loads(text, strict=False)["Layers"]
     return tuple(_layer(entry, known) for entry in entries)
 
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from preempt_runtime.device import is_dlpack_on_cuda
 from preempt_runtime.errors import InputError
 from preempt_runtime.manifest import ITEM_BYTES
 from preempt_runtime.strict_json import brief
 
-_DLPACK_CUDA = (2, 13)  # kDLCUDA, kDLCUDAManaged
 _DLPACK_KINDS = {0: "int", 1: "uint", 2: "float", 4: "bfloat", 6: "bool"}
 _LEGACY_STREAM = 1
 
@@ -48,11 +48,6 @@ class DeviceArray:
         }
 
 
-def is_device_array(value: object) -> bool:
-    """Whether it says that it lies in device memory."""
-    return hasattr(value, "__cuda_array_interface__") or _is_on_cuda(value)
-
-
 def checked_device_array(
     name: str, value: object, *, dtype: str, shape: tuple[int, ...]
 ) -> DeviceArray:
@@ -63,7 +58,7 @@ def checked_device_array(
     Raises:
         InputError: another dtype or shape, or not dense.
     """
-    found = _from_dlpack(name, value) if _is_on_cuda(value) else _from_interface(name, value)
+    found = _from_dlpack(name, value) if is_dlpack_on_cuda(value) else _from_interface(name, value)
     if found.dtype != dtype or found.shape != shape:
         raise InputError(
             f"input {name!r}: found {found.dtype} {list(found.shape)} in device memory,"
@@ -72,12 +67,6 @@ def checked_device_array(
     if not found.pointer and found.num_bytes:
         raise InputError(f"input {name!r}: its address in device memory is 0; was it freed?")
     return found
-
-
-def _is_on_cuda(value: object) -> bool:
-    if not (hasattr(value, "__dlpack__") and hasattr(value, "__dlpack_device__")):
-        return False
-    return int(value.__dlpack_device__()[0]) in _DLPACK_CUDA
 
 
 def _from_interface(name: str, value: Any) -> DeviceArray:

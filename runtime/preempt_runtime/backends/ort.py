@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from preempt_runtime.bundle import Bundle, choose_plan
-from preempt_runtime.device import Array, JobBuffers
+from preempt_runtime.device import Array, JobBuffers, check_array
 from preempt_runtime.errors import BundleError, DeviceError
 from preempt_runtime.manifest import GraphSpec, PlanSpec, SegmentSpec, TensorSpec
 from preempt_runtime.strict_json import brief
@@ -147,7 +147,10 @@ class OrtBuffers:
     def write_inputs(self, inputs: Mapping[str, Array]) -> None:
         """Copy checked host arrays into the input buffers."""
         for name in self.input_names:
-            np.copyto(self.arrays[name], inputs[name])
+            array = self.arrays[name]
+            if not isinstance(inputs[name], np.ndarray):  # refuses it, by name
+                check_array(name, inputs[name], dtype=array.dtype.name, shape=array.shape)
+            np.copyto(array, inputs[name])
 
     def read_outputs(self) -> dict[str, Array]:
         """Copies of the outputs, owned by the caller."""

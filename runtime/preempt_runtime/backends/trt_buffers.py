@@ -8,11 +8,7 @@ from typing import Any
 import numpy as np
 
 from preempt_runtime.backends.cuda import Event, GraphExec, Stream, capture, copy_async
-from preempt_runtime.backends.device_arrays import (
-    DeviceArray,
-    checked_device_array,
-    is_device_array,
-)
+from preempt_runtime.backends.device_arrays import DeviceArray, checked_device_array
 from preempt_runtime.backends.trt_context import Scratch, new_context
 from preempt_runtime.backends.trt_library import EngineLogger
 from preempt_runtime.backends.trt_tensors import (
@@ -21,7 +17,7 @@ from preempt_runtime.backends.trt_tensors import (
     allocate,
     host_tensors,
 )
-from preempt_runtime.device import Array
+from preempt_runtime.device import Array, is_device_array
 from preempt_runtime.errors import DeviceError, InputError
 from preempt_runtime.manifest import GraphSpec, TensorSpec
 

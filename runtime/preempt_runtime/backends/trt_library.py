@@ -15,7 +15,7 @@ _KEPT_MESSAGES = 200
 _LEVELS = {
     "INTERNAL_ERROR": logging.ERROR,
     "ERROR": logging.ERROR,
-    "WARNING": logging.WARNING,
+    "WARNING": logging.INFO,  # of weights that round, of types it casts: nothing to act upon
     "INFO": logging.DEBUG,
 }
 _INSTALL = (
