@@ -335,8 +335,8 @@ def test_why_a_plan_was_passed_over_is_logged_on_demand(
 def test_an_unknown_backend_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["run", "set.toml"]) == 1
     assert capsys.readouterr().err == (
-        "preempt-rt: error: backend 'fake' is not part of this preempt-runtime, it has ort;"
-        " install a newer one\n"
+        "preempt-rt: error: backend 'fake' is not part of this preempt-runtime, it has ort,"
+        " tensorrt; install a newer one\n"
     )
 
 

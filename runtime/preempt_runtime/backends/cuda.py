@@ -69,7 +69,7 @@ class _Handle:
         self._is_open = False
         try:
             if not int(call("cuCtxGetCurrent")):
-                call("cuCtxSetCurrent", self._home)
+                raw_call("cuCtxSetCurrent", self._home)
             self._destroy()
         except DeviceError as err:
             _log.warning("closing a %s: %s", type(self).__name__, err)
@@ -134,7 +134,7 @@ class CudaContext(_Handle):
 
     def _destroy(self) -> None:
         if int(call("cuCtxGetCurrent")) == int(self._raw):
-            call("cuCtxSetCurrent", self._home)  # what was current before
+            raw_call("cuCtxSetCurrent", self._home)  # what was current before
         call("cuDevicePrimaryCtxRelease", self._device)
 
 

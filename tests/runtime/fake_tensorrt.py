@@ -1,0 +1,235 @@
+"""A TensorRT made of Python, with the interface of 8.6, 10.0 or 10.3 and newer.
+
+An engine adds up its inputs and a number, and writes the sum to every output. Put `module` into
+`sys.modules["tensorrt"]`; it works on a `FakeDriver`.
+"""
+
+import ctypes
+import json
+import math
+import types
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from typing import Any
+
+import numpy as np
+
+from preempt_runtime.manifest import TensorSpec
+from tests.runtime.fake_cuda import FakeDriver
+
+_NAMES = {
+    "float32": "FLOAT",
+    "float16": "HALF",
+    "int32": "INT32",
+    "int64": "INT64",
+    "bool": "BOOL",
+    "bfloat16": "BF16",
+}
+
+
+class Severity(Enum):
+    INTERNAL_ERROR = 0
+    ERROR = 1
+    WARNING = 2
+    INFO = 3
+    VERBOSE = 4
+
+
+class ILogger:
+    VERBOSE = Severity.VERBOSE
+    is_ready = False
+
+    def __init__(self) -> None:
+        self.is_ready = True
+
+    def log(self, severity: Severity, message: str) -> None:
+        raise NotImplementedError
+
+
+class Strategy(Enum):
+    STATIC = 0
+    USER_MANAGED = 2
+
+
+def blob_of(
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    *,
+    add: float = 1.0,
+    scratch_bytes: int = 1000,
+    num_aux_streams: int = 0,
+    vector: Mapping[str, tuple[int, int]] | None = None,
+) -> bytes:
+    """A serialised engine; `vector` gives (components per element, dimension) of a layout."""
+
+    def described(specs: Sequence[TensorSpec]) -> list[list[Any]]:
+        return [[spec.name, spec.dtype, list(spec.shape)] for spec in specs]
+
+    fields = {
+        "inputs": described(inputs),
+        "outputs": described(outputs),
+        "add": add,
+        "scratch_bytes": scratch_bytes,
+        "num_aux_streams": num_aux_streams,
+        "vector": vector or {},
+    }
+    return json.dumps(fields).encode()
+
+
+class FakeTensorRT:
+    """`events` is what was asked of it; the flags let its calls fail."""
+
+    def __init__(self, driver: FakeDriver, version: str = "8.6.1") -> None:
+        self.driver = driver
+        self.events: list[str] = []
+        self.has_no_contexts = False
+        self.refuses_address = False
+        self.refuses_capture = False
+        self.fails_execution_of: float | None = None
+        self.loggers: list[Any] = []
+        self.version = tuple(int(part) for part in version.split(".")[:2])
+        module: Any = types.ModuleType("tensorrt")
+        module.__version__ = version
+        module.ILogger = ILogger
+        module.Runtime = lambda logger: Runtime(self, logger)
+        if self.version >= (10, 0):
+            module.ExecutionContextAllocationStrategy = Strategy
+        self.module = module
+
+
+class Runtime:
+    def __init__(self, trt: FakeTensorRT, logger: Any) -> None:
+        assert logger.is_ready, "super().__init__() was not called"
+        trt.loggers.append(logger)
+        self._trt, self._logger = trt, logger
+
+    def deserialize_cuda_engine(self, blob: bytes) -> Any:
+        self._trt.events.append("deserialize")
+        self._logger.log(Severity.VERBOSE, "reading")
+        self._logger.log(Severity.INFO, "Loaded engine size: 1 MiB")
+        try:
+            fields = json.loads(blob)
+        except ValueError:
+            self._logger.log(Severity.ERROR, "1: [stdArchiveReader.cpp::6]\n  Error Code 1: bad")
+            return None
+        if blob.startswith(b'{"raise'):
+            raise RuntimeError("pybind11 says no")
+        kinds: dict[tuple[int, ...], type[Engine]] = {(8, 6): Engine8, (10, 0): Engine10}
+        return kinds.get(self._trt.version, Engine103)(self._trt, self._logger, fields)
+
+
+class Engine:
+    def __init__(self, trt: FakeTensorRT, logger: Any, fields: Mapping[str, Any]) -> None:
+        self.trt, self.logger, self.fields = trt, logger, fields
+        self.num_aux_streams = fields["num_aux_streams"]
+        self.modes = {name: "INPUT" for name, _, _ in fields["inputs"]}
+        self.modes |= {name: "OUTPUT" for name, _, _ in fields["outputs"]}
+        self.specs: dict[str, tuple[str, tuple[int, ...]]] = {
+            name: (dtype, tuple(shape))
+            for name, dtype, shape in (*fields["inputs"], *fields["outputs"])
+        }
+
+    @property
+    def num_io_tensors(self) -> int:
+        return len(self.specs)
+
+    def get_tensor_name(self, idx: int) -> str:
+        return list(self.specs)[idx]
+
+    def get_tensor_mode(self, name: str) -> Any:
+        return types.SimpleNamespace(name=self.modes[name])
+
+    def get_tensor_dtype(self, name: str) -> Any:
+        return types.SimpleNamespace(name=_NAMES[self.specs[name][0]])
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return self.specs[name][1]
+
+    def get_tensor_components_per_element(self, name: str) -> int:
+        return int(self.fields["vector"].get(name, (-1, -1))[0])
+
+    def get_tensor_vectorized_dim(self, name: str) -> int:
+        return int(self.fields["vector"].get(name, (-1, -1))[1])
+
+    def new_context(self, kind: type[Any], event: str) -> Any:
+        self.trt.events.append(event)
+        if self.trt.has_no_contexts:
+            self.logger.log(Severity.ERROR, "Cuda Runtime (out of memory)")
+            return None
+        return kind(self)
+
+
+class Engine8(Engine):
+    @property
+    def device_memory_size(self) -> int:
+        return int(self.fields["scratch_bytes"])
+
+    def create_execution_context_without_device_memory(self) -> Any:
+        return self.new_context(Context, "context without memory")
+
+
+class Engine10(Engine8):
+    def create_execution_context_without_device_memory(self) -> Any:
+        raise AssertionError("deprecated in 10, gone in 11")
+
+    def create_execution_context(self, strategy: Strategy = Strategy.STATIC) -> Any:
+        return self.new_context(Context, f"context {strategy.name}")
+
+
+class Engine103(Engine):
+    @property
+    def device_memory_size_v2(self) -> int:
+        return int(self.fields["scratch_bytes"])
+
+    def create_execution_context(self, strategy: Strategy = Strategy.STATIC) -> Any:
+        return self.new_context(Context103, f"context {strategy.name}")
+
+
+class Context:
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._addresses: dict[str, int] = {}
+
+    @property
+    def device_memory(self) -> int:
+        raise AttributeError("write-only")
+
+    @device_memory.setter
+    def device_memory(self, pointer: int) -> None:
+        self._engine.trt.events.append("device_memory =")
+        assert pointer % 256 == 0
+
+    def set_tensor_address(self, name: str, pointer: int) -> bool:
+        assert isinstance(pointer, int)
+        if self._engine.trt.refuses_address:
+            self._engine.logger.log(Severity.ERROR, f"{name}: no such tensor")
+            return False
+        self._addresses[name] = pointer
+        return True
+
+    def execute_async_v3(self, stream: int) -> bool:
+        trt, add = self._engine.trt, self._engine.fields["add"]
+        assert set(self._addresses) == set(self._engine.specs)
+        fails = trt.fails_execution_of == add or (trt.refuses_capture and trt.driver.is_capturing())
+        if fails:
+            self._engine.logger.log(Severity.ERROR, "myelinGraphExecute failed")
+            return False
+        trt.driver.enqueue(stream, f"engine +{add:g}", self._compute)
+        return True
+
+    def _compute(self) -> None:
+        fields = self._engine.fields
+        total = sum(self._array(name).astype(np.float64).sum() for name, _, _ in fields["inputs"])
+        for name, _, _ in fields["outputs"]:
+            self._array(name)[...] = total + fields["add"]
+
+    def _array(self, name: str) -> Any:
+        dtype, shape = self._engine.specs[name]
+        num_bytes = math.prod(shape) * np.dtype(dtype).itemsize
+        block = (ctypes.c_uint8 * num_bytes).from_address(self._addresses[name])
+        return np.ctypeslib.as_array(block).view(dtype).reshape(shape)
+
+
+class Context103(Context):
+    def set_device_memory(self, pointer: int, num_bytes: int) -> None:
+        self._engine.trt.events.append(f"set_device_memory {num_bytes}")
