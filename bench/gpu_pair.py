@@ -189,13 +189,14 @@ def _block(
     assert isinstance(load.urgent, TrtNetwork)
     assert isinstance(load.whole, TrtNetwork)
     with ExitStack() as stack:
-        streams = [stack.enter_context(Stream(priority=p)) for p in ("high", "low")]  # type: ignore[arg-type]
+        high = stack.enter_context(Stream(priority="high"))
+        low = stack.enter_context(Stream(priority="low"))
         urgent = stack.enter_context(load.urgent.new_buffers())
         long = stack.enter_context(load.whole.new_buffers())
         urgent.write_inputs(inputs[0])  # type: ignore[arg-type]
         long.write_inputs(inputs[1])  # type: ignore[arg-type]
-        runs["raw_alone"] = run_raw(urgent, None, due, streams)
-        runs["raw_priorities"] = run_raw(urgent, long, due, streams)
+        runs["raw_alone"] = run_raw(urgent, None, due, (high, low))
+        runs["raw_priorities"] = run_raw(urgent, long, due, (high, low))
     return runs
 
 
@@ -238,8 +239,8 @@ def markdown(result: Mapping[str, Any]) -> str:
         "# An urgent network beside a long one on a GPU",
         "",
         f"An urgent {settings['urgent']} (batch 1), one every {settings['period_us']} us on"
-        f" average, jittered, beside a {settings['long']} (batch {settings['batch']}) in a closed loop, both"
-        f" fp16. The long one has {result['segments']} segments, the longest"
+        f" average, jittered, beside a {settings['long']} (batch {settings['batch']}) in a closed"
+        f" loop, both fp16. The long one has {result['segments']} segments, the longest"
         f" {fmt_ns(result['longest_p50_ns'])} p50. Response time runs from release to the output on"
         f" the host. Each figure is the median over {settings['blocks']} blocks in one process.",
         "",

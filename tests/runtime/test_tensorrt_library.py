@@ -144,4 +144,4 @@ def test_the_logger_keeps_what_matters(caplog: pytest.LogCaptureFixture) -> None
     assert logger.error_since(mark) == "it gave no reason"
     assert logger.messages_since(mark) == ("careful", "so be it")
     levels = [record.levelno for record in caplog.records]
-    assert levels == [logging.ERROR, logging.DEBUG, logging.WARNING, logging.DEBUG]
+    assert levels == [logging.ERROR, logging.DEBUG, logging.INFO, logging.DEBUG]
