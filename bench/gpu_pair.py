@@ -122,7 +122,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     work: Path = options.work
     work.mkdir(parents=True, exist_ok=True)
     backend = BackendOptions(precision="fp16", level=options.opt_level)
-    cache = BuildCache(work / "cache")
+    cache = BuildCache(options.cache)
     bundles = {}
     for role, name, batch, goal in (
         ("urgent", options.urgent, 1, Goal(num_segments=1)),
@@ -290,6 +290,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--opt-level", type=int, choices=range(6), default=3)
     parser.add_argument("--out", type=Path, default=_OUT)
     parser.add_argument("--work", type=Path, default=Path("build_cache/bench-gpu-pair"))
+    parser.add_argument("--cache", type=Path, default=Path("build_cache/bench-gpu/cache"))
     options = parser.parse_args(arguments)
     result = measure(options)
     write_atomically(options.out / f"{_NAME}.json", (json.dumps(result, indent=1) + "\n").encode())

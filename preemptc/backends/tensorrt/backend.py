@@ -11,7 +11,7 @@ from preempt_runtime.manifest import hash_key
 from preemptc.backends import BackendOptions, Progress
 from preemptc.backends.roofline import estimate_gpu, flops, moved_bytes
 from preemptc.backends.tensorrt.bench import WHOLE_ENGINE, TrtBench
-from preemptc.backends.tensorrt.engine_builder import EngineBuilder, EngineOptions
+from preemptc.backends.tensorrt.engine_builder import EngineOptions, shared_builder
 from preemptc.backends.tensorrt.inspector import layers_from_json
 from preemptc.backends.tensorrt.lower import (
     read_groups,
@@ -47,7 +47,6 @@ class TrtBackend:
         self.is_portable = is_portable
         self._spec = target.gpu
         self._options = options
-        self._builder: EngineBuilder | None = None
 
     def key_fields(self, model: Model) -> Mapping[str, str | int]:
         """Graph, TensorRT, driver, GPU and options; the target's name where the GPU is not here."""
@@ -68,7 +67,7 @@ class TrtBackend:
         if self.is_portable:
             write_groups(proto, (), folder)
             return
-        engine = self._engine_builder().build(folder / MODEL_FILE, {})
+        engine = shared_builder(self._options).build(folder / MODEL_FILE, {})
         (folder / WHOLE_ENGINE).write_bytes(engine)
         text = _inspect(engine)
         (folder / _LAYERS_FILE).write_text(text)
@@ -134,12 +133,7 @@ class TrtBackend:
 
     def bench(self, model: Model, lowered: Lowered) -> TrtBench:
         """Engines of this graph's segments."""
-        return TrtBench(model, lowered, self._engine_builder())
-
-    def _engine_builder(self) -> EngineBuilder:
-        if self._builder is None:
-            self._builder = EngineBuilder(self._options)
-        return self._builder
+        return TrtBench(model, lowered, shared_builder(self._options))
 
 
 def _inspect(engine: bytes) -> str:

@@ -1,5 +1,6 @@
 """From an ONNX file to a serialised engine, by the TensorRT that is installed."""
 
+import functools
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -110,3 +111,9 @@ def _tactic_sources(trt: Any, config: Any) -> int:
         if hasattr(trt.TacticSource, name):
             sources &= ~(1 << int(getattr(trt.TacticSource, name)))
     return sources
+
+
+@functools.cache
+def shared_builder(options: EngineOptions) -> EngineBuilder:
+    """The builder of this process for these options: what it has timed once, it knows."""
+    return EngineBuilder(options)
