@@ -173,10 +173,11 @@ def test_ctrl_c_prints_what_was_measured_and_writes_the_trace(
     assert ", ended by SIGINT\n" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("arguments", [(), ("--json",)])
 def test_ctrl_c_before_the_run_is_one_line(
-    folder: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
 ) -> None:
-    assert run("--warmup", "1", device=interrupting_device()) == 130
+    assert run("--warmup", "1", *arguments, device=interrupting_device()) == 130
     assert capsys.readouterr() == ("", "preempt-rt: interrupted\n")
 
 
