@@ -20,7 +20,8 @@ from click.testing import CliRunner, Result
 
 from models.make import make
 from preempt_runtime.backends import ort
-from preempt_runtime.errors import DeviceError
+from preempt_runtime.bundle import open_bundle
+from preempt_runtime.errors import BundleError, DeviceError
 from preemptc import replan, targets, terminal
 from preemptc.backends.ort import profiler
 from preemptc.cli import SUMMARIES, main
@@ -613,6 +614,17 @@ def test_verify_finds_a_flipped_byte_and_a_stranger(run: Run, bundle: Path) -> N
         path.write_bytes(content)
     (bundle / "extra").write_text("")
     assert "1 files are not part of the bundle: 'extra'" in run.refused("verify", bundle)
+
+
+def test_a_run_hashes_what_it_opens_and_verify_everything(run: Run, bundle: Path) -> None:
+    """As README, docs/example.md and docs/bundle-format.md say."""
+    opened, unopened = next(bundle.glob("engines/*/whole.onnx")), bundle / "graph" / "model.onnx"
+    unopened.write_bytes(b"x" * unopened.stat().st_size)
+    ort.OrtDevice().load(open_bundle(bundle), "segments").close()
+    assert run.refused("verify", bundle).startswith(f"{unopened}: sha256 ")
+    opened.write_bytes(b"x" * opened.stat().st_size)
+    with pytest.raises(BundleError, match=r"whole\.onnx: sha256 "):
+        ort.OrtDevice().load(open_bundle(bundle), "segments")
 
 
 def _double_the_last_layer(bundle: Path) -> None:

@@ -13,6 +13,7 @@ from bench.intervals import MedianInterval, median_interval, quantiles_of
 from bench.machine import steal_frac
 from bench.modes import MODES, ModeRun, Recording, rate_per_s
 from bench.paired import PairedTimes, is_bitwise_equal
+from bench.publish import README, RESULTS, demo_part, networks_part, price_of_points, replaced
 from bench.report import (
     Block,
     acceptance,
@@ -258,6 +259,39 @@ def test_every_miss_is_reported_with_its_figures() -> None:
     assert built.startswith("4 segments built for 2 kept")
     short = row(pairs((1_000_000, 1_000_000), 1_000_000))
     assert short["not_reached"] == []
+
+
+def measured_row(whole_ms: float, ratio: float, segments: int) -> dict[str, Any]:
+    return {
+        "whole_p50_ns": round(whole_ms * 1e6),
+        "chained_over_whole": {"median": ratio},
+        "segments": segments,
+    }
+
+
+def test_the_price_of_a_point_is_the_table_s_range_of_what_it_cost() -> None:
+    rows = [
+        measured_row(40, 1.05, 11),  # 2 ms over 10 points
+        measured_row(4, 1.2, 9),  # 0.8 ms over 8
+        measured_row(3, 1.1, 4),  # 0.3 ms over 3
+        measured_row(60, 0.95, 9),  # faster: no price
+        measured_row(30, 1.0, 1),  # no point
+    ]
+    assert price_of_points(rows) == (
+        "Where the chain was slower (3 of 4 networks), a preemption point cost 100 us to 200 us,"
+        " median 100 us.\nShort networks pay a larger share: those under 5 ms took 1.10 to 1.20"
+        " times their uncut time."
+    )
+    assert price_of_points(rows[:1]).endswith("200 us to 200 us, median 200 us.")
+    assert price_of_points(rows[3:]) == "No network was slower for its preemption points."
+
+
+def test_the_readme_holds_the_published_results() -> None:
+    root = Path(__file__).parents[2]
+    text = (root / README).read_text()
+    report = json.loads((root / RESULTS / "cpu-demo.json").read_text())
+    rows = json.loads((root / RESULTS / "cpu-networks.json").read_text())["rows"]
+    assert replaced(replaced(text, "demo", demo_part(report)), "bench", networks_part(rows)) == text
 
 
 def test_markdown_lists_networks_without_a_bundle() -> None:
