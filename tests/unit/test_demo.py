@@ -27,6 +27,8 @@ from bench.rows import failed_row, markdown, not_reached, row_of
 from docs import example
 from preempt_runtime.errors import InputError
 from preempt_runtime.manifest import Latency
+from preempt_runtime.metrics import metrics_from_records
+from preempt_runtime.records import JobRecord, JobState
 from preempt_runtime.system_view import CpuTimes
 from preemptc.profile import BoundaryCost, LatencyProfile
 
@@ -372,6 +374,31 @@ def test_example_application_answers_its_frames(
     assert lines[0].endswith("of 100 frames done")
     assert int(lines[0].split()[0]) >= 1
     assert [line.split(":")[0] for line in lines[1:]] == ["captioner", "detector"]
+
+
+def test_example_names_a_task_without_a_finished_job() -> None:
+    cancelled, done = (
+        JobRecord(
+            job_id=idx, task="captioner", priority=None, release_ns=0, deadline_ns=None,
+            start_ns=0, end_ns=2_000_000, state=state, blocking_ns=0, num_preemptions=0,
+            num_segments_run=1, error=None,
+        )
+        for idx, state in enumerate((JobState.CANCELLED, JobState.FINISHED))
+    )  # fmt: skip
+    assert example.task_line("captioner", None) == "captioner: 0 jobs"
+    found = metrics_from_records([cancelled], 1)["captioner"]
+    assert example.task_line("captioner", found) == "captioner: 0 jobs"
+    found = metrics_from_records([cancelled, done], 1)["captioner"]
+    assert example.task_line("captioner", found) == "captioner: 1 jobs, response p50 2 ms, p99 2 ms"
+
+
+def test_example_without_a_bundle_ends_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert example.command([str(tmp_path / "none"), str(tmp_path / "none")]) == 1
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert err.startswith(f"error: {tmp_path / 'none'}: no such bundle")
 
 
 @pytest.mark.slow
