@@ -197,8 +197,9 @@ def _make(
         candidates = candidates_of(prepared, profile, options)
         costs = segment_costs(candidates, profile)
         measured = plan_until_kept(
-            bench, costs, goal, describe=_describe(lowered), progress=progress
-        )
+            bench, costs, goal, describe=_describe(lowered), progress=progress,
+            speed="at the speed of --profile" if options.profile else "at the speed measured now",
+        )  # fmt: skip
         progress("check", 0.0)
         check = check_segments(
             bench,
