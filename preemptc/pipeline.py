@@ -22,6 +22,7 @@ from preemptc.check import check_segments
 from preemptc.deliver import check_place, deliver, read_built, save_built
 from preemptc.interface import graph_spec
 from preemptc.load import load
+from preemptc.machine_speed import SPEED_FACTOR, machine_speed, speed_notes
 from preemptc.model import Lowered, Model
 from preemptc.onnx_io.versions import LIBRARY_VERSIONS
 from preemptc.pack import PROFILE_FILE, pack
@@ -30,7 +31,6 @@ from preemptc.replan import Goal, MeasuredPlan, plan_until_kept
 from preemptc.search import segment_costs
 
 REPORT_FILE = "report.json"
-_STALE_FACTOR = 1.2
 
 
 def silent(what: str, frac: float) -> None:
@@ -148,7 +148,7 @@ def _cached_profile(entry: Path) -> LatencyProfile | None:
 
 
 def _is_stale(profile: LatencyProfile, whole_ns: int) -> bool:
-    return not 1 / _STALE_FACTOR < whole_ns / max(1, profile.total_ns) < _STALE_FACTOR
+    return not 1 / SPEED_FACTOR < whole_ns / max(1, profile.total_ns) < SPEED_FACTOR
 
 
 def read_profile(path: Path) -> LatencyProfile:
@@ -221,7 +221,7 @@ def _make(
             check=check,
             bench=bench,
         )
-        report = _report(candidates, measured, goal, check, bench.num_built)
+        report = _report(candidates, profile, measured, goal, check, bench.num_built)
     save_built(folder, packed, elsewhere, cache.root)
     (folder / REPORT_FILE).write_text(json.dumps(report, indent=1))
 
@@ -238,9 +238,11 @@ def _describe(lowered: Lowered) -> Callable[[int, int], str]:
 
 
 def _report(
-    candidates: CandidateSet, measured: MeasuredPlan, goal: Goal, check: CheckSpec, num_built: int
-) -> dict[str, Any]:
+    candidates: CandidateSet, profile: LatencyProfile, measured: MeasuredPlan, goal: Goal,
+    check: CheckSpec, num_built: int,
+) -> dict[str, Any]:  # fmt: skip
     measurement = measured.measurement
+    speed = machine_speed(profile, measurement.whole.p50_ns)
     return {
         "segments": measured.plan.num_segments,
         "candidates": asdict(candidates.counts),
@@ -257,7 +259,9 @@ def _report(
             "chained_p50_ns": measurement.chained.p50_ns,
             "whole_p50_ns": measurement.whole.p50_ns,
             "overhead_ratio": round(measurement.ratio_p50, 4),
+            "machine_speed": speed,
         },
+        "notes": list(speed_notes(speed, measurement.ratio_p50)),
         "check": {
             "max_abs_diff": check.max_abs_diff,
             "bitwise": check.bitwise,

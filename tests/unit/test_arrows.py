@@ -83,11 +83,12 @@ ALLOWED: dict[str, set[str]] = {
     "pack": {"backends", "cache", "replan", *VALUES, *PURE, *ONNX} - {"onnx_io.simplify"},
     "deliver": {"cache", "swap"},
     "verify": {"backends", "check", "pack"},
+    "machine_speed": {"profile"},
     "report": {"candidates"},
     "terminal": {"backends", "report"},
     "pipeline": {
         *VALUES, "backends", "cache", "candidates", "check", "deliver", "interface", "load",
-        "onnx_io.versions", "pack", "replan", "search",
+        "machine_speed", "onnx_io.versions", "pack", "replan", "search",
     },
     "cli": set(),
     "__main__": {"cli"},

@@ -218,15 +218,49 @@ def test_compile_says_what_it_made(run: Run, split: Arguments, tmp_path: Path) -
 def test_compile_json_is_complete(run: Run, split: Arguments, tmp_path: Path) -> None:
     report = run.json(*split, "-o", tmp_path / "net.bundle")
     assert {"bundle", "segments", "candidates", "built", "kept", "bound_ns", "predicted_max_ns",
-            "measured", "check", "cache_hits", "wall_s"} <= report.keys()  # fmt: skip
+            "measured", "notes", "check", "cache_hits", "wall_s"} <= report.keys()  # fmt: skip
     assert report["segments"] == report["kept"] == 3 <= report["built"]
     assert list(report["candidates"]) == [
         "positions", "after_fusion", "after_live_bytes", "after_zero_cost", "after_dominance",
     ]  # fmt: skip
     assert len(report["measured"]["segment_p50_ns"]) == 3
-    assert {"chained_p50_ns", "whole_p50_ns", "overhead_ratio"} <= report["measured"].keys()
+    assert {"chained_p50_ns", "whole_p50_ns", "overhead_ratio", "machine_speed"} <= report[
+        "measured"
+    ].keys()
     assert report["check"]["bitwise"] is True
     assert report["check"]["max_abs_diff"] == 0.0
+
+
+def test_another_speed_than_the_profile_s_is_noted_for_good(
+    run: Run, model: Path, tmp_path: Path
+) -> None:
+    costs, output = _even_costs(run, model, tmp_path / "costs.json"), tmp_path / "net.bundle"
+    document = json.loads(costs.read_text())
+    document["whole"] = {"p50_ns": 1, "p99_ns": 1, "max_ns": 1, "num_samples": 9}
+    costs.write_text(json.dumps(document))
+    compile_ = ("compile", model, "--segments", "2", "--profile", costs, "-o", output)
+    report = run.json(*compile_)
+    assert report["measured"]["machine_speed"] < 0.1
+    note = "of the profile's speed; compile again when it is idle"
+    assert note in report["notes"][0]
+    assert note in run(*compile_).stdout, "a result from the cache keeps the note"
+    found = run.json("inspect", output)
+    assert (found["machine_speed"], found["notes"]) == (
+        report["measured"]["machine_speed"],
+        report["notes"][:1],
+    )
+    assert note in run("inspect", output).stdout
+
+
+def test_the_overhead_of_a_compile_cannot_be_misread(
+    run: Run, split: Arguments, model: Path, tmp_path: Path
+) -> None:
+    text = run(*split, "-o", tmp_path / "three.bundle").stdout
+    assert "each chained run over the whole run beside it, the median of these" in text
+    assert "medians over all runs of each; not what the overhead is computed from" in text
+    one = ("compile", model, "--segments", "1", "-o", tmp_path / "one.bundle")
+    assert "overhead         0 %: one segment is the uncut network\n" in run(*one).stdout
+    assert run.json(*one)["measured"]["overhead_ratio"] == 1.0
 
 
 def test_a_second_compile_comes_from_the_cache(run: Run, split: Arguments, tmp_path: Path) -> None:
