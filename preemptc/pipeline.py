@@ -7,7 +7,8 @@ of everything that it depends on.
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,12 @@ from preemptc.machine_speed import SPEED_FACTOR, machine_speed, speed_notes
 from preemptc.model import Lowered, Model
 from preemptc.onnx_io.versions import LIBRARY_VERSIONS
 from preemptc.pack import PROFILE_FILE, pack
-from preemptc.profile import LatencyProfile, json_from_profile, profile_from_json
+from preemptc.profile import (
+    MEASURED_AT,
+    LatencyProfile,
+    json_from_profile,
+    profile_from_json,
+)
 from preemptc.replan import Goal, MeasuredPlan, plan_until_kept
 from preemptc.search import segment_costs
 
@@ -124,9 +130,11 @@ def profile_model(
 
     def make(folder: Path) -> None:
         profile = prepared.backend.profile(lowered, progress)
+        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        profile = replace(profile, machine={MEASURED_AT: now, **profile.machine})
         (folder / PROFILE_FILE).write_text(json_from_profile(profile))
 
-    fields = {**lowered.key_fields, "preemptc": __version__}
+    fields = _profile_fields(lowered)
     found = cache.entry("profile", fields, make, lambda entry: _cached_profile(entry) is not None)
     profile = read_profile(found / PROFILE_FILE)
     if bench is not None and _is_stale(profile, whole_ns := bench.whole_ns()):
@@ -138,6 +146,17 @@ def profile_model(
 
         profile = read_profile(cache.entry("profile", fields, make, is_sound) / PROFILE_FILE)
     return profile
+
+
+def cached_profile(prepared: Prepared, cache: BuildCache) -> LatencyProfile | None:
+    """The measured profile that stands in the cache, whatever the machine's speed is now."""
+    fields = _profile_fields(prepared.lowered)
+    entry = cache.find("profile", fields, lambda entry: _cached_profile(entry) is not None)
+    return None if entry is None else _cached_profile(entry)
+
+
+def _profile_fields(lowered: Lowered) -> dict[str, Any]:
+    return {**lowered.key_fields, "preemptc": __version__}
 
 
 def _cached_profile(entry: Path) -> LatencyProfile | None:

@@ -84,7 +84,7 @@ ALLOWED: dict[str, set[str]] = {
     "deliver": {"cache", "swap"},
     "verify": {"backends", "check", "pack"},
     "machine_speed": {"profile"},
-    "report": {"candidates"},
+    "report": {"candidates", "profile"},
     "terminal": {"backends", "report"},
     "pipeline": {
         *VALUES, "backends", "cache", "candidates", "check", "deliver", "interface", "load",

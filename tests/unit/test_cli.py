@@ -492,11 +492,38 @@ def test_a_profile_is_measured_once_and_used_again(run: Run, model: Path, tmp_pa
     assert costs == sorted(costs, reverse=True)
     assert first["machine"]["backend"] == "ort"
     text = run("profile", model, "-o", path, *cache).stdout
-    assert "measured, found in the cache" in text
+    at = first["measured_at"]
+    shown = f"measured {at[:10]} {at[11:19]} UTC, found in the cache"
+    assert shown in text
     assert "slowest nodes" in text
+    assert f", {shown}\n" in run("explore", model, *cache).stdout
+    document = run.json("explore", model, *cache)
+    assert (document["cached"], document["measured_at"]) == (True, at)
+    assert json.loads(path.read_text())["machine"]["measured_at"] == at
+    given = run.json("explore", model, "--profile", path, *cache)
+    assert (given["cached"], given["measured_at"]) == (False, at)
     found = run.json("analyze", model, "--profile", path, *cache)
     assert found["costs"] == "measured"
     assert found["total_ns"] == sum(json.loads(path.read_text())["node_ns"])
+
+
+def test_analyze_takes_a_measured_profile_from_the_cache(
+    run: Run, model: Path, tmp_path: Path
+) -> None:
+    cache = ("--cache", tmp_path / "cache")
+    hint = "estimate and may be far off: --profile gives measured times"
+    before = run.json("analyze", model, *cache)
+    assert (before["costs"], before["cached"], before["measured_at"]) == ("estimated", False, None)
+    assert hint in run("analyze", model, *cache).stdout
+    run("profile", model, "-o", tmp_path / "p.json", *cache)
+    profile = json.loads((tmp_path / "p.json").read_text())
+    after = run.json("analyze", model, *cache)
+    assert (after["costs"], after["cached"]) == ("measured", True)
+    assert after["measured_at"] == profile["machine"]["measured_at"]
+    assert after["total_ns"] == sum(profile["node_ns"])
+    text = run("analyze", model, *cache).stdout
+    assert " UTC, found in the cache\n" in text
+    assert hint not in text
 
 
 def test_profiles_that_do_not_fit_are_refused(
@@ -506,6 +533,8 @@ def test_profiles_that_do_not_fit_are_refused(
     run("profile", model, "-o", path)
     branchy = work / "tiny_branchy.onnx"
     assert "a profile of another network" in run.refused("analyze", branchy, "--profile", path)
+    path.write_text(json.dumps({**json.loads(path.read_text()), "machine": None}))
+    assert "not a latency profile" in run.refused("explore", model, "--profile", path)
     path.write_text("{}")
     assert "not a latency profile" in run.refused("compile", model, "--profile", path, *output)
     path.unlink()
@@ -564,8 +593,9 @@ def test_explore_shows_evenly_spaced_plans(
     monkeypatch.setattr(explore, "_NUM_SHOWN", 3)
     model, profile = chain_costs
     some = run("explore", model, "--profile", profile).stdout
-    assert [row.split()[0] for row in some.splitlines()[-4:-1]] == ["8", "3.1", "1.1"]
+    assert [row.split()[0] for row in some.splitlines()[-5:-2]] == ["8", "3.1", "1.1"]
     assert "and 3 between: --all" in some
+    assert some.splitlines()[-1].startswith("  the overhead is predicted: built segments have")
     assert "between" not in run("explore", model, "--profile", profile, "--all").stdout
 
 
