@@ -28,6 +28,17 @@ def is_other_speed(speed: float) -> bool:
     return not 1 / SPEED_FACTOR < speed < SPEED_FACTOR
 
 
+def renewal_notes(earlier: LatencyProfile | None, profile: LatencyProfile) -> tuple[str, ...]:
+    """Says so where the profile took the place of an earlier one of a much faster machine."""
+    speed = machine_speed(earlier, profile.total_ns) if earlier else None
+    if speed is None or speed > 1 or not is_other_speed(speed):
+        return ()
+    return (
+        f"the profile was measured again: the machine ran at {speed:.3g} of the speed of the one in"
+        f" the cache, and the plan is for that speed; {_AGAIN}",
+    )
+
+
 def speed_notes(speed: float | None, overhead_ratio: float | None) -> tuple[str, ...]:
     """What people must know before they trust measured times; empty if nothing was odd.
 

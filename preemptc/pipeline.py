@@ -23,7 +23,7 @@ from preemptc.check import check_segments
 from preemptc.deliver import check_place, deliver, read_built, save_built
 from preemptc.interface import graph_spec
 from preemptc.load import load
-from preemptc.machine_speed import SPEED_FACTOR, machine_speed, speed_notes
+from preemptc.machine_speed import SPEED_FACTOR, machine_speed, renewal_notes, speed_notes
 from preemptc.model import Lowered, Model
 from preemptc.onnx_io.versions import LIBRARY_VERSIONS
 from preemptc.pack import PROFILE_FILE, pack
@@ -212,6 +212,7 @@ def _make(
     lowered, goal = prepared.lowered, options.goal
     recorded = read_inputs(options.inputs, graph_spec(lowered)) if options.inputs else ()
     with prepared.backend.bench(prepared.model, lowered) as bench:
+        earlier = None if options.profile else cached_profile(prepared, cache)
         profile = profile_model(prepared, options, cache, progress, bench)
         candidates = candidates_of(prepared, profile, options)
         costs = segment_costs(candidates, profile)
@@ -241,6 +242,7 @@ def _make(
             bench=bench,
         )
         report = _report(candidates, profile, measured, goal, check, bench.num_built)
+        report["notes"] = [*renewal_notes(earlier, profile), *report["notes"]]
     save_built(folder, packed, elsewhere, cache.root)
     (folder / REPORT_FILE).write_text(json.dumps(report, indent=1))
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from preempt_runtime.manifest import Latency
-from preemptc.machine_speed import machine_speed, speed_notes
+from preemptc.machine_speed import machine_speed, renewal_notes, speed_notes
 from preemptc.profile import BoundaryCost, LatencyProfile
 
 PROFILE = LatencyProfile(
@@ -25,6 +25,14 @@ def test_speed_is_the_profile_s_time_over_the_time_now() -> None:
     assert machine_speed(PROFILE, 100) == 0.26
     assert machine_speed(PROFILE, 13) == 2.0
     assert machine_speed(replace(PROFILE, source="estimated", whole=None), 100) is None
+
+
+def test_a_plan_for_a_slower_speed_than_the_cached_profile_s_is_noted() -> None:
+    slow = replace(PROFILE, node_ns=(100,))
+    (note,) = renewal_notes(PROFILE, slow)
+    assert "the machine ran at 0.26 of the speed of the one in the cache" in note
+    assert renewal_notes(None, slow) == renewal_notes(PROFILE, PROFILE) == ()
+    assert renewal_notes(PROFILE, replace(PROFILE, node_ns=(10,))) == (), "it is idle now"
 
 
 @pytest.mark.parametrize(
