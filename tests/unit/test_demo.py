@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench import demo, networks
-from bench.compiling import bound_of
+from bench import compiling, demo, networks
+from bench.compiling import bound_of, bound_text, compile_at_speed
 from bench.intervals import MedianInterval, median_interval, quantiles_of
 from bench.machine import steal_frac
 from bench.modes import MODES, ModeRun, Recording, rate_per_s
@@ -30,6 +30,7 @@ from preempt_runtime.manifest import Latency
 from preempt_runtime.metrics import metrics_from_records
 from preempt_runtime.records import JobRecord, JobState
 from preempt_runtime.system_view import CpuTimes
+from preemptc.cache import BuildCache
 from preemptc.profile import BoundaryCost, LatencyProfile
 
 MACHINE = {
@@ -116,6 +117,78 @@ def test_bound_is_a_part_of_the_network_or_covers_its_longest_node(
 ) -> None:
     bound = bound_of(profile(1000, *node_ns), parts=parts)
     assert (bound["bound_ns"], bound["bound_from"]) == (bound_ns, source)
+
+
+class Speeds:
+    """A network whose whole takes what two lists say: when profiled, and when compiled."""
+
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, profiled_ms: list[int], compiled_ms: list[int]
+    ) -> None:
+        self.profiled_ms, self.compiled_ms, self.bounds_ns = profiled_ms, compiled_ms, list[int]()
+        monkeypatch.setattr(compiling, "measured_bound", self.bound)
+        monkeypatch.setattr(compiling, "compile_under", self.compile)
+
+    def bound(self, *arguments: object, **options: object) -> dict[str, Any]:
+        whole_ns = self.profiled_ms.pop(0) * 1_000_000
+        return bound_of(profile(whole_ns, *[whole_ns // 20] * 20))
+
+    def compile(
+        self, model: Path, output: Path, bound_ns: int, *arguments: object, **options: object
+    ) -> dict[str, Any]:
+        self.bounds_ns.append(bound_ns)
+        whole_ns = self.compiled_ms.pop(0) * 1_000_000
+        measured = {"whole_p50_ns": whole_ns, "segment_p50_ns": [whole_ns // 11, whole_ns // 12]}
+        return {"bound_ns": bound_ns, "measured": measured, "refused": []}
+
+
+@pytest.mark.parametrize(
+    ("profiled_ms", "compiled_ms", "bounds_ms", "text"),
+    [
+        ([110], [121], [11], "11 ms (1/10 of the whole network's 110 ms), the longest 11 ms at"),
+        (
+            [380, 110], [110, 110], [38, 11],
+            "11 ms (1/10 of the whole network's 110 ms, derived 2 times as the machine's speed"
+            " changed), the longest 10 ms at the median",
+        ),
+        (
+            [380, 110, 200], [110, 220, 110], [38, 11, 20],
+            "20 ms (1/10 of the whole network's 200 ms, derived 3 times as the machine's speed"
+            " changed), the longest 10 ms at the median, measured at 1.82 of the speed",
+        ),
+        (
+            [110, 110], [220], [11],
+            "11 ms (1/10 of the whole network's 110 ms), the longest 20 ms at the median, measured"
+            " at 0.5 of the speed that the bound is for",
+        ),
+    ],
+)  # fmt: skip
+def test_a_bound_from_another_speed_is_derived_again_twice_at_most(
+    monkeypatch: pytest.MonkeyPatch,
+    profiled_ms: list[int],
+    compiled_ms: list[int],
+    bounds_ms: list[int],
+    text: str,
+) -> None:
+    speeds = Speeds(monkeypatch, profiled_ms, compiled_ms)
+    bound, report = compile_at_speed(Path("m"), Path("b"), BuildCache(Path("c")), threads=2)
+    assert speeds.bounds_ns == [ms * 1_000_000 for ms in bounds_ms]
+    assert not profiled_ms
+    assert bound_text(bound, report, parts=10).startswith(text)
+
+
+def test_how_a_bound_was_chosen_names_node_and_raise() -> None:
+    bound = {**bound_of(profile(1_000_000, 100_000, 900_000)), "rederived": 0}
+    bound["compiled_whole_p50_ns"] = 1_000_000
+    report = {
+        "bound_ns": 1_350_000,
+        "refused": ["no"],
+        "measured": {"segment_p50_ns": [900_000, 1_300_000]},
+    }
+    assert bound_text(bound, report, parts=10) == (
+        "1.35 ms (1.2 times the longest node's 900 us, raised from 1.08 ms: no plan kept that),"
+        " the longest 1.3 ms at the median"
+    )
 
 
 def test_outputs_are_compared_byte_by_byte() -> None:
