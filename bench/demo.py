@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.compiling import compile_under, measured_bound, options_for
+from bench.compiling import bound_text, compile_at_speed, options_for
 from bench.intervals import median_interval, quantiles_of
 from bench.machine import MachineWatch
 from bench.modes import BEST_EFFORT, MODES, URGENT, ModeRun, Workload, run_mode
@@ -94,13 +94,14 @@ def _compile(options: DemoOptions) -> Compiled:
     _say(f"compiling {options.urgent} (urgent, uncut) and {options.best_effort} (best effort)")
     urgent = options.out / "urgent.bundle"
     compile_model(paths[URGENT], urgent, options_for(Goal(num_segments=1), threads), cache)
-    bound = measured_bound(paths[BEST_EFFORT], cache, threads=threads, parts=options.parts)
     output = options.out / "best_effort.bundle"
-    report = compile_under(paths[BEST_EFFORT], output, bound["bound_ns"], cache, threads=threads)
+    bound, report = compile_at_speed(
+        paths[BEST_EFFORT], output, cache, threads=threads, parts=options.parts
+    )
     _say(
         f"{options.best_effort}: {report['segments']} segments under"
-        f" {fmt_ns(report['bound_ns'])}, bitwise equal: {report['check']['bitwise']},"
-        f" compiled in {report['wall_s']:.0f} s"
+        f" {bound_text(bound, report, parts=options.parts)}; bitwise equal:"
+        f" {report['check']['bitwise']}, compiled in {report['wall_s']:.0f} s"
     )
     return Compiled(urgent=urgent, best_effort=output, bound_ns=report["bound_ns"])
 
@@ -212,6 +213,11 @@ def _print(report: dict[str, Any], options: DemoOptions) -> None:
     print_table(HEADERS, table_rows(report), sys.stdout)
     print(f"\n{sentence(report)}\n")
     print("\n".join(acceptance_lines(report)))
+    longest = report["max_segment_ns"]
+    print(
+        f"longest segment in these runs {fmt_ns(longest['p50'])} p50, {fmt_ns(longest['p99'])} p99,"
+        f" bound {fmt_ns(report['bound_ns'])} p50"
+    )
     print(
         f"\n{machine['cpu_model']}, {machine['cores']} cores, {options.threads} threads,"
         f" steal {'unknown' if steal is None else f'{100 * steal:.1f} %'}"

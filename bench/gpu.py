@@ -132,8 +132,8 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
         " one after the other, in turn with it in one process (median of paired ratios). The bound"
         " is that share of the whole, or 1.2 times the longest layer. *max diff* compares chained"
         " with whole outputs. *compile s* is all of it, from making the network on; *of it"
-        " whole* until the whole engine was built, *segments* inside TensorRT for the segments' engines; *again*"
-        " is a second compile, from the cache.",
+        " whole* until the whole engine was built, *segments* inside TensorRT for the segments'"
+        " engines; *again* is a second compile, from the cache.",
         "",
         *(f"* {machine}" for machine in machines),
         "",
@@ -213,7 +213,7 @@ def _run(case: Case, options: argparse.Namespace, backend: BackendOptions) -> bo
         row = {**_head(case, backend), "error": str(err)}
     merge(row, options.out)
     if not options.keep:
-        shutil.rmtree(options.work, ignore_errors=True)
+        shutil.rmtree(options.work, ignore_errors=True)  # a network's engines take gigabytes
     print(row.get("error") or " | ".join(_cells(row)), flush=True)
     return "error" in row
 

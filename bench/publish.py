@@ -18,7 +18,7 @@ from preempt_runtime.units import fmt_ns
 
 README = Path("README.md")
 RESULTS = Path("docs/results")
-_LONG_NS = 20_000_000
+_LONG_NS, _SHORT_NS = 20_000_000, 5_000_000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -105,10 +105,39 @@ def networks_part(rows: Sequence[Mapping[str, Any]]) -> str:
         f" {statistics.median(ratios):.2f}, in {segments[0]} to {segments[-1]} segments"
         f" ({len(long)} networks; medians of paired runs). Outputs were bitwise\nequal for"
         f" {exact} of {len(done)} networks; {reached} of {len(rows)} reached everything we asked of"
-        f" them. Below a few milliseconds\na boundary costs more: tens of microseconds each.\n"
+        f" them.\n{price_of_points(done)}\n"
         f"[Every network](docs/results/cpu-networks.md), `make bench`;"
         f" {machine['cpu_model']}, {machine['cores']} cores, ONNX Runtime"
         f" {machine['onnxruntime']}, {dates[0]} to {dates[-1]}."
+    )
+
+
+def price_of_points(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What a preemption point cost where the chain was the slower one, and whom that hurts.
+
+    A point's price is (ratio - 1) * whole / (segments - 1).
+    """
+    points = [
+        (row["chained_over_whole"]["median"] - 1) * row["whole_p50_ns"] / (row["segments"] - 1)
+        for row in rows
+        if row["segments"] > 1
+    ]
+    prices = sorted(price_ns for price_ns in points if price_ns > 0)
+    if not prices:
+        return "No network was slower for its preemption points."
+    text = (
+        f"Where the chain was slower ({len(prices)} of {len(points)} networks), a preemption point"
+        f" cost {fmt_ns(prices[0])} to {fmt_ns(prices[-1])}, median"
+        f" {fmt_ns(statistics.median(prices))}"
+    )
+    short = sorted(
+        row["chained_over_whole"]["median"] for row in rows if row["whole_p50_ns"] < _SHORT_NS
+    )
+    if not short:
+        return f"{text}."
+    return (
+        f"{text}.\nShort networks pay a larger share: those under {fmt_ns(_SHORT_NS)} took"
+        f" {short[0]:.2f} to {short[-1]:.2f} times their uncut time."
     )
 
 

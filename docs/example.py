@@ -7,17 +7,18 @@ Only `preempt_runtime` and numpy are needed here; the bundles were made by `pree
 
 import argparse
 import asyncio
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from preempt_runtime.backends.ort import OrtDevice
 from preempt_runtime.bundle import open_bundle
 from preempt_runtime.clock import MonotonicClock
 from preempt_runtime.device import Array
-from preempt_runtime.errors import JobCancelledError
+from preempt_runtime.errors import JobCancelledError, PreemptError
 from preempt_runtime.executor import Executor
 from preempt_runtime.inputs import random_inputs
-from preempt_runtime.metrics import MetricsCollector
+from preempt_runtime.metrics import MetricsCollector, TaskMetrics
 from preempt_runtime.policies import FixedPriority
 from preempt_runtime.task import Task
 from preempt_runtime.units import fmt_ns
@@ -64,19 +65,36 @@ async def main(urgent: Path, long: Path, num_frames: int) -> None:
         captions.cancel()
         executor.stop(drain=False)  # the unfinished caption ends at its next preemption point
     print(f"{num_done} of {num_frames} frames done")
-    for name, task in metrics.metrics(clock.now_ns() - start_ns).items():
-        if task.response is not None:
-            p50, p99 = fmt_ns(task.response.p50_ns), fmt_ns(task.response.p99_ns)
-            print(f"{name}: {task.finished} jobs, response p50 {p50}, p99 {p99}")
+    found = metrics.metrics(clock.now_ns() - start_ns)
+    for name in ("captioner", "detector"):
+        print(task_line(name, found.get(name)))
     for network in (detector, captioner):
         network.close()
     device.close()
 
 
-if __name__ == "__main__":
+def task_line(name: str, task: TaskMetrics | None) -> str:
+    """What became of a task; None, or no response times: no job of it ended."""
+    if task is None or task.response is None:
+        return f"{name}: 0 jobs"
+    p50, p99 = fmt_ns(task.response.p50_ns), fmt_ns(task.response.p99_ns)
+    return f"{name}: {task.finished} jobs, response p50 {p50}, p99 {p99}"
+
+
+def command(arguments: Sequence[str] | None = None) -> int:
+    """The exit code: 1, after one line, for whatever preempt_runtime refused."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("urgent", type=Path)
     parser.add_argument("long", type=Path)
     parser.add_argument("--frames", type=int, default=50)
-    options = parser.parse_args()
-    asyncio.run(main(options.urgent, options.long, options.frames))
+    options = parser.parse_args(arguments)
+    try:
+        asyncio.run(main(options.urgent, options.long, options.frames))
+    except PreemptError as err:
+        print(f"error: {err}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(command())

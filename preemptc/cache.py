@@ -47,12 +47,12 @@ class BuildCache:
         Raises:
             BuildError: the cache cannot be written (full disk, permissions).
         """
-        path = self.root / stage / digest_of(fields)
-        if is_whole(path) and is_sound(path):
+        path = self._path(stage, fields)
+        if self.find(stage, fields, is_sound) is not None:
             self.hits += 1
             return path
         with guard(self.root), self.lock(stage, fields):
-            if is_whole(path) and is_sound(path):
+            if self.find(stage, fields, is_sound) is not None:
                 self.hits += 1
                 return path
             with self._temporary(path) as folder:
@@ -60,6 +60,16 @@ class BuildCache:
                 _list_files(folder)
                 swap_in(folder, path)
         return path
+
+    def find(
+        self, stage: str, fields: Mapping[str, Any], is_sound: Callable[[Path], bool] = Path.is_dir
+    ) -> Path | None:
+        """The directory of this stage for these inputs, if it is there and sound; no hit."""
+        path = self._path(stage, fields)
+        return path if is_whole(path) and is_sound(path) else None
+
+    def _path(self, stage: str, fields: Mapping[str, Any]) -> Path:
+        return self.root / stage / digest_of(fields)
 
     def file_digest(self, path: Path) -> str:
         """sha256 of a file, remembered under its path, size, times and inode.

@@ -138,7 +138,7 @@ def _state(output: Path) -> tuple[int, int] | None:
     """What changes when the directory is replaced."""
     try:
         status = output.lstat()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # nothing stands there, nor could
         return None
     return status.st_ino, status.st_ctime_ns
 

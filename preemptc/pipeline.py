@@ -7,7 +7,8 @@ of everything that it depends on.
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,20 @@ from preemptc.check import check_segments
 from preemptc.deliver import check_place, deliver, read_built, save_built
 from preemptc.interface import graph_spec
 from preemptc.load import load
+from preemptc.machine_speed import SPEED_FACTOR, machine_speed, renewal_notes, speed_notes
 from preemptc.model import Lowered, Model
 from preemptc.onnx_io.versions import LIBRARY_VERSIONS
 from preemptc.pack import PROFILE_FILE, pack, pack_portable
-from preemptc.profile import LatencyProfile, json_from_profile, profile_from_json
+from preemptc.profile import (
+    MEASURED_AT,
+    LatencyProfile,
+    json_from_profile,
+    profile_from_json,
+)
 from preemptc.replan import Goal, MeasuredPlan, plan_until_kept, search_goal
 from preemptc.search import SplitPlan, segment_costs
 
 REPORT_FILE = "report.json"
-_STALE_FACTOR = 1.2
 
 
 def silent(what: str, frac: float) -> None:
@@ -124,9 +130,11 @@ def profile_model(
 
     def make(folder: Path) -> None:
         profile = prepared.backend.profile(lowered, progress)
+        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        profile = replace(profile, machine={MEASURED_AT: now, **profile.machine})
         (folder / PROFILE_FILE).write_text(json_from_profile(profile))
 
-    fields = {**lowered.key_fields, "preemptc": __version__}
+    fields = _profile_fields(lowered)
     found = cache.entry("profile", fields, make, lambda entry: _cached_profile(entry) is not None)
     profile = read_profile(found / PROFILE_FILE)
     if bench is not None and _is_stale(profile, whole_ns := bench.whole_ns()):
@@ -140,6 +148,17 @@ def profile_model(
     return profile
 
 
+def cached_profile(prepared: Prepared, cache: BuildCache) -> LatencyProfile | None:
+    """The measured profile that stands in the cache, whatever the machine's speed is now."""
+    fields = _profile_fields(prepared.lowered)
+    entry = cache.find("profile", fields, lambda entry: _cached_profile(entry) is not None)
+    return None if entry is None else _cached_profile(entry)
+
+
+def _profile_fields(lowered: Lowered) -> dict[str, Any]:
+    return {**lowered.key_fields, "preemptc": __version__}
+
+
 def _cached_profile(entry: Path) -> LatencyProfile | None:
     try:
         return read_profile(entry / PROFILE_FILE)
@@ -148,7 +167,7 @@ def _cached_profile(entry: Path) -> LatencyProfile | None:
 
 
 def _is_stale(profile: LatencyProfile, whole_ns: int) -> bool:
-    return not 1 / _STALE_FACTOR < whole_ns / max(1, profile.total_ns) < _STALE_FACTOR
+    return not 1 / SPEED_FACTOR < whole_ns / max(1, profile.total_ns) < SPEED_FACTOR
 
 
 def read_profile(path: Path) -> LatencyProfile:
@@ -196,12 +215,14 @@ def _make(
     lowered, goal = prepared.lowered, options.goal
     recorded = read_inputs(options.inputs, graph_spec(lowered)) if options.inputs else ()
     with prepared.backend.bench(prepared.model, lowered) as bench:
+        earlier = None if options.profile else cached_profile(prepared, cache)
         profile = profile_model(prepared, options, cache, progress, bench)
         candidates = candidates_of(prepared, profile, options)
         costs = segment_costs(candidates, profile)
         measured = plan_until_kept(
-            bench, costs, goal, describe=_describe(lowered), progress=progress
-        )
+            bench, costs, goal, describe=_describe(lowered), progress=progress,
+            speed="at the speed of --profile" if options.profile else "at the speed measured now",
+        )  # fmt: skip
         progress("check", 0.0)
         check = check_segments(
             bench,
@@ -224,7 +245,8 @@ def _make(
             bench=bench,
             request=request_of(options),
         )
-        report = _report(candidates, measured, goal, check, bench)
+        report = _report(candidates, profile, measured, goal, check, bench)
+        report["notes"] = [*renewal_notes(earlier, profile), *report["notes"]]
     save_built(folder, packed, elsewhere, cache.root)
     (folder / REPORT_FILE).write_text(json.dumps(report, indent=1))
 
@@ -298,9 +320,11 @@ def _describe(lowered: Lowered) -> Callable[[int, int], str]:
 
 
 def _report(
-    candidates: CandidateSet, measured: MeasuredPlan, goal: Goal, check: CheckSpec, bench: Bench
-) -> dict[str, Any]:
+    candidates: CandidateSet, profile: LatencyProfile, measured: MeasuredPlan, goal: Goal,
+    check: CheckSpec, bench: Bench,
+) -> dict[str, Any]:  # fmt: skip
     measurement = measured.measurement
+    speed = machine_speed(profile, measurement.whole.p50_ns)
     return {
         **_plan_report(candidates, measured.plan, goal),
         "source": "measured",
@@ -315,7 +339,9 @@ def _report(
             "chained_p50_ns": measurement.chained.p50_ns,
             "whole_p50_ns": measurement.whole.p50_ns,
             "overhead_ratio": round(measurement.ratio_p50, 4),
+            "machine_speed": speed,
         },
+        "notes": list(speed_notes(speed, measurement.ratio_p50)),
         "check": {
             "max_abs_diff": check.max_abs_diff,
             "bitwise": check.bitwise,

@@ -10,6 +10,8 @@ from preempt_runtime.manifest import Latency
 
 PROFILE_SCHEMA = "preemptc/profile"
 PROFILE_VERSION = 1
+MEASURED_AT = "measured_at"
+"""In `machine`: when it was measured, UTC in ISO 8601; it is cached with the profile."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +39,7 @@ class LatencyProfile:
 
     `node_ns[i]` is the median of node i, scaled so that the sum is the whole network's median;
     `node_latency` holds the unscaled distributions (empty when estimated). `machine` is the
-    device's fingerprint and clocks.
+    device's fingerprint and clocks, and when it was measured.
     """
 
     graph_digest: str
@@ -60,6 +62,12 @@ class LatencyProfile:
     def total_ns(self) -> int:
         """Predicted time of the whole network."""
         return sum(self.node_ns)
+
+    @property
+    def measured_at(self) -> str | None:
+        """When it was measured; None for an estimate, and for a profile that does not tell."""
+        found = self.machine.get(MEASURED_AT)
+        return None if found is None or self.source != "measured" else str(found)
 
 
 def json_from_profile(profile: LatencyProfile) -> str:
@@ -93,6 +101,7 @@ def profile_from_json(text: str, where: str) -> LatencyProfile:
         document["whole"] = Latency(**document["whole"]) if document["whole"] else None
         document["node_names"] = tuple(map(_name, document["node_names"]))
         document["node_ns"] = tuple(int(cost) for cost in document["node_ns"])
+        document["machine"] = dict(document["machine"])
         return LatencyProfile(**document)
     except InputError:
         raise

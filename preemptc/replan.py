@@ -6,6 +6,7 @@ predictions nearby are scaled by what was measured, and segments that are alread
 preferred. What comes out was measured, all of it.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -13,7 +14,13 @@ from preempt_runtime.errors import BuildError, InfeasibleError
 from preempt_runtime.units import fmt_ns
 from preemptc.backends import Bench, Measurement, Progress
 from preemptc.learnt_costs import costs_at_speed, doubtful_stretches, learnt_costs
-from preemptc.search import SplitPlan, search_bound, search_count, search_overhead
+from preemptc.search import (
+    SplitPlan,
+    fmt_at_least,
+    search_bound,
+    search_count,
+    search_overhead,
+)
 from preemptc.segment_costs import SegmentCosts, Span
 
 _MAX_ROUNDS = 12
@@ -61,7 +68,13 @@ class MeasuredPlan:
 
 
 def plan_until_kept(
-    bench: Bench, costs: SegmentCosts, goal: Goal, *, describe: Describe, progress: Progress
+    bench: Bench,
+    costs: SegmentCosts,
+    goal: Goal,
+    *,
+    describe: Describe,
+    progress: Progress,
+    speed: str = "at the speed measured now",
 ) -> MeasuredPlan:
     """The plan that keeps the goal by measurement.
 
@@ -71,13 +84,14 @@ def plan_until_kept(
         goal: what to keep.
         describe: names the nodes [start, end) in an error.
         progress: told of every round.
+        speed: says in an error at which speed of the machine the costs hold.
 
     Raises:
         InfeasibleError: no plan keeps the bound; names the stretch that alone exceeds it and the
             smallest feasible bound.
         BuildError: the segments of every plan were refused.
     """
-    replanner = _Replanner(bench, costs, goal, describe, progress)
+    replanner = _Replanner(bench, costs, goal, describe, progress, speed)
     if goal.max_segment_ns is not None:
         found = replanner.keep_bound(goal.max_segment_ns)
     elif goal.num_segments is not None:
@@ -106,10 +120,11 @@ class _Replanner:
     """The rounds of one compile, and what they learnt so far (`costs`)."""
 
     def __init__(
-        self, bench: Bench, costs: SegmentCosts, goal: Goal, describe: Describe, progress: Progress
-    ) -> None:
+        self, bench: Bench, costs: SegmentCosts, goal: Goal, describe: Describe,
+        progress: Progress, speed: str,
+    ) -> None:  # fmt: skip
         self.bench, self.costs, self.goal = bench, costs, goal
-        self.describe, self.progress = describe, progress
+        self.describe, self.progress, self.speed = describe, progress, speed
         self.num_rounds = 0
         self.whole_ns, self.num_slow = costs.whole_work_ns, 0
 
@@ -230,7 +245,7 @@ class _Replanner:
         is built and measured: the prediction may be what is wrong.
         """
         try:
-            return search_bound(self.costs, bound_ns, describe=self.describe)
+            return self._search(bound_ns)
         except InfeasibleError:
             self.costs = replace(self.costs, headroom_frac=0.0)
         for start, end in doubtful_stretches(self.costs, bound_ns):
@@ -243,7 +258,20 @@ class _Replanner:
                 )
             if self.costs.measured_bound_ns.get((start, end), 0) > bound_ns:
                 break
-        return search_bound(self.costs, bound_ns, describe=self.describe)
+        return self._search(bound_ns)
+
+    def _search(self, bound_ns: int) -> SplitPlan:
+        return search_bound(
+            self.costs, bound_ns, describe=self.describe, advise=self._bound_with_room
+        )
+
+    def _bound_with_room(self, smallest_ns: int) -> str:
+        """A bound that still leaves planning its margin: following it must not fail by noise."""
+        roomy_ns = math.ceil(smallest_ns / (1 - _MARGIN_FRAC))
+        return (
+            f"{fmt_at_least(roomy_ns)}: the smallest feasible bound {self.speed} is"
+            f" {fmt_at_least(smallest_ns)}, and planning leaves {_MARGIN_FRAC:.0%} of a bound free"
+        )
 
     def _is_worth_more(self, plan: SplitPlan, kept: SplitPlan) -> bool:
         if plan.num_segments >= kept.num_segments:
@@ -288,6 +316,8 @@ class _Replanner:
             measurement = self.bench.measure(
                 plan.split_points, min_runs=min_runs, budget_ns=budget_ns
             )
+            if plan.num_segments == 1:  # twice the same network: a difference is noise
+                measurement = replace(measurement, ratio_p50=1.0)
             longest_ns = max(latency.at(self.goal.quantile) for latency in measurement.segments)
             is_slow = measurement.whole.p50_ns > _SLOW_FACTOR * self.whole_ns
             if bound_ns is None or longest_ns <= bound_ns or not is_slow:

@@ -10,6 +10,7 @@ from rich.text import Text
 from preempt_runtime.manifest import Latency, PlanSpec
 from preempt_runtime.units import fmt_bytes, fmt_ns
 from preemptc.candidates import CandidateCounts
+from preemptc.profile import LatencyProfile
 
 _STEPS = (
     ("positions", "positions of the network"),
@@ -113,6 +114,14 @@ def fmt_latency(latency: Latency | None) -> str:
         return "not measured"
     quantiles = ", ".join(f"{fmt_ns(latency.at(name))} {name}" for name in ("p50", "p99", "max"))
     return f"{quantiles} of {latency.num_samples} runs"
+
+
+def fmt_costs(profile: LatencyProfile, *, is_cached: bool) -> str:
+    """Where costs come from: estimated, or measured when, and whether the cache held them."""
+    if profile.source != "measured":
+        return profile.source
+    when = (profile.measured_at or "at an unknown time").replace("T", " ").replace("+00:00", " UTC")
+    return f"measured {when}{', found in the cache' if is_cached else ''}"
 
 
 def fmt_bound(bound_ns: int | None, quantile: str) -> str:

@@ -21,6 +21,7 @@ from preemptc.segment_paths import Path, exact_count_path, segment_paths
 __all__ = [
     "SegmentCosts",
     "SplitPlan",
+    "fmt_at_least",
     "kept_bound_ns",
     "pareto_front",
     "search_bound",
@@ -31,6 +32,7 @@ __all__ = [
 ]
 
 Describe = Callable[[int, int], str]
+Advise = Callable[[int], str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +113,11 @@ def kept_bound_ns(costs: SegmentCosts, plan: SplitPlan) -> int:
 
 
 def search_bound(
-    costs: SegmentCosts, max_segment_ns: int, *, describe: Describe | None = None
+    costs: SegmentCosts,
+    max_segment_ns: int,
+    *,
+    describe: Describe | None = None,
+    advise: Advise | None = None,
 ) -> SplitPlan:
     """The plan of least overhead such that no segment exceeds the bound.
 
@@ -121,6 +127,8 @@ def search_bound(
         costs: What every segment costs.
         max_segment_ns: The bound.
         describe: Names the nodes [start, end) in the error.
+        advise: Says what to raise the bound to, given the smallest feasible one; that one itself
+            unless given.
 
     Raises:
         InfeasibleError: no plan keeps the bound; names the stretch that exceeds it and the
@@ -128,7 +136,7 @@ def search_bound(
     """
     path = segment_paths(costs).least_path(max_segment_ns)
     if path is None:
-        raise _infeasible(costs, max_segment_ns, describe or _node_range)
+        raise _infeasible(costs, max_segment_ns, describe or _node_range, advise or _smallest)
     return _plan(costs, path)
 
 
@@ -250,7 +258,9 @@ def _prefer_built(costs: SegmentCosts, plan: SplitPlan, allowed_ns: float) -> Sp
     return preferred if preferred.overhead_ns <= allowed_ns else plan
 
 
-def _infeasible(costs: SegmentCosts, bound_ns: int, describe: Describe) -> InfeasibleError:
+def _infeasible(
+    costs: SegmentCosts, bound_ns: int, describe: Describe, advise: Advise
+) -> InfeasibleError:
     finest = _finest(costs)
     needed_ns = [needed for _, needed in chain_costs(costs, finest.split_points)]
     smallest_ns = max(needed_ns)
@@ -263,14 +273,18 @@ def _infeasible(costs: SegmentCosts, bound_ns: int, describe: Describe) -> Infea
     return InfeasibleError(
         f"{describe(*finest.segments[idx])} alone takes {taken}{room}, limit"
         f" {limit}; no split point inside makes it shorter;"
-        f" raise --max-segment to {_at_least(smallest_ns)}, the smallest feasible bound"
+        f" raise --max-segment to {advise(smallest_ns)}"
     )
 
 
-def _at_least(bound_ns: int) -> str:
+def _smallest(smallest_ns: int) -> str:
+    return f"{fmt_at_least(smallest_ns)}, the smallest feasible bound"
+
+
+def fmt_at_least(bound_ns: int) -> str:
     """A bound as an option's value, rounded up so that it is really kept.
 
-    >>> _at_least(1_234_567), _at_least(999)
+    >>> fmt_at_least(1_234_567), fmt_at_least(999)
     ('1235us', '999ns')
     """
     return f"{bound_ns}ns" if bound_ns < 1_000 else f"{-(-bound_ns // 1_000)}us"

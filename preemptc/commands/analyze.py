@@ -15,9 +15,9 @@ from preemptc.commands.options import (
     network_options,
     profile_option,
 )
-from preemptc.pipeline import Prepared, candidates_of, prepare, profile_model
+from preemptc.pipeline import Prepared, cached_profile, candidates_of, prepare, profile_model
 from preemptc.profile import LatencyProfile
-from preemptc.report import Table, facts, pruning_table
+from preemptc.report import Table, facts, fmt_costs, pruning_table
 from preemptc.terminal import show, watched
 
 _NUM_SHOWN = 20
@@ -33,33 +33,36 @@ def command(
 ) -> None:
     """Show where a network can be split, and why not elsewhere.
 
-    Nothing is measured: without --profile, costs are estimated and labelled so.
+    Nothing is measured: without --profile, costs are those of a profile in the cache, or else
+    estimated and labelled so.
     """
     options = request.options(profile=profile, max_live_bytes=max_live_bytes)
     with watched() as progress:
         prepared = prepare(request.model, options, request.cache, progress)
-        costs = (
-            profile_model(prepared, options, request.cache, progress)
-            if profile
-            else prepared.backend.estimate(prepared.lowered)
-        )
+        cached = None if profile else cached_profile(prepared, request.cache)
+        if profile:
+            costs = profile_model(prepared, options, request.cache, progress)
+        else:
+            costs = cached or prepared.backend.estimate(prepared.lowered)
         candidates = candidates_of(prepared, costs, options)
     limit = None if is_all else _NUM_SHOWN
     show(
-        document_of(prepared, costs, candidates),
-        tables_of(prepared, costs, candidates, limit),
+        document_of(prepared, costs, candidates, is_cached=cached is not None),
+        tables_of(prepared, costs, candidates, limit, is_cached=cached is not None),
         as_json=request.as_json,
     )
 
 
 def document_of(
-    prepared: Prepared, profile: LatencyProfile, candidates: CandidateSet
+    prepared: Prepared, profile: LatencyProfile, candidates: CandidateSet, *, is_cached: bool
 ) -> Mapping[str, Any]:
     """What `analyze` tells programs."""
     return {
         "model": prepared.model.name,
         "target": prepared.lowered.target,
         "costs": profile.source,
+        "cached": is_cached,
+        "measured_at": profile.measured_at,
         "total_ns": profile.total_ns,
         "num_nodes": {
             "source": prepared.model.graph.num_nodes,
@@ -73,23 +76,33 @@ def document_of(
 
 
 def tables_of(
-    prepared: Prepared, profile: LatencyProfile, candidates: CandidateSet, limit: int | None
-) -> tuple[Table, ...]:
+    prepared: Prepared, profile: LatencyProfile, candidates: CandidateSet, limit: int | None,
+    *, is_cached: bool,
+) -> tuple[Table, ...]:  # fmt: skip
     """What `analyze` tells people; `limit` is how many rows a list has at most."""
     graph = prepared.lowered.graph
     num_critical = sum(candidate.is_critical for candidate in candidates.candidates)
     plans = f"2^{candidates.log2_all_plans} plans, 2^{candidates.log2_plans} left to search"
     summary = {
         "nodes": f"{prepared.model.graph.num_nodes}, {graph.num_nodes} as executed",
-        "time": f"{fmt_ns(profile.total_ns)}, {profile.source}",
+        "time": f"{fmt_ns(profile.total_ns)}, {fmt_costs(profile, is_cached=is_cached)}",
         "candidates": f"{len(candidates.candidates)}, {num_critical} of them critical",
         "space": plans,
     }
     return (
-        facts(f"{prepared.model.name} on {prepared.lowered.target}", summary),
+        facts(f"{prepared.model.name} on {prepared.lowered.target}", summary, _notes(profile)),
         pruning_table(candidates.counts),
         _candidate_table(prepared, candidates, limit),
         _pruned_table(candidates, limit),
+    )
+
+
+def _notes(profile: LatencyProfile) -> tuple[str, ...]:
+    if profile.source == "measured":
+        return ()
+    return (
+        "the time is an estimate and may be far off: --profile gives measured times"
+        " (`preemptc profile MODEL -o FILE` measures them)",
     )
 
 

@@ -12,22 +12,42 @@ from preempt_runtime.bundle import Bundle, open_bundle
 from preempt_runtime.manifest import CheckSpec, GraphSpec, Manifest, PlanSpec, TensorSpec
 from preempt_runtime.units import fmt_bytes
 from preemptc.commands.options import bundle_argument, json_option
-from preemptc.profile import profile_from_json
+from preemptc.machine_speed import machine_speed, speed_notes
+from preemptc.profile import LatencyProfile, profile_from_json
 from preemptc.report import Table, facts, fmt_bound, fmt_latency, longest_segment, segment_table
 from preemptc.targets import TARGETS, FieldMatch, compare_key, local_device
 from preemptc.terminal import show
 
 _PROFILE = "profile.json"
+_WHOLE_PLAN_ID = "whole"
 _PORTABLE = "portable"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contents:
-    """A bundle, field by field whether each plan fits this machine, and its nodes' names."""
+    """A bundle, its profile, and field by field whether each plan fits this machine."""
 
     bundle: Bundle
     matches: Mapping[str, tuple[FieldMatch, ...]]
-    node_names: tuple[str, ...] | None
+    profile: LatencyProfile | None
+
+    @property
+    def node_names(self) -> tuple[str, ...] | None:
+        """The executed graph's nodes, where the bundle tells them."""
+        return self.profile.node_names if self.profile else None
+
+    @property
+    def machine_speed(self) -> float | None:
+        """At which part of the profile's speed the machine ran when the plans were measured.
+
+        None where the profile was not measured, or no plan of the whole network was.
+        """
+        latencies = [
+            plan.segments[0].latency for plan in self.manifest.plans if plan.id == _WHOLE_PLAN_ID
+        ]
+        if self.profile is None or not latencies or latencies[0] is None:
+            return None
+        return machine_speed(self.profile, latencies[0].p50_ns)
 
     @property
     def manifest(self) -> Manifest:
@@ -59,10 +79,10 @@ def read_contents(bundle: Bundle) -> Contents:
         PreemptError: its profile is damaged.
     """
     manifest = bundle.manifest
-    names = None
+    profile = None
     if any(artefact.path == _PROFILE for artefact in manifest.artefacts):
         text = bundle.read_bytes(_PROFILE).decode(errors="replace")
-        names = profile_from_json(text, str(bundle.root / _PROFILE)).node_names
+        profile = profile_from_json(text, str(bundle.root / _PROFILE))
     names_here = {plan.target for plan in manifest.plans} & TARGETS.keys()
     devices = {name: local_device(TARGETS[name]) for name in names_here}
     matches = {
@@ -70,7 +90,7 @@ def read_contents(bundle: Bundle) -> Contents:
         for plan in manifest.plans
         if plan.key is not None and plan.target in devices
     }
-    return Contents(bundle=bundle, matches=matches, node_names=names)
+    return Contents(bundle=bundle, matches=matches, profile=profile)
 
 
 def document_of(contents: Contents) -> Mapping[str, Any]:
@@ -96,6 +116,8 @@ def document_of(contents: Contents) -> Mapping[str, Any]:
         "keys": {key: dict(fields) for key, fields in manifest.keys.items()},
         "artefacts": [dataclasses.asdict(artefact) for artefact in manifest.artefacts],
         "check": dataclasses.asdict(manifest.check) if manifest.check else None,
+        "machine_speed": contents.machine_speed,
+        "notes": list(speed_notes(contents.machine_speed, None)),
     }
 
 
@@ -111,7 +133,7 @@ def tables_of(contents: Contents) -> tuple[Table, ...]:
         "check": _check(manifest.check),
     }
     return (
-        facts(str(contents.bundle.root), summary),
+        facts(str(contents.bundle.root), summary, speed_notes(contents.machine_speed, None)),
         *(_graph_table(graph) for graph in manifest.graphs),
         *(_plan_table(contents, plan) for plan in manifest.plans),
         *_key_tables(contents),

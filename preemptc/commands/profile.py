@@ -12,7 +12,7 @@ from preemptc.cache import guard, write_atomically
 from preemptc.commands.options import FILE, Request, network_options, refuse_overwrite
 from preemptc.pipeline import Prepared, prepare, profile_model
 from preemptc.profile import LatencyProfile, json_from_profile
-from preemptc.report import Table, facts, fmt_latency, fmt_percent
+from preemptc.report import Table, facts, fmt_costs, fmt_latency, fmt_percent
 from preemptc.terminal import show, watched
 
 _NUM_SLOWEST = 10
@@ -58,6 +58,7 @@ def document_of(
         "target": profile.target,
         "source": profile.source,
         "cached": is_cached,
+        "measured_at": profile.measured_at,
         "whole": asdict(profile.whole) if profile.whole else None,
         "num_nodes": len(nodes),
         "boundary": asdict(profile.boundary),
@@ -84,7 +85,7 @@ def tables_of(
         "whole network": fmt_latency(profile.whole),
         "nodes": f"{len(nodes)} as executed",
         "boundary": f"{fmt_ns(boundary.fixed_ns)} + {boundary.ns_per_byte:.3g} ns per byte",
-        "costs": f"{profile.source}{', found in the cache' if is_cached else ' now'}",
+        "costs": fmt_costs(profile, is_cached=True) if is_cached else f"{profile.source} now",
         "profile": str(output),
         **{f"machine: {name}": str(value) for name, value in sorted(profile.machine.items())},
     }

@@ -21,6 +21,7 @@ from preempt_runtime.clock import MonotonicClock
 from preempt_runtime.doctor import AskedPlan, Finding, doctor
 from preempt_runtime.errors import InputError, PreemptError
 from preempt_runtime.loading import FindBackend, open_backend
+from preempt_runtime.policies import policy_from_name
 from preempt_runtime.process import ProcessOptions
 from preempt_runtime.run_report import document_from_report, print_report
 from preempt_runtime.run_taskset import RunOptions, run_taskset
@@ -148,7 +149,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("taskset", type=Path, metavar="TASKSET.toml", help="see docs/taskset.md")
     add("--duration", type=_duration, default="10s", metavar="TIME", help="default: 10s")
-    add("--policy", metavar="NAME", help="instead of the task set's own")
+    add("--policy", type=_policy, metavar="NAME", help="instead of the task set's own")
     add("--trace", type=Path, metavar="FILE", help="write a trace that Perfetto opens")
     add("--seed", type=_integer(0, MAX_SEED), metavar="N", help="instead of the task set's own")
     add(
@@ -180,6 +181,13 @@ def _duration(text: str) -> int:
     if duration_ns == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is no time at all")
     return duration_ns
+
+
+def _policy(text: str) -> str:
+    try:
+        return policy_from_name(text).name
+    except InputError as err:
+        raise argparse.ArgumentTypeError(str(err)) from err
 
 
 def _integer(least: int, most: int) -> Callable[[str], int]:

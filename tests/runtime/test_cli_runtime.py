@@ -173,10 +173,11 @@ def test_ctrl_c_prints_what_was_measured_and_writes_the_trace(
     assert ", ended by SIGINT\n" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("arguments", [(), ("--json",)])
 def test_ctrl_c_before_the_run_is_one_line(
-    folder: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
 ) -> None:
-    assert run("--warmup", "1", device=interrupting_device()) == 130
+    assert run("--warmup", "1", *arguments, device=interrupting_device()) == 130
     assert capsys.readouterr() == ("", "preempt-rt: interrupted\n")
 
 
@@ -184,10 +185,6 @@ def test_ctrl_c_before_the_run_is_one_line(
     ("arguments", "message"),
     [
         (["run", "none.toml"], "none.toml: cannot read the task set: No such file or directory"),
-        (
-            ["run", "set.toml", "--policy", "edf"],
-            "no policy is called 'edf'; there are fifo, fixed-priority",
-        ),
         (
             ["run", "set.toml", "--trace", "none/trace.json"],
             "none/trace.json: no directory to write the trace into; make it first",
@@ -239,6 +236,10 @@ def test_a_trace_that_cannot_be_written_does_not_take_the_results_along(
         (["run", "a", "--sched-fifo", "100"], "'100', allowed an integer, 1 to 99"),
         (["run", "a", "--sched-fifo", "x"], "'x', allowed an integer, 1 to 99"),
         (["run", "a", "--seed", "9" * 5000], "allowed an integer, 0 to 9223372036854775807"),
+        (
+            ["run", "a", "--policy", "edf"],
+            "argument --policy: no policy is called 'edf'; there are fifo, fixed-priority",
+        ),
         (["run", "a", "--warmup=-1"], "'-1', allowed an integer, 0 to 10000"),
         (["run", "a", "--affinity", "0-3"], "'0-3', allowed core numbers such as 0,1"),
         (["run", "a", "--affinity", ""], "'', allowed core numbers such as 0,1"),

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from preempt_runtime.bundle import Bundle
+from preempt_runtime.bundle import Bundle, open_bundle
 from preempt_runtime.doctor import AskedPlan, Finding, doctor
 from preempt_runtime.errors import DeviceError
 from preempt_runtime.loading import Backend
 from preempt_runtime.system_view import Interpreter, SystemView, view_this_machine
-from tests.runtime.fake_bundles import FIELDS, FakeBackend, bundle_of, manifest_of
+from tests.runtime.fake_bundles import FIELDS, FakeBackend, bundle_of, manifest_of, write_bundle
 
 MIB = 1 << 20
 QUIET_TREE = {
@@ -53,6 +53,11 @@ def view_of(root: Path, **changes: object) -> SystemView:
     return dataclasses.replace(view, **changes)  # type: ignore[arg-type]
 
 
+def on_disk(root: Path) -> Bundle:
+    write_bundle(root, manifest_of((1000,) * 2))
+    return open_bundle(root)
+
+
 def examine(
     tmp_path: Path,
     *bundles: Bundle,
@@ -80,7 +85,7 @@ def examine(
 
 
 def test_a_quiet_machine_is_well(tmp_path: Path) -> None:
-    findings = examine(tmp_path, bundle_of("a"), threads=2)
+    findings = examine(tmp_path, on_disk(tmp_path / "a"), threads=2)
     assert {(f.what, f.found) for f in findings.values()} == {
         ("steal time", "0.0% over 1 s"),
         ("other processes", "none takes 20% of a core"),
@@ -93,8 +98,8 @@ def test_a_quiet_machine_is_well(tmp_path: Path) -> None:
         ("affinity", "permitted on cores 0,1"),
         ("Python", "3.11.7, switch interval 5 ms (lowered while tasks run)"),
         ("ONNX Runtime", "onnxruntime 1.31.1"),
-        ("bundle a", "plan 'cut', 1 segments, estimated"),
-        ("memory", "15 B of weights and buffers (estimated), 4 MiB available"),
+        ("bundle a", "plan 'cut', 2 segments, estimated"),
+        ("memory", "26 B of weights and buffers (estimated), 4 MiB available"),
     }
     assert {(f.level, f.advice) for f in findings.values()} == {("ok", "")}
 
@@ -212,7 +217,7 @@ def test_load_governor_and_smt_warn(tmp_path: Path) -> None:
 def test_what_is_hidden_is_said_to_be_hidden(tmp_path: Path) -> None:
     hidden = dict.fromkeys(QUIET_TREE, None)
     write_tree(tmp_path, QUIET_TREE)
-    findings = examine(tmp_path, bundle_of("a"), meanwhile=hidden)
+    findings = examine(tmp_path, on_disk(tmp_path / "a"), meanwhile=hidden)
     assert findings["load"].found == "unknown"
     assert findings["frequency governor"].found == "not readable (virtual machine?)"
     assert findings["shared cores"].found == "SMT is not reported"
@@ -292,6 +297,19 @@ def test_threads_of_bundle_task_set_and_machine_must_agree(tmp_path: Path) -> No
         "fail",
         "plan 'cut', 1 segments, estimated, made for 4 threads on 2 usable cores",
     )
+
+
+@pytest.mark.parametrize("name", ["segment-001.onnx", "whole.onnx"])
+def test_a_damaged_file_that_a_run_would_use_fails(tmp_path: Path, name: str) -> None:
+    bundle = on_disk(tmp_path / "a")
+    (path,) = bundle.root.glob(f"engines/*/{name}")
+    path.write_bytes(b"segmenu")
+    finding = examine(tmp_path, bundle)["bundle a"]
+    assert finding.level == "fail"
+    assert finding.found.startswith(f"{path}: sha256 ")
+    assert finding.found.endswith("; damaged, compile the bundle again")
+    path.unlink()
+    assert examine(tmp_path, bundle)["bundle a"].found.startswith(f"{path}: missing")
 
 
 def test_a_missing_library_fails_the_bundle_not_the_doctor(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Whole runs on a virtual clock: exact numbers."""
 
+import json
 import signal
 import threading
 from collections.abc import Callable, Iterable
@@ -13,6 +14,7 @@ from preempt_runtime.device import JobBuffers
 from preempt_runtime.errors import BundleError, InputError
 from preempt_runtime.metrics import Quantiles
 from preempt_runtime.process import ProcessOptions
+from preempt_runtime.run_report import document_from_report
 from preempt_runtime.run_taskset import RunOptions, RunReport, run_taskset
 from preempt_runtime.taskset import read_taskset
 from preempt_runtime.testing import Recording
@@ -234,6 +236,18 @@ def test_a_signal_ends_the_run_at_the_next_preemption_point(
     assert report.duration_ns == 11 * MS
     assert report.tasks["urgent"].metrics.finished == 1
     assert report.tasks["long"].metrics.cancelled == 1
+
+
+def test_a_signal_before_the_first_release_ends_with_an_empty_report(folder: Path) -> None:
+    text = TWO_TASKS[: TWO_TASKS.rindex("[[task]]")]
+    bench = Bench(folder, text)
+    bench.clock.call_at(MS, lambda: signal.raise_signal(signal.SIGINT))
+    report = bench.run()
+    assert (report.ended_by, report.duration_ns) == (signal.SIGINT, MS)
+    metrics = report.tasks["urgent"].metrics
+    assert (metrics.released, metrics.cancelled, metrics.response) == (0, 0, None)
+    document = document_from_report(report)
+    assert json.loads(json.dumps(document))["tasks"]["urgent"]["rate_per_s"] == 0.0
 
 
 def test_a_signal_that_is_ignored_stays_ignored(folder: Path) -> None:

@@ -20,7 +20,8 @@ from click.testing import CliRunner, Result
 
 from models.make import make
 from preempt_runtime.backends import ort
-from preempt_runtime.errors import DeviceError
+from preempt_runtime.bundle import open_bundle
+from preempt_runtime.errors import BundleError, DeviceError
 from preemptc import replan, targets, terminal
 from preemptc.backends.ort import profiler
 from preemptc.cli import SUMMARIES, main
@@ -217,15 +218,49 @@ def test_compile_says_what_it_made(run: Run, split: Arguments, tmp_path: Path) -
 def test_compile_json_is_complete(run: Run, split: Arguments, tmp_path: Path) -> None:
     report = run.json(*split, "-o", tmp_path / "net.bundle")
     assert {"bundle", "segments", "candidates", "built", "kept", "bound_ns", "predicted_max_ns",
-            "measured", "check", "cache_hits", "wall_s"} <= report.keys()  # fmt: skip
+            "measured", "notes", "check", "cache_hits", "wall_s"} <= report.keys()  # fmt: skip
     assert report["segments"] == report["kept"] == 3 <= report["built"]
     assert list(report["candidates"]) == [
         "positions", "after_fusion", "after_live_bytes", "after_zero_cost", "after_dominance",
     ]  # fmt: skip
     assert len(report["measured"]["segment_p50_ns"]) == 3
-    assert {"chained_p50_ns", "whole_p50_ns", "overhead_ratio"} <= report["measured"].keys()
+    assert {"chained_p50_ns", "whole_p50_ns", "overhead_ratio", "machine_speed"} <= report[
+        "measured"
+    ].keys()
     assert report["check"]["bitwise"] is True
     assert report["check"]["max_abs_diff"] == 0.0
+
+
+def test_another_speed_than_the_profile_s_is_noted_for_good(
+    run: Run, model: Path, tmp_path: Path
+) -> None:
+    costs, output = _even_costs(run, model, tmp_path / "costs.json"), tmp_path / "net.bundle"
+    document = json.loads(costs.read_text())
+    document["whole"] = {"p50_ns": 1, "p99_ns": 1, "max_ns": 1, "num_samples": 9}
+    costs.write_text(json.dumps(document))
+    compile_ = ("compile", model, "--segments", "2", "--profile", costs, "-o", output)
+    report = run.json(*compile_)
+    assert report["measured"]["machine_speed"] < 0.1
+    note = "of the profile's speed; compile again when it is idle"
+    assert note in report["notes"][0]
+    assert note in run(*compile_).stdout, "a result from the cache keeps the note"
+    found = run.json("inspect", output)
+    assert (found["machine_speed"], found["notes"]) == (
+        report["measured"]["machine_speed"],
+        report["notes"][:1],
+    )
+    assert note in run("inspect", output).stdout
+
+
+def test_the_overhead_of_a_compile_cannot_be_misread(
+    run: Run, split: Arguments, model: Path, tmp_path: Path
+) -> None:
+    text = run(*split, "-o", tmp_path / "three.bundle").stdout
+    assert "each chained run over the whole run beside it, the median of these" in text
+    assert "medians over all runs of each; not what the overhead is computed from" in text
+    one = ("compile", model, "--segments", "1", "-o", tmp_path / "one.bundle")
+    assert "overhead         0 %: one segment is the uncut network\n" in run(*one).stdout
+    assert run.json(*one)["measured"]["overhead_ratio"] == 1.0
 
 
 def test_a_second_compile_comes_from_the_cache(run: Run, split: Arguments, tmp_path: Path) -> None:
@@ -457,11 +492,38 @@ def test_a_profile_is_measured_once_and_used_again(run: Run, model: Path, tmp_pa
     assert costs == sorted(costs, reverse=True)
     assert first["machine"]["backend"] == "ort"
     text = run("profile", model, "-o", path, *cache).stdout
-    assert "measured, found in the cache" in text
+    at = first["measured_at"]
+    shown = f"measured {at[:10]} {at[11:19]} UTC, found in the cache"
+    assert shown in text
     assert "slowest nodes" in text
+    assert f", {shown}\n" in run("explore", model, *cache).stdout
+    document = run.json("explore", model, *cache)
+    assert (document["cached"], document["measured_at"]) == (True, at)
+    assert json.loads(path.read_text())["machine"]["measured_at"] == at
+    given = run.json("explore", model, "--profile", path, *cache)
+    assert (given["cached"], given["measured_at"]) == (False, at)
     found = run.json("analyze", model, "--profile", path, *cache)
     assert found["costs"] == "measured"
     assert found["total_ns"] == sum(json.loads(path.read_text())["node_ns"])
+
+
+def test_analyze_takes_a_measured_profile_from_the_cache(
+    run: Run, model: Path, tmp_path: Path
+) -> None:
+    cache = ("--cache", tmp_path / "cache")
+    hint = "estimate and may be far off: --profile gives measured times"
+    before = run.json("analyze", model, *cache)
+    assert (before["costs"], before["cached"], before["measured_at"]) == ("estimated", False, None)
+    assert hint in run("analyze", model, *cache).stdout
+    run("profile", model, "-o", tmp_path / "p.json", *cache)
+    profile = json.loads((tmp_path / "p.json").read_text())
+    after = run.json("analyze", model, *cache)
+    assert (after["costs"], after["cached"]) == ("measured", True)
+    assert after["measured_at"] == profile["machine"]["measured_at"]
+    assert after["total_ns"] == sum(profile["node_ns"])
+    text = run("analyze", model, *cache).stdout
+    assert " UTC, found in the cache\n" in text
+    assert hint not in text
 
 
 def test_profiles_that_do_not_fit_are_refused(
@@ -471,6 +533,8 @@ def test_profiles_that_do_not_fit_are_refused(
     run("profile", model, "-o", path)
     branchy = work / "tiny_branchy.onnx"
     assert "a profile of another network" in run.refused("analyze", branchy, "--profile", path)
+    path.write_text(json.dumps({**json.loads(path.read_text()), "machine": None}))
+    assert "not a latency profile" in run.refused("explore", model, "--profile", path)
     path.write_text("{}")
     assert "not a latency profile" in run.refused("compile", model, "--profile", path, *output)
     path.unlink()
@@ -529,8 +593,9 @@ def test_explore_shows_evenly_spaced_plans(
     monkeypatch.setattr(explore, "_NUM_SHOWN", 3)
     model, profile = chain_costs
     some = run("explore", model, "--profile", profile).stdout
-    assert [row.split()[0] for row in some.splitlines()[-4:-1]] == ["8", "3.1", "1.1"]
+    assert [row.split()[0] for row in some.splitlines()[-5:-2]] == ["8", "3.1", "1.1"]
     assert "and 3 between: --all" in some
+    assert some.splitlines()[-1].startswith("  the overhead is predicted: built segments have")
     assert "between" not in run("explore", model, "--profile", profile, "--all").stdout
 
 
@@ -613,6 +678,17 @@ def test_verify_finds_a_flipped_byte_and_a_stranger(run: Run, bundle: Path) -> N
         path.write_bytes(content)
     (bundle / "extra").write_text("")
     assert "1 files are not part of the bundle: 'extra'" in run.refused("verify", bundle)
+
+
+def test_a_run_hashes_what_it_opens_and_verify_everything(run: Run, bundle: Path) -> None:
+    """As README, docs/example.md and docs/bundle-format.md say."""
+    opened, unopened = next(bundle.glob("engines/*/whole.onnx")), bundle / "graph" / "model.onnx"
+    unopened.write_bytes(b"x" * unopened.stat().st_size)
+    ort.OrtDevice().load(open_bundle(bundle), "segments").close()
+    assert run.refused("verify", bundle).startswith(f"{unopened}: sha256 ")
+    opened.write_bytes(b"x" * opened.stat().st_size)
+    with pytest.raises(BundleError, match=r"whole\.onnx: sha256 "):
+        ort.OrtDevice().load(open_bundle(bundle), "segments")
 
 
 def _double_the_last_layer(bundle: Path) -> None:

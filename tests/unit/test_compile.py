@@ -256,6 +256,21 @@ def test_a_stale_cached_profile_is_measured_again(
     assert profile_model(prepared, wanted, cache) == second
 
 
+def test_a_compile_that_renews_a_faster_profile_keeps_a_note_of_it(tmp_path: Path) -> None:
+    path = models.save(models.chain(), tmp_path / "net.onnx")
+    wanted, cache = options(num_segments=1), BuildCache(tmp_path / "cache")
+    profile_model(prepare(path, wanted, cache), wanted, cache)
+    (file,) = cache.root.glob("profile/*/profile.json")
+    document = json.loads(file.read_text())
+    size = file.stat().st_size
+    document["node_ns"] = [1] * len(document["node_ns"])
+    document["whole"] = {"p50_ns": 1, "p99_ns": 1, "max_ns": 1, "num_samples": 9}
+    file.write_text(json.dumps(document).ljust(size))
+    for output in ("b", "c"):
+        report = compile_model(path, tmp_path / output, wanted, BuildCache(cache.root))
+        assert report["notes"][0].startswith("the profile was measured again: the machine ran at")
+
+
 def test_two_that_find_a_profile_stale_both_succeed(tmp_path: Path) -> None:
     path = models.save(models.chain(), tmp_path / "net.onnx")
     wanted, cache = options(num_segments=1), BuildCache(tmp_path / "cache")

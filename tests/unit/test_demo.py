@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench import demo, networks
-from bench.compiling import bound_of
+from bench import compiling, demo, networks
+from bench.compiling import bound_of, bound_text, compile_at_speed
 from bench.intervals import MedianInterval, median_interval, quantiles_of
 from bench.machine import steal_frac
 from bench.modes import MODES, ModeRun, Recording, rate_per_s
 from bench.paired import PairedTimes, is_bitwise_equal
+from bench.publish import README, RESULTS, demo_part, networks_part, price_of_points, replaced
 from bench.report import (
     Block,
     acceptance,
@@ -26,7 +27,10 @@ from bench.rows import failed_row, markdown, not_reached, row_of
 from docs import example
 from preempt_runtime.errors import InputError
 from preempt_runtime.manifest import Latency
+from preempt_runtime.metrics import metrics_from_records
+from preempt_runtime.records import JobRecord, JobState
 from preempt_runtime.system_view import CpuTimes
+from preemptc.cache import BuildCache
 from preemptc.profile import BoundaryCost, LatencyProfile
 
 MACHINE = {
@@ -113,6 +117,78 @@ def test_bound_is_a_part_of_the_network_or_covers_its_longest_node(
 ) -> None:
     bound = bound_of(profile(1000, *node_ns), parts=parts)
     assert (bound["bound_ns"], bound["bound_from"]) == (bound_ns, source)
+
+
+class Speeds:
+    """A network whose whole takes what two lists say: when profiled, and when compiled."""
+
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, profiled_ms: list[int], compiled_ms: list[int]
+    ) -> None:
+        self.profiled_ms, self.compiled_ms, self.bounds_ns = profiled_ms, compiled_ms, list[int]()
+        monkeypatch.setattr(compiling, "measured_bound", self.bound)
+        monkeypatch.setattr(compiling, "compile_under", self.compile)
+
+    def bound(self, *arguments: object, **options: object) -> dict[str, Any]:
+        whole_ns = self.profiled_ms.pop(0) * 1_000_000
+        return bound_of(profile(whole_ns, *[whole_ns // 20] * 20))
+
+    def compile(
+        self, model: Path, output: Path, bound_ns: int, *arguments: object, **options: object
+    ) -> dict[str, Any]:
+        self.bounds_ns.append(bound_ns)
+        whole_ns = self.compiled_ms.pop(0) * 1_000_000
+        measured = {"whole_p50_ns": whole_ns, "segment_p50_ns": [whole_ns // 11, whole_ns // 12]}
+        return {"bound_ns": bound_ns, "measured": measured, "refused": []}
+
+
+@pytest.mark.parametrize(
+    ("profiled_ms", "compiled_ms", "bounds_ms", "text"),
+    [
+        ([110], [121], [11], "11 ms (1/10 of the whole network's 110 ms), the longest 11 ms at"),
+        (
+            [380, 110], [110, 110], [38, 11],
+            "11 ms (1/10 of the whole network's 110 ms, derived 2 times as the machine's speed"
+            " changed), the longest 10 ms at the median",
+        ),
+        (
+            [380, 110, 200], [110, 220, 110], [38, 11, 20],
+            "20 ms (1/10 of the whole network's 200 ms, derived 3 times as the machine's speed"
+            " changed), the longest 10 ms at the median, measured at 1.82 of the speed",
+        ),
+        (
+            [110, 110], [220], [11],
+            "11 ms (1/10 of the whole network's 110 ms), the longest 20 ms at the median, measured"
+            " at 0.5 of the speed that the bound is for",
+        ),
+    ],
+)  # fmt: skip
+def test_a_bound_from_another_speed_is_derived_again_twice_at_most(
+    monkeypatch: pytest.MonkeyPatch,
+    profiled_ms: list[int],
+    compiled_ms: list[int],
+    bounds_ms: list[int],
+    text: str,
+) -> None:
+    speeds = Speeds(monkeypatch, profiled_ms, compiled_ms)
+    bound, report = compile_at_speed(Path("m"), Path("b"), BuildCache(Path("c")), threads=2)
+    assert speeds.bounds_ns == [ms * 1_000_000 for ms in bounds_ms]
+    assert not profiled_ms
+    assert bound_text(bound, report, parts=10).startswith(text)
+
+
+def test_how_a_bound_was_chosen_names_node_and_raise() -> None:
+    bound = {**bound_of(profile(1_000_000, 100_000, 900_000)), "rederived": 0}
+    bound["compiled_whole_p50_ns"] = 1_000_000
+    report = {
+        "bound_ns": 1_350_000,
+        "refused": ["no"],
+        "measured": {"segment_p50_ns": [900_000, 1_300_000]},
+    }
+    assert bound_text(bound, report, parts=10) == (
+        "1.35 ms (1.2 times the longest node's 900 us, raised from 1.08 ms: no plan kept that),"
+        " the longest 1.3 ms at the median"
+    )
 
 
 def test_outputs_are_compared_byte_by_byte() -> None:
@@ -260,6 +336,39 @@ def test_every_miss_is_reported_with_its_figures() -> None:
     assert short["not_reached"] == []
 
 
+def measured_row(whole_ms: float, ratio: float, segments: int) -> dict[str, Any]:
+    return {
+        "whole_p50_ns": round(whole_ms * 1e6),
+        "chained_over_whole": {"median": ratio},
+        "segments": segments,
+    }
+
+
+def test_the_price_of_a_point_is_the_table_s_range_of_what_it_cost() -> None:
+    rows = [
+        measured_row(40, 1.05, 11),  # 2 ms over 10 points
+        measured_row(4, 1.2, 9),  # 0.8 ms over 8
+        measured_row(3, 1.1, 4),  # 0.3 ms over 3
+        measured_row(60, 0.95, 9),  # faster: no price
+        measured_row(30, 1.0, 1),  # no point
+    ]
+    assert price_of_points(rows) == (
+        "Where the chain was slower (3 of 4 networks), a preemption point cost 100 us to 200 us,"
+        " median 100 us.\nShort networks pay a larger share: those under 5 ms took 1.10 to 1.20"
+        " times their uncut time."
+    )
+    assert price_of_points(rows[:1]).endswith("200 us to 200 us, median 200 us.")
+    assert price_of_points(rows[3:]) == "No network was slower for its preemption points."
+
+
+def test_the_readme_holds_the_published_results() -> None:
+    root = Path(__file__).parents[2]
+    text = (root / README).read_text()
+    report = json.loads((root / RESULTS / "cpu-demo.json").read_text())
+    rows = json.loads((root / RESULTS / "cpu-networks.json").read_text())["rows"]
+    assert replaced(replaced(text, "demo", demo_part(report)), "bench", networks_part(rows)) == text
+
+
 def test_markdown_lists_networks_without_a_bundle() -> None:
     text = markdown([failed_row("vgg19", "no plan", MACHINE)], "make bench")
     assert "* `vgg19`: no bundle: no plan" in text
@@ -338,6 +447,31 @@ def test_example_application_answers_its_frames(
     assert lines[0].endswith("of 100 frames done")
     assert int(lines[0].split()[0]) >= 1
     assert [line.split(":")[0] for line in lines[1:]] == ["captioner", "detector"]
+
+
+def test_example_names_a_task_without_a_finished_job() -> None:
+    cancelled, done = (
+        JobRecord(
+            job_id=idx, task="captioner", priority=None, release_ns=0, deadline_ns=None,
+            start_ns=0, end_ns=2_000_000, state=state, blocking_ns=0, num_preemptions=0,
+            num_segments_run=1, error=None,
+        )
+        for idx, state in enumerate((JobState.CANCELLED, JobState.FINISHED))
+    )  # fmt: skip
+    assert example.task_line("captioner", None) == "captioner: 0 jobs"
+    found = metrics_from_records([cancelled], 1)["captioner"]
+    assert example.task_line("captioner", found) == "captioner: 0 jobs"
+    found = metrics_from_records([cancelled, done], 1)["captioner"]
+    assert example.task_line("captioner", found) == "captioner: 1 jobs, response p50 2 ms, p99 2 ms"
+
+
+def test_example_without_a_bundle_ends_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert example.command([str(tmp_path / "none"), str(tmp_path / "none")]) == 1
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert err.startswith(f"error: {tmp_path / 'none'}: no such bundle")
 
 
 @pytest.mark.slow

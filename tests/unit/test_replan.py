@@ -108,6 +108,29 @@ def test_an_impossible_bound_names_the_stretch_and_the_smallest_bound() -> None:
     assert bench.num_built == 0
 
 
+def test_the_advised_bound_leaves_the_margin_and_can_be_followed() -> None:
+    with pytest.raises(InfeasibleError) as caught:
+        plan(FakeBench(NUM_NODES, linear), Goal(max_segment_ns=50_000))
+    assert str(caught.value).endswith(
+        "; raise --max-segment to 105us: the smallest feasible bound at the speed measured now is"
+        " 101us, and planning leaves 3% of a bound free"
+    )
+    found = plan(FakeBench(NUM_NODES, linear), Goal(max_segment_ns=105_000))
+    assert found.margin_frac == 0.03
+
+
+def test_one_segment_has_no_overhead_whatever_two_sessions_measure() -> None:
+    bench = FakeBench(NUM_NODES, linear)
+    measure = bench.measure
+
+    def noisy(*args: Any, **kwargs: Any) -> Measurement:
+        return replace(measure(*args, **kwargs), ratio_p50=0.93)
+
+    bench.measure = noisy  # type: ignore[method-assign]
+    assert plan(bench, Goal(num_segments=1)).measurement.ratio_p50 == 1.0
+    assert plan(bench, Goal(num_segments=2)).measurement.ratio_p50 == 0.93
+
+
 def test_a_refused_segment_is_left_out_and_never_asked_for_again() -> None:
     refused = frozenset({(0, 10), (30, 40)})
     bench = FakeBench(NUM_NODES, linear, refused)
