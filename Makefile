@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := preemptc runtime/preempt_runtime models bench tests docs
 
-.PHONY: help setup demo test lint type unit golden bench bench-commands publish fuzz size clean
+.PHONY: help setup demo test lint type unit test-gpu golden bench bench-gpu bench-gpu-pair bench-commands publish fuzz size clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -32,11 +32,20 @@ type: setup ## Check types
 unit: setup
 	$(BIN)/python -m pytest -q -W error
 
+test-gpu: setup ## Run the tests that need an NVIDIA GPU with TensorRT; says why it skips
+	$(BIN)/python -m pytest -q -W error -rs -m gpu tests/gpu
+
 golden: setup ## Rewrite the golden files, to be reviewed as a diff
 	$(BIN)/python -m pytest -q -m golden --update-golden
 
 bench: setup ## Measure every zoo network (about an hour on 2 cores); resumable
 	$(BIN)/python -m bench.networks
+
+bench-gpu: setup ## Measure networks on the GPU of this machine; resumable, `python -m bench.gpu --help`
+	$(BIN)/python -m bench.gpu
+
+bench-gpu-pair: setup ## Measure an urgent network beside a long one on the GPU of this machine
+	$(BIN)/python -m bench.gpu_pair
 
 bench-commands: setup ## Measure commands as whole processes, and the dispatcher's own time
 	$(BIN)/python -m bench.commands

@@ -21,7 +21,7 @@ from preempt_runtime.backends.tensorrt import (
     deserialize,
     new_context,
 )
-from preempt_runtime.clock import VirtualClock
+from preempt_runtime.clock import MonotonicClock, VirtualClock
 from preempt_runtime.device import Array
 from preempt_runtime.errors import BundleError, DeviceError, InputError
 from preempt_runtime.executor import Executor
@@ -646,3 +646,22 @@ def test_the_executor_runs_it_like_any_device(tmp_path: Path, trt: FakeTensorRT)
     assert ran == [f"{name}: engine +{n}" for name in ("high", "low") for n in (1, 10, 100)]
     network.close()
     device.close()
+
+
+def test_a_jobs_inputs_may_lie_on_the_device(tmp_path: Path, trt: FakeTensorRT) -> None:
+    device, network, buffers = world(tmp_path, trt)
+    buffers.close()
+    with (
+        DeviceMemory(24) as memory,
+        Executor(device, FixedPriority(), MonotonicClock()) as executor,
+    ):
+        executor.add_task(Task(name="net", network=network, priority=1))
+        inputs = {"x": Interface(memory, X + 2), "scale": SCALE}
+        handle = executor.submit("net", cast("Mapping[str, Array]", inputs))
+        wrong = {"x": Interface(other, X[:1]), "scale": SCALE}
+        refused = executor.submit("net", cast("Mapping[str, Array]", wrong))
+        executor.run()
+        assert numbers(handle.result(timeout=0)) == expected(27, 0.5)
+        with pytest.raises(InputError, match=r"input 'x': found float32 \[1, 3\] in device memory"):
+            refused.result(timeout=0)
+    close(device, network)

@@ -210,7 +210,7 @@ def test_compile_says_what_it_made(run: Run, split: Arguments, tmp_path: Path) -
     assert text.startswith("compiled for cpu\n  segments         3\n")
     assert f"bundle           {tmp_path / 'net.bundle'}" in text
     assert "chained outputs bitwise equal to the whole network's" in text
-    assert " built, 3 kept\n" in text
+    assert " segments, 3 kept\n" in text
     assert len(text.partition("segments of plan")[2].splitlines()) == 5
     assert all(line.startswith("preemptc: ") for line in result.stderr.splitlines())
 
