@@ -653,6 +653,7 @@ def test_a_jobs_inputs_may_lie_on_the_device(tmp_path: Path, trt: FakeTensorRT) 
     buffers.close()
     with (
         DeviceMemory(24) as memory,
+        DeviceMemory(24) as other,
         Executor(device, FixedPriority(), MonotonicClock()) as executor,
     ):
         executor.add_task(Task(name="net", network=network, priority=1))
