@@ -1,6 +1,6 @@
 """`python -m preemptc` is `preemptc`."""
 
-from preemptc.cli import main
+from preemptc.start import main
 
 if __name__ == "__main__":
-    main(prog_name="preemptc")
+    main()

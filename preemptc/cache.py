@@ -9,18 +9,22 @@ import contextlib
 import fcntl
 import hashlib
 import json
-import os
+import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from preempt_runtime.errors import BuildError, InputError
+from preempt_runtime.output_file import write_output
 from preemptc.swap import swap_in
 
 _FILES = "files.json"
 _TEMPORARY = ".tmp-"
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_SMALL_BYTES = 1 << 20  # hashed in about a millisecond: sooner than its digest is looked up
 
 
 class BuildCache:
@@ -40,9 +44,9 @@ class BuildCache:
         """The directory of this stage for these inputs, computed by `make` if it is not there.
 
         `make` writes into an empty directory; what it raises leaves nothing behind. An entry that
-        is not sound (a file was deleted, a measurement is out of date) is made again beside the
-        old one and put in its place: readers find one of the two. Of several processes that find
-        it unsound, one makes it; the others look again when that one is done.
+        is not sound (a file was deleted or damaged, a measurement is out of date) is made again
+        beside the old one and put in its place: readers find one of the two. Of several processes
+        that find it unsound, one makes it; the others look again when that one is done.
 
         Raises:
             BuildError: the cache cannot be written (full disk, permissions).
@@ -57,8 +61,11 @@ class BuildCache:
                 return path
             with self._temporary(path) as folder:
                 make(folder)
-                _list_files(folder)
+                files = _list_files(folder)
                 swap_in(folder, path)
+            for name, (size, digest) in files.items():
+                if size > _SMALL_BYTES:
+                    self.remember_digest(path / name, digest)
         return path
 
     def find(
@@ -66,10 +73,28 @@ class BuildCache:
     ) -> Path | None:
         """The directory of this stage for these inputs, if it is there and sound; no hit."""
         path = self._path(stage, fields)
-        return path if is_whole(path) and is_sound(path) else None
+        return path if self._is_whole(path) and is_sound(path) else None
 
     def _path(self, stage: str, fields: Mapping[str, Any]) -> Path:
         return self.root / stage / digest_of(fields)
+
+    def _is_whole(self, entry: Path) -> bool:
+        """Whether every file that was made is there, and holds what was written."""
+        try:
+            files = json.loads((entry / _FILES).read_bytes())
+            return all(self._holds(entry / name, *found) for name, found in files.items())
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+            return False
+
+    def _holds(self, path: Path, size: int, digest: str) -> bool:
+        status = path.lstat()
+        if not stat.S_ISREG(status.st_mode) or status.st_size != size:
+            return False
+        if size <= _SMALL_BYTES:
+            return sha256_of(path) == digest
+        with contextlib.suppress(InputError, BuildError):
+            return self.file_digest(path) == digest
+        return sha256_of(path) == digest  # a cache on a full or read-only disk is still of use
 
     def file_digest(self, path: Path) -> str:
         """sha256 of a file, remembered under its path, size, times and inode.
@@ -87,8 +112,9 @@ class BuildCache:
 
     def _file_digest(self, path: Path) -> str:
         memo = self._memo(path)
-        with contextlib.suppress(OSError):
-            return memo.read_text()
+        with contextlib.suppress(OSError, ValueError):
+            if _SHA256.fullmatch(remembered := memo.read_text()):
+                return remembered
         digest = sha256_of(path)
         with guard(self.root):
             write_atomically(memo, digest.encode())
@@ -143,19 +169,15 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def is_whole(entry: Path) -> bool:
-    """Whether every file that was made is there, at its size."""
-    try:
-        sizes = json.loads((entry / _FILES).read_text())
-        return all((entry / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError, AttributeError):
-        return False
-
-
-def _list_files(folder: Path) -> None:
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
-    (folder / _FILES).write_text(json.dumps(sizes))
+def _list_files(folder: Path) -> dict[str, tuple[int, str]]:
+    """Size and sha256 of each file in the folder, written into it."""
+    files = {
+        path.relative_to(folder).as_posix(): (path.stat().st_size, sha256_of(path))
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+    (folder / _FILES).write_text(json.dumps(files))
+    return files
 
 
 def digest_of(fields: Mapping[str, Any]) -> str:
@@ -165,18 +187,9 @@ def digest_of(fields: Mapping[str, Any]) -> str:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file beside its place and rename it: readers see all of it or nothing."""
+    """Write a file, its folder made first: readers see all of it or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=_TEMPORARY, dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-        raise
+    write_output(path, content)
 
 
 @contextlib.contextmanager

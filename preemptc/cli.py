@@ -5,7 +5,9 @@ traceback. A command's module is imported when it is called: ONNX and its runtim
 second.
 """
 
+import contextlib
 import importlib
+import sys
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 import click
 
 from preempt_runtime.errors import PreemptError
+from preempt_runtime.stdout import STDOUT_BROKEN, check_stdout, is_stdout_broken
 from preemptc import __version__
 
 SUMMARIES: Mapping[str, str] = MappingProxyType(
@@ -28,6 +31,11 @@ SUMMARIES: Mapping[str, str] = MappingProxyType(
     }
 )
 _INTERRUPTED = 130
+
+
+def _refuse(reason: str) -> None:
+    with contextlib.suppress(OSError):  # stderr may be as full as stdout
+        click.echo(f"preemptc: error: {' '.join(reason.split())}", err=True)
 
 
 class CommandGroup(click.Group):
@@ -50,12 +58,25 @@ class CommandGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(list(SUMMARIES.items()))
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the command line, once there is a stdout to write to."""
+        try:
+            check_stdout()
+            return super().main(*args, **kwargs)
+        except PreemptError as err:
+            _refuse(str(err))
+        except OSError:
+            if not is_stdout_broken(probe="\n"):
+                raise
+            _refuse(STDOUT_BROKEN)
+        sys.exit(1)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; an error raised on purpose becomes one line and exit code 1."""
         try:
             return super().invoke(ctx)
         except PreemptError as err:
-            click.echo(f"preemptc: error: {' '.join(str(err).split())}", err=True)
+            _refuse(str(err))
             ctx.exit(1)
         except KeyboardInterrupt:
             click.echo("preemptc: interrupted; nothing half-written", err=True)

@@ -12,10 +12,10 @@ import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from preempt_runtime.bundle import PARTIAL_PREFIX
-from preempt_runtime.errors import BuildError, BundleError, InputError
+from preempt_runtime.errors import BuildError, InputError, PreemptError
 from preempt_runtime.manifest import MANIFEST_NAME, SCHEMA, Manifest
 from preempt_runtime.manifest_json import manifest_from_json
 from preemptc.cache import BuildCache, guard
@@ -57,8 +57,8 @@ def save_built(entry: Path, folder: Path, elsewhere: Mapping[str, Path], root: P
     (entry / _ELSEWHERE_FILE).write_text(json.dumps(references))
 
 
-def read_built(entry: Path, root: Path) -> BuiltBundle | None:
-    """The bundle in an entry of the cache at `root`; None if any part of it was deleted since."""
+def read_built(entry: Path, cache: BuildCache) -> BuiltBundle | None:
+    """The bundle in an entry of the cache; None if any part of it was deleted or changed since."""
     folder = entry / _FOLDER
     try:
         text = (folder / MANIFEST_NAME).read_bytes()
@@ -67,11 +67,13 @@ def read_built(entry: Path, root: Path) -> BuiltBundle | None:
         files = {MANIFEST_NAME: folder / MANIFEST_NAME}
         for artefact in manifest.artefacts:
             is_here = artefact.path not in references
-            path = folder / artefact.path if is_here else root / references[artefact.path]
+            path = folder / artefact.path if is_here else cache.root / references[artefact.path]
             if path.stat().st_size != artefact.num_bytes:
                 return None
+            if not is_here and cache.file_digest(path) != artefact.sha256:
+                return None
             files[artefact.path] = path
-    except (OSError, ValueError, TypeError, BundleError):
+    except (OSError, ValueError, TypeError, PreemptError):
         return None
     return BuiltBundle(manifest=manifest, files=files)
 
@@ -92,7 +94,7 @@ def deliver(built: BuiltBundle, output: Path, cache: BuildCache) -> bool:
         _sweep(output)
         if _is_same(built, output, cache):
             return False
-        check_place(output)
+        check_place(output, cache)
         output.parent.mkdir(parents=True, exist_ok=True)
         with _partial(output) as partial:
             _copy_files(built, partial)
@@ -102,12 +104,18 @@ def deliver(built: BuiltBundle, output: Path, cache: BuildCache) -> bool:
     return True
 
 
-def check_place(output: Path) -> None:
+def check_place(output: Path, cache: BuildCache) -> None:
     """Return if a bundle can be put at `output`, as far as can be told without writing.
 
     Raises:
-        BuildError: something else stands there, or no directory can be made there.
+        BuildError: something else stands there, or no directory can be made there; or the cache
+            would be part of the bundle.
     """
+    if Path(os.path.realpath(cache.root)).is_relative_to(os.path.realpath(output)):
+        raise BuildError(
+            f"{output}: the cache {cache.root} lies in it, which a bundle would replace; choose"
+            " another place with -o or --cache"
+        )
     with guard(output):
         if (foreign := _foreign(output)) is not None:
             raise BuildError(
@@ -151,9 +159,10 @@ def _foreign_now(output: Path) -> str | None:
     listed = _listed_files(output / MANIFEST_NAME)
     if listed is None:
         return "is no bundle"
+    folders = {parent.as_posix() for name in listed for parent in PurePosixPath(name).parents}
     for path in sorted(output.rglob("*")):
         name = path.relative_to(output).as_posix()
-        if not path.is_dir() and name not in listed:
+        if path.is_symlink() or name not in (folders if path.is_dir() else listed):
             return f"holds {name!r}, which is not part of the bundle"
     return None
 

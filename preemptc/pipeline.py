@@ -76,7 +76,7 @@ def compile_model(
         PreemptError: the stage's own error; nothing half-made stays behind.
     """
     start_ns = time.monotonic_ns()
-    check_place(output)
+    check_place(output, cache)
     prepared = prepare(path, options, cache, progress)
     fields = _bundle_fields(prepared, options, cache)
 
@@ -84,10 +84,10 @@ def compile_model(
         _make(folder, prepared, options, cache, progress)
 
     def is_sound(entry: Path) -> bool:
-        return read_built(entry, cache.root) is not None and (entry / REPORT_FILE).is_file()
+        return read_built(entry, cache) is not None and (entry / REPORT_FILE).is_file()
 
     entry = cache.entry("bundle", fields, make, is_sound)
-    built = read_built(entry, cache.root)
+    built = read_built(entry, cache)
     if built is None:
         raise BuildError(f"{entry}: deleted while it was read; compile again")
     progress("deliver", 1.0)

@@ -10,21 +10,23 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from preempt_runtime.stdout import results_out
 from preemptc.backends import Progress as Watch
 from preemptc.report import Table, plain_text, rich_table
 
 
 def show(document: Mapping[str, Any], tables: Sequence[Table], *, as_json: bool) -> None:
     """Print the result once: as one JSON document, or as tables."""
-    if as_json:
-        click.echo(json.dumps(document, indent=1))
-        return
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        click.echo(plain_text(tables), nl=False)
-        return
-    for table in tables:
-        console.print(rich_table(table), end="\n\n")
+    with results_out() as out:
+        if as_json:
+            click.echo(json.dumps(document, indent=1), file=out)
+            return
+        console = Console(highlight=False, file=out)
+        if not console.is_terminal:
+            click.echo(plain_text(tables), nl=False, file=out)
+            return
+        for table in tables:
+            console.print(rich_table(table), end="\n\n")
 
 
 @contextlib.contextmanager
@@ -62,6 +64,7 @@ def _line_per_step() -> Watch:
         nonlocal shown
         if what != shown:
             shown = what
-            click.echo(f"preemptc: {what}", err=True)
+            with contextlib.suppress(OSError):  # a log that is full must not end the work
+                click.echo(f"preemptc: {what}", err=True)
 
     return write

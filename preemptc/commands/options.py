@@ -8,10 +8,11 @@ from typing import Any, Literal
 
 import click
 
-from preempt_runtime.errors import InputError
+from preempt_runtime.output_file import check_output
 from preemptc.backends import BackendOptions
 from preemptc.cache import BuildCache
 from preemptc.commands.values import named_shape, size_bytes, target_name
+from preemptc.onnx_io.files import external_files, read
 from preemptc.pipeline import CompileOptions
 from preemptc.replan import Goal
 
@@ -81,15 +82,17 @@ class Request:
         )
 
 
-def refuse_overwrite(output: Path, *inputs: Path | None) -> None:
-    """Return if writing `output` would replace none of the files that were given to read.
+def refuse_overwrite(output: Path, model: Path, *inputs: Path | None) -> None:
+    """Return if `output` is a file that may be written, and none of those that will be read.
 
     Raises:
-        InputError: it would.
+        InputError: it is no place for a file, or the model, its weights or another input.
+        ModelError: the model cannot be read.
     """
-    for given in inputs:
-        if given is not None and output.exists() and given.exists() and output.samefile(given):
-            raise InputError(f"{output}: is an input of this command; write to another file")
+    files = [model, *(given for given in inputs if given is not None)]
+    check_output(output, files=files)
+    if output.exists():  # only then may it be a file with weights: the model is read for it
+        check_output(output, files=external_files(read(model)))
 
 
 def network_options(function: Function) -> Function:

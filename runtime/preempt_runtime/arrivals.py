@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from preempt_runtime.errors import InputError
+from preempt_runtime.input_file import read_regular
 from preempt_runtime.units import parse_duration_ns
 
 MAX_TRACE_BYTES = 64 << 20
@@ -55,9 +56,9 @@ class Poisson:
     rate_per_s: float
 
     def __post_init__(self) -> None:
-        if not 0 < self.rate_per_s <= _NS_PER_S:
+        if not _NS_PER_S / _MAX_OFFSET_NS <= self.rate_per_s <= _NS_PER_S:
             raise InputError(
-                f"rate is {self.rate_per_s:g} per second, allowed more than 0 and at most 1e9"
+                f"rate is {self.rate_per_s:g} per second, allowed 1e-9 (one in 31 years) to 1e9"
             )
 
 
@@ -122,12 +123,9 @@ def read_trace(path: Path) -> Recorded:
         InputError: unreadable, too large, no releases, not sorted, or not a number; the message
             names the file and the release.
     """
+    content = read_regular(path, "the trace", max_bytes=MAX_TRACE_BYTES)
     try:
-        if (num_bytes := path.stat().st_size) > MAX_TRACE_BYTES:
-            raise InputError(f"{path}: {num_bytes} bytes, a trace has at most {MAX_TRACE_BYTES}")
-        text = path.read_text(encoding="utf-8")
-    except OSError as err:
-        raise InputError(f"{path}: cannot read the trace: {err.strerror}") from err
+        text = content.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as err:
         raise InputError(f"{path}: not a text file ({err.reason} at byte {err.start})") from err
     entries = _json_entries(text, path) if text.lstrip().startswith("[") else _line_entries(text)

@@ -8,7 +8,6 @@ import argparse
 import contextlib
 import json
 import logging
-import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -21,13 +20,20 @@ from preempt_runtime.clock import MonotonicClock
 from preempt_runtime.doctor import AskedPlan, Finding, doctor
 from preempt_runtime.errors import InputError, PreemptError
 from preempt_runtime.loading import FindBackend, open_backend
+from preempt_runtime.output_file import check_output
 from preempt_runtime.policies import policy_from_name
 from preempt_runtime.process import ProcessOptions
 from preempt_runtime.run_report import document_from_report, print_report
 from preempt_runtime.run_taskset import RunOptions, run_taskset
+from preempt_runtime.stdout import (
+    STDOUT_BROKEN,
+    check_stdout,
+    is_stdout_broken,
+    results_out,
+)
 from preempt_runtime.system_view import view_this_machine
 from preempt_runtime.tables import print_table
-from preempt_runtime.taskset import MAX_SEED, read_taskset
+from preempt_runtime.taskset import MAX_SEED, TaskSetSpec, read_taskset
 from preempt_runtime.trace import TraceRecorder, write_trace
 from preempt_runtime.units import parse_duration_ns
 
@@ -36,27 +42,38 @@ _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 
 def main(argv: Sequence[str] | None = None, find_backend: FindBackend = open_backend) -> int:
     """Exit code of one command line; `find_backend` lets a test bring its own device."""
-    arguments = _parser().parse_args(argv)
+    try:
+        check_stdout()
+        arguments = _parser().parse_args(argv)
+    except PreemptError as err:
+        return _refuse(err)
+    except SystemExit:  # a help text, the version, or wrong usage
+        if is_stdout_broken():
+            return _refuse(STDOUT_BROKEN)
+        raise
     with _logging(logging.INFO if arguments.verbose else logging.WARNING):
         try:
             if arguments.command == "run":
                 return _run(arguments, find_backend)
             return _doctor(arguments, find_backend)
         except PreemptError as err:
-            print(f"preempt-rt: error: {err}", file=sys.stderr)
-            return 1
+            return _refuse(err)
         except BrokenPipeError:  # whoever read stdout has gone: nobody is left to tell
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
         except KeyboardInterrupt:
             print("preempt-rt: interrupted", file=sys.stderr)
             return 130
 
 
+def _refuse(reason: PreemptError | str) -> int:
+    print(f"preempt-rt: error: {' '.join(str(reason).split())}", file=sys.stderr)
+    return 1
+
+
 def _run(arguments: argparse.Namespace, find_backend: FindBackend) -> int:
     taskset = read_taskset(arguments.taskset, seed=arguments.seed)
-    if arguments.trace is not None and not arguments.trace.absolute().parent.is_dir():
-        raise InputError(f"{arguments.trace}: no directory to write the trace into; make it first")
+    if arguments.trace is not None:
+        _check_trace_place(arguments.trace, taskset)
     recorder = TraceRecorder()
     report = run_taskset(
         taskset,
@@ -65,13 +82,23 @@ def _run(arguments: argparse.Namespace, find_backend: FindBackend) -> int:
         clock=MonotonicClock(),
         instruments=(recorder,) if arguments.trace is not None else (),
     )
-    if arguments.json:
-        print(json.dumps(document_from_report(report), indent=1))
-    else:
-        print_report(report, sys.stdout)
-    if arguments.trace is not None:  # after the results: a full disk must not take them along
-        write_trace(arguments.trace, recorder.trace([task.name for task in taskset.tasks]))
+    try:
+        with results_out() as out:
+            if arguments.json:
+                print(json.dumps(document_from_report(report), indent=1), file=out)
+            else:
+                print_report(report, out)
+    finally:  # neither a full disk nor a full stdout must take the other's results along
+        if arguments.trace is not None:
+            write_trace(arguments.trace, recorder.trace([task.name for task in taskset.tasks]))
     return 0 if report.ended_by is None else 128 + report.ended_by
+
+
+def _check_trace_place(trace: Path, taskset: TaskSetSpec) -> None:
+    if not trace.absolute().parent.is_dir():
+        raise InputError(f"{trace}: no directory to write the trace into; make it first")
+    bundles = [task.bundle for task in taskset.tasks]
+    check_output(trace, files=taskset.files, folders=bundles)
 
 
 def _run_options(arguments: argparse.Namespace) -> RunOptions:
@@ -118,11 +145,13 @@ def _doctor(arguments: argparse.Namespace, find_backend: FindBackend) -> int:
         ),
     ]
     is_well = all(finding.level != "fail" for finding in findings)
-    if arguments.json:
-        print(json.dumps({"ok": is_well, "findings": list(map(asdict, findings))}, indent=1))
-    else:
-        rows = [(f.level, f.what, f.found, f.advice) for f in findings]
-        print_table(("level", "what", "found", "advice"), rows, sys.stdout)
+    with results_out() as out:
+        if arguments.json:
+            document = {"ok": is_well, "findings": list(map(asdict, findings))}
+            print(json.dumps(document, indent=1), file=out)
+        else:
+            rows = [(f.level, f.what, f.found, f.advice) for f in findings]
+            print_table(("level", "what", "found", "advice"), rows, out)
     return 0 if is_well else 1
 
 

@@ -246,7 +246,9 @@ class Dispatcher:
 
     def _release(self, release_ns: int, source: Source) -> None:
         queue = self.queues.get(source.task)
-        if queue is None or queue.is_closed:
+        # A task that is being removed releases nothing more, even where releases come faster
+        # than they can be admitted: else this turn would not end, and nobody would hear of it.
+        if queue is None or queue.is_closed or queue.is_refusing:
             return
         job = Job(id=self._new_job_id(), task=queue.task, inputs={}, release_ns=release_ns)
         try:
@@ -291,7 +293,7 @@ class Dispatcher:
                 self._admit(item)
 
     def _cancel_jobs(self, queue: TaskQueue) -> None:
-        for job in list(queue.jobs):
+        for job in reversed(list(queue.jobs)):  # off the end: a million may be waiting
             self._end(job, queue, JobState.CANCELLED, self._now_ns())
 
     def _end(
@@ -311,7 +313,9 @@ class Dispatcher:
         if self._last is job:
             self._last = None
         jobs = queue.jobs
-        if jobs and jobs[0] is job:
+        if jobs and jobs[-1] is job:
+            jobs.pop()
+        elif jobs and jobs[0] is job:
             del jobs[0]
         elif job in jobs:
             jobs.remove(job)

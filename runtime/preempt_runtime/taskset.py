@@ -41,7 +41,8 @@ class TaskSpec:
     """One task as the file describes it, with its defaults filled in.
 
     `priority` is None for best effort, `plan` where the bundle's own order decides, `inputs`
-    where they are random; `max_pending` is None for a queue without a bound.
+    where they are random; `max_pending` is None for a queue without a bound. `arrival_file` is
+    what recorded releases were read from.
     """
 
     name: str
@@ -55,6 +56,7 @@ class TaskSpec:
     seed: int
     check_inputs: bool
     arrival: Arrival
+    arrival_file: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +69,12 @@ class TaskSetSpec:
     threads: int | None
     policy: str
     tasks: tuple[TaskSpec, ...]
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The task set's own file, and those that its tasks read beside their bundles."""
+        named = [file for task in self.tasks for file in (task.inputs, task.arrival_file)]
+        return (self.path, *(file for file in named if file is not None))
 
 
 def read_taskset(path: Path, *, seed: int | None = None) -> TaskSetSpec:
@@ -103,6 +111,7 @@ def _read_task(path: Path, number: int, entries: Mapping[str, Any], seed: int) -
         *("name", "bundle", "plan", "priority", "best_effort", "deadline", "mailbox"),
         *("max_pending", "inputs", "seed", "check_inputs", "arrival"),
     )
+    arrival = table.table("arrival", f"{path}: [task.arrival] of {name!r}")
     return TaskSpec(
         name=name,
         bundle=_read_bundle_path(table, path.parent),
@@ -114,9 +123,8 @@ def _read_task(path: Path, number: int, entries: Mapping[str, Any], seed: int) -
         inputs=_read_inputs_path(table, path.parent),
         seed=table.integer("seed", 0, MAX_SEED, default=seed),
         check_inputs=table.flag("check_inputs"),
-        arrival=_read_arrival(
-            table.table("arrival", f"{path}: [task.arrival] of {name!r}"), path.parent
-        ),
+        arrival=_read_arrival(arrival, path.parent),
+        arrival_file=path.parent / arrival.text("path") if arrival.has("path") else None,
     )
 
 

@@ -73,7 +73,11 @@ class TomlTable:
 
     def number(self, key: str) -> float:
         """The integer or float at `key`."""
-        return float(self._get(key, None, (int, float), "a number"))
+        found = self._get(key, None, (int, float), "a number")
+        try:
+            return float(found)
+        except OverflowError as err:
+            raise self.error(key, "a number up to 1.8e308") from err
 
     def duration_ns(self, key: str, default: str | None = None) -> int:
         """The duration at `key`, such as `20ms`, in nanoseconds."""

@@ -4,15 +4,14 @@ Source: the Trace Event Format, "complete" (X), "instant" (i) and "metadata" (M)
 microseconds as floats, so nanoseconds survive up to 2^53 ns, 104 days, after the trace's origin.
 """
 
-import contextlib
 import json
-import os
 from collections import deque
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from preempt_runtime.errors import PreemptError
+from preempt_runtime.output_file import write_output
 from preempt_runtime.records import JobRecord, JobState, SegmentRecord
 
 _PID = 1
@@ -93,18 +92,14 @@ def text_from_trace(trace: dict[str, Any]) -> str:
 
 
 def write_trace(path: Path, trace: dict[str, Any]) -> None:
-    """Write it beside `path` and rename it, so that a reader never sees half a trace.
+    """Write it so that a reader never sees half a trace.
 
     Raises:
         PreemptError: it cannot be written there, with the system's reason.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        part.write_text(text_from_trace(trace), encoding="utf-8")
-        os.replace(part, path)
+        write_output(path, text_from_trace(trace).encode())
     except OSError as err:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
         raise PreemptError(
             f"{path}: cannot write the trace: {err.strerror}; free space or name another file"
         ) from err

@@ -21,10 +21,10 @@ def parse_duration_ns(text: str) -> int:
     match = _DURATION.fullmatch(text.strip())
     if match is None:
         raise InputError(f"{text!r} is not a duration; write a number and ns, us, ms, s or min")
-    value_ns = round(float(match[1]) * _NS_PER_UNIT[match[2]])
-    if value_ns > _MAX_NS:
-        raise InputError(f"{text!r} is longer than 31 years; check the unit")
-    return value_ns
+    value_ns = float(match[1]) * _NS_PER_UNIT[match[2]]
+    if value_ns > _MAX_NS:  # before it is rounded: so many digits may make infinity
+        raise InputError(f"{text[:40]!r} is longer than 31 years; check the unit")
+    return round(value_ns)
 
 
 def fmt_ns(value_ns: float) -> str:

@@ -1,4 +1,5 @@
 import json
+import os
 import statistics
 from itertools import islice, pairwise
 from pathlib import Path
@@ -116,7 +117,7 @@ def test_an_unjittered_period_is_exact() -> None:
             lambda: Sporadic(min_interval_ns=9, mean_interval_ns=8),
             "mean_interval is 8 ns, allowed 9 ns to",
         ),
-        (lambda: Poisson(rate_per_s=0.0), "rate is 0 per second, allowed more than 0"),
+        (lambda: Poisson(rate_per_s=0.0), "rate is 0 per second, allowed 1e-9"),
         (lambda: Poisson(rate_per_s=float("nan")), "rate is nan per second"),
         (lambda: ClosedLoop(think_ns=-1), "think is -1 ns, allowed 0 ns to"),
         (lambda: Recorded(offsets_ns=(5, 4)), "release 1 is at 4 ns, allowed 5"),
@@ -175,10 +176,14 @@ def test_a_bad_trace_is_named_with_its_place(tmp_path: Path, content: bytes, mes
 def test_a_missing_or_oversized_trace_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    for path in (tmp_path / "fifo", Path("/dev/zero")):
+        with pytest.raises(InputError, match="it is a pipe or a device; give a regular file"):
+            read_trace(path)
     with pytest.raises(InputError, match="cannot read the trace: No such file or directory"):
         read_trace(tmp_path / "none")
     path = tmp_path / "trace"
     path.write_text("1\n2\n", encoding="utf-8")
     monkeypatch.setattr(arrivals, "MAX_TRACE_BYTES", 3)
-    with pytest.raises(InputError, match="4 bytes, a trace has at most 3"):
+    with pytest.raises(InputError, match="4 bytes, the trace has at most 3"):
         read_trace(path)

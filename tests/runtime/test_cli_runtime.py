@@ -1,7 +1,16 @@
+import errno
+import io
 import json
+import os
+import resource
 import signal
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TextIO
 
+import numpy as np
 import pytest
 
 import preempt_runtime
@@ -218,11 +227,118 @@ def test_a_flipped_byte_is_found_before_the_run(
 def test_a_trace_that_cannot_be_written_does_not_take_the_results_along(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (folder / "trace.json").mkdir()
-    assert run("--json", "--trace", "trace.json") == 1
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, limits[1]))  # as a disk that fills up
+    try:
+        assert run("--json", "--trace", "trace.json") == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     captured = capsys.readouterr()
     assert json.loads(captured.out)["tasks"]["urgent"]["finished"] == 5
     assert captured.err.startswith("preempt-rt: error: trace.json: cannot write the trace: ")
+
+
+@pytest.mark.parametrize(
+    ("trace", "message"),
+    [
+        ("set.toml", "is an input of this command"),
+        ("releases.txt", "is an input of this command"),
+        ("recorded.npz", "is an input of this command"),
+        ("link.toml", "is an input of this command"),
+        ("short.bundle/trace.json", "lies in the bundle short.bundle"),
+        ("short.bundle/manifest.json", "lies in the bundle short.bundle"),
+        ("linked/trace.json", "lies in the bundle short.bundle"),
+        (".", "is a directory"),
+        ("", "is a directory"),
+        ("a" * 300, "cannot be a file (File name too long)"),
+        ("loop", "cannot be a file (Too many levels of symbolic links)"),
+    ],
+)
+def test_a_trace_over_an_input_or_where_no_file_can_be_is_refused_before_the_run(
+    folder: Path, capsys: pytest.CaptureFixture[str], trace: str, message: str
+) -> None:
+    np.savez(folder / "recorded.npz", x=np.zeros(4, np.float32))
+    text = TASKSET.replace('name = "urgent"\n', 'name = "urgent"\ninputs = "recorded.npz"\n')
+    (folder / "set.toml").write_text(text, encoding="utf-8")
+    (folder / "link.toml").symlink_to("set.toml")
+    (folder / "linked").symlink_to("short.bundle")
+    (folder / "loop").symlink_to("loop")
+    before = _contents(folder)
+    assert run("--trace", trace) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+    assert _contents(folder) == before
+
+
+class FullStdout(io.StringIO):
+    """A disk without space, noticed when the buffer is written."""
+
+    def flush(self) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+class NarrowStdout(io.TextIOWrapper):
+    """A terminal that knows ASCII only."""
+
+    def __init__(self) -> None:
+        super().__init__(io.BytesIO(), encoding="ascii")
+
+
+@pytest.mark.parametrize(
+    ("stdout", "message"),
+    [
+        (FullStdout, "stdout: cannot be written: No space left on device; free space"),
+        (NarrowStdout, "stdout: its encoding ascii cannot write '\\xe9'; use --json"),
+    ],
+)
+def test_stdout_that_fails_does_not_take_the_trace_along(
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    stdout: Callable[[], TextIO],
+    message: str,
+) -> None:
+    text = TASKSET.replace('"urgent"', '"\u00e9"')
+    (folder / "set.toml").write_text(text, encoding="utf-8")
+    monkeypatch.setattr(sys, "stdout", stdout())
+    assert run("--trace", "trace.json") == 1
+    assert json.loads((folder / "trace.json").read_text(encoding="utf-8"))["traceEvents"]
+    error = capsys.readouterr().err
+    assert error.startswith(f"preempt-rt: error: {message}")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", ["doctor", "run set.toml --trace trace.json", "--help"])
+def test_a_closed_stdout_is_one_line_before_any_work(folder: Path, arguments: str) -> None:
+    code = "from preempt_runtime.start import main; raise SystemExit(main())"
+    command = f'{sys.executable} -c "{code}" {arguments} >&-'
+    found = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True)
+    assert found.returncode == 1
+    assert found.stderr == (
+        "preempt-rt: error: stdout is closed; redirect it to a file, or to /dev/null\n"
+    )
+    assert not (folder / "trace.json").exists()
+
+
+@pytest.mark.parametrize("module", ["preempt_runtime.cli", "numpy"])
+def test_ctrl_c_while_it_starts_is_one_line_and_130(tmp_path: Path, module: str) -> None:
+    code = (
+        "import importlib.abc, os, signal, sys\n"
+        "class Interrupt(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        f"        if name == {module!r}: os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+        "from preempt_runtime.start import main\n"
+        "raise SystemExit(main())"
+    )
+    found = subprocess.run([sys.executable, "-c", code, "doctor"], capture_output=True, text=True)
+    assert (found.returncode, found.stdout, found.stderr) == (130, "", "preempt-rt: interrupted\n")
+
+
+def _contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize(

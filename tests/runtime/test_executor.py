@@ -1,5 +1,6 @@
 """Pre and post, sources, tasks that come and go, and what the executor refuses."""
 
+import itertools
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -406,6 +407,20 @@ def test_what_a_broken_callable_left_in_flight_is_waited_for(step: str) -> None:
     world.executor.run()
     assert broken.record.error == f"ZeroDivisionError: {step}"
     assert after.state is JobState.FINISHED
+
+
+def test_a_task_is_removed_while_it_releases_faster_than_it_can() -> None:
+    world = World(task("flood", 5))
+
+    def make_inputs(job_idx: int) -> Mapping[str, Array]:
+        if job_idx == 1000:
+            world.executor.remove_task("flood", wait=False)  # as the handler of a signal does
+        assert job_idx <= 1000
+        return EXAMPLE_INPUTS
+
+    world.executor.add_source("flood", itertools.repeat(0), make_inputs)
+    world.executor.run(100)
+    assert world.executor._dispatcher.queues == {}
 
 
 def test_outputs_are_fresh_and_jobs_do_not_share_them() -> None:

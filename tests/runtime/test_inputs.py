@@ -1,4 +1,6 @@
+import os
 import pickle
+import resource
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -99,6 +101,15 @@ def test_wrong_inputs_are_named(tmp_path: Path, changes: dict[str, Any], message
     assert message in str(caught.value)
 
 
+HEADERS = {
+    "open bracket": b"{'descr': '<f4', 'fortran_order': False, 'shape': (((((4, }",
+    "text shape": b"{'descr': '<f4', 'fortran_order': False, 'shape': ('a',), }",
+    "huge shape": b"{'descr': '<f4', 'fortran_order': False, 'shape': (9999999999999999999999,), }",
+    "list dtype": b"{'descr': [1], 'fortran_order': False, 'shape': (4,), }",
+    "dict keys": b"{1: 2, 'fortran_order': False, 'shape': (4,), }",
+}
+
+
 def damaged(path: Path, kind: str) -> None:
     np.savez(path, **GOOD)
     content = bytearray(path.read_bytes())
@@ -112,6 +123,13 @@ def damaged(path: Path, kind: str) -> None:
             header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000000,), }"
             header = header.ljust(117) + b"\n"
             archive.writestr("x.npy", b"\x93NUMPY\x01\x00" + bytes([118, 0]) + header)
+    elif kind in HEADERS:
+        with zipfile.ZipFile(path, "w") as archive:
+            header = HEADERS[kind].ljust(117) + b"\n"
+            archive.writestr("x.npy", b"\x93NUMPY\x01\x00" + bytes([118, 0]) + header)
+    elif kind == "fifo":
+        path.unlink()
+        os.mkfifo(path)
     elif kind == "text":
         path.write_text("hello", encoding="utf-8")
     elif kind == "pickle":
@@ -129,10 +147,12 @@ def damaged(path: Path, kind: str) -> None:
         ("truncated", "cannot read the inputs (File is not a zip file); write them with"),
         ("flipped", "cannot read the inputs (Bad CRC-32 for file"),
         ("huge header", "cannot read the inputs ("),
+        *((kind, "cannot read the inputs (") for kind in HEADERS),
+        ("fifo", "cannot read the inputs: it is a pipe or a device; give a regular file"),
         ("text", "cannot read the inputs (File is not a zip file); write them with numpy.savez"),
         ("pickle", "cannot read the inputs (File is not a zip file)"),
         ("bytes", "'x' is not a numpy array; write with numpy.savez"),
-        ("missing", "cannot read the inputs ([Errno 2] No such file or directory"),
+        ("missing", "cannot read the inputs: No such file or directory"),
     ],
 )
 def test_damaged_files_are_refused(tmp_path: Path, kind: str, message: str) -> None:
@@ -142,6 +162,27 @@ def test_damaged_files_are_refused(tmp_path: Path, kind: str, message: str) -> N
         read_inputs(path, TEXT)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_values_of_another_byte_order_are_read(tmp_path: Path) -> None:
+    values = np.arange(4, dtype=np.float32)
+    for order in "<>":
+        np.savez(tmp_path / "in.npz", x=values.astype(f"{order}f4"))
+        (sample,) = read_inputs(tmp_path / "in.npz", graph_of(x=("float32", (4,))))
+        assert sample["x"].dtype.isnative
+        assert sample["x"].tobytes() == values.tobytes()
+
+
+def test_more_random_values_than_memory_are_one_clear_line() -> None:
+    huge = TensorSpec(name="x", dtype="float64", shape=(1 << 33,))
+    graph = GraphSpec(id="g", variant="", exit_of=None, inputs=(huge,), outputs=())
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (32 << 30, limits[1]))
+    try:
+        with pytest.raises(InputError, match="input 'x': no memory for random values of 64 GiB"):
+            random_inputs(graph, seed=0, task="t")
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
 
 
 def test_too_much_is_refused_before_it_is_read(

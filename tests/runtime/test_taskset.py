@@ -95,7 +95,13 @@ def test_the_documented_example_is_read_in_full(folder: Path) -> None:
 def test_every_key_is_documented() -> None:
     text = DOCS.read_text(encoding="utf-8")
     keys = [field.name for spec in (TaskSpec, TaskSetSpec) for field in dataclasses.fields(spec)]
-    renamed = {"deadline_ns": "deadline", "tasks": "priority", "path": "path", "arrival": "kind"}
+    renamed = {
+        "deadline_ns": "deadline",
+        "tasks": "priority",
+        "path": "path",
+        "arrival": "kind",
+        "arrival_file": "path",
+    }
     for key in [*(renamed.get(key, key) for key in keys), "best_effort", "rate", "think"]:
         assert f"`{key}`" in text
 
@@ -297,6 +303,21 @@ def test_seeds_come_from_the_command_line_then_the_task_then_the_set(folder: Pat
         ),
         (
             '"20ms"',
+            f'"{"9" * 400}ms"',
+            f"key 'period': '{'9' * 40}' is longer than 31 years; check the unit",
+        ),
+        (
+            '"periodic"\nperiod = "20ms"',
+            f'"poisson"\nrate = {"9" * 400}',
+            "key 'rate': it is an integer, allowed a number up to 1.8e308",
+        ),
+        (
+            '"periodic"\nperiod = "20ms"',
+            '"poisson"\nrate = 1e-320',
+            "rate is 9.99989e-321 per second, allowed 1e-9",
+        ),
+        (
+            '"20ms"',
             '"20ms"\nrate = 3',
             ": [task.arrival] of 'camera': unknown key 'rate', allowed kind, period, offset, jit",
         ),
@@ -308,7 +329,7 @@ def test_seeds_come_from_the_command_line_then_the_task_then_the_set(folder: Pat
         (
             '"periodic"\nperiod = "20ms"',
             '"poisson"\nrate = nan',
-            "of 'camera': rate is nan per second, allowed more than 0 and at most 1e9",
+            "of 'camera': rate is nan per second, allowed 1e-9 (one in 31 years) to 1e9",
         ),
         (
             '"periodic"\nperiod = "20ms"',

@@ -19,10 +19,13 @@ HOST_MAY_IMPORT = {
     "loading",
     "manifest",
     "manifest_json",
+    "output_file",
+    "start",
+    "stdout",
     "units",
 }
 BACKENDS = {"backends.cuda", "backends.ort", "backends.tensorrt"}
-LIGHT = {"preempt_runtime", "numpy", "tomli", "rich"}
+LIGHT = {"preempt_runtime", "numpy", "tomllib", "tomli", "rich"}  # tomllib: standard from 3.11
 LIBRARIES = {
     "ort.py": "onnxruntime",
     "cuda_driver.py": "cuda",
@@ -110,7 +113,8 @@ ALLOWED: dict[str, set[str]] = {
         "machine_speed", "onnx_io.versions", "pack", "replan", "search",
     },
     "cli": set(),
-    "__main__": {"cli"},
+    "start": {"cli"},
+    "__main__": {"start"},
 }  # fmt: skip
 """Which module of the compiler may import which. A stage imports earlier stages' types."""
 
@@ -145,7 +149,7 @@ def _allowed(name: str) -> set[str]:
             }
     if name.startswith("commands"):
         shared = {"commands.compile", "commands.options", "commands.values"}
-        return {*shared, *ALLOWED} - {"cli", "__main__", "load"}
+        return {*shared, *ALLOWED} - {"cli", "start", "__main__", "load"}
     return ALLOWED[name]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from preemptc import cache as cache_module
 from preemptc import swap
 from preemptc.cache import BuildCache, sha256_of
 
@@ -127,5 +128,45 @@ def test_a_changed_file_of_equal_size_and_time_has_another_digest(tmp_path: Path
 def test_a_remembered_digest_is_not_computed_again(tmp_path: Path) -> None:
     cache, path = BuildCache(tmp_path / "cache"), tmp_path / "file"
     path.write_bytes(b"abc")
-    cache.remember_digest(path, "as the caller knows it")
-    assert cache.file_digest(path) == "as the caller knows it"
+    cache.remember_digest(path, "a" * 64)  # as the caller knows it
+    assert cache.file_digest(path) == "a" * 64
+
+
+def test_a_damaged_memory_of_digests_is_made_again(tmp_path: Path) -> None:
+    cache, path = BuildCache(tmp_path / "cache"), tmp_path / "file"
+    path.write_bytes(b"abc")
+    digest = cache.file_digest(path)
+    (memo,) = (cache.root / "digests").iterdir()
+    for damage in (b"\xff" * 64, b"", b"0" * 63):
+        memo.write_bytes(damage)
+        assert cache.file_digest(path) == digest
+
+
+@pytest.mark.parametrize("size", [10, 3 << 20])
+def test_a_changed_file_of_equal_size_makes_the_entry_again(size: int, tmp_path: Path) -> None:
+    cache, make = BuildCache(tmp_path), _writes("x" * size)
+    entry = cache.entry("stage", FIELDS, make)
+    (entry / "value").write_text("y" * size)
+    assert cache.entry("stage", FIELDS, make) == entry
+    assert _holds("x" * size, entry)
+    assert (make.num_calls, cache.hits) == (2, 0)
+
+
+@pytest.mark.parametrize("damage", [b"\xff" * 100, b"[1]", b'{"value": 10}', b"", b"[" * 100_000])
+def test_a_damaged_list_of_files_makes_the_entry_again(damage: bytes, tmp_path: Path) -> None:
+    cache, make = BuildCache(tmp_path), _writes("text")
+    entry = cache.entry("stage", FIELDS, make)
+    (entry / "files.json").write_bytes(damage)
+    assert _holds("text", cache.entry("stage", FIELDS, make))
+    assert make.num_calls == 2
+
+
+def test_large_files_of_an_entry_are_hashed_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, make = BuildCache(tmp_path), _writes("x" * (3 << 20))
+    cache.entry("stage", FIELDS, make)
+    hashed: list[Path] = []
+    monkeypatch.setattr(cache_module, "sha256_of", hashed.append)
+    cache.entry("stage", FIELDS, make)
+    assert (make.num_calls, hashed) == (1, [])

@@ -283,6 +283,28 @@ def test_an_input_is_never_overwritten(run: Run, model: Path, tmp_path: Path) ->
     assert mine.read_bytes() == model.read_bytes()
 
 
+def test_weights_beside_the_model_are_never_overwritten(run: Run, tmp_path: Path) -> None:
+    net, weights = tmp_path / "net.onnx", tmp_path / "w.bin"
+    onnx.save(
+        onnx_models.chain(),
+        str(net),
+        save_as_external_data=True,
+        location="w.bin",
+        size_threshold=0,
+    )
+    before = weights.read_bytes()
+    for arguments in (("profile", net, "-o", weights), ("explore", net, "--plot", weights)):
+        assert "is an input of this command" in run.refused(*arguments)
+    assert weights.read_bytes() == before
+
+
+@pytest.mark.parametrize("place", ["", ".", "a" * 300])
+def test_where_no_file_can_be_is_refused_before_any_work(run: Run, model: Path, place: str) -> None:
+    for arguments in (("profile", model, "-o", place), ("explore", model, "--plot", place)):
+        result = run(*arguments, code=1)
+        assert result.stderr.count("\n") == 1
+
+
 def test_a_bound_is_kept_and_named(run: Run, model: Path, tmp_path: Path) -> None:
     arguments = ("compile", model, "--max-segment", "1 s", "--bound-quantile", "max")
     text = run(*arguments, "-o", tmp_path / "net.bundle").stdout
@@ -397,7 +419,7 @@ def test_outputs_and_caches_that_cannot_be_written(run: Run, model: Path, tmp_pa
     assert "cannot be written" in message
     for command, option in (("profile", "-o"), ("explore", "--plot")):
         message = run.refused(command, model, option, blocked / "out")
-        assert "cannot be written: " in message
+        assert "cannot be a file (Not a directory)" in message
 
 
 def _saved(path: Path, **arrays: np.ndarray[Any, Any]) -> Path:

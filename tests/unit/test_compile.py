@@ -5,6 +5,7 @@ import fcntl
 import json
 import multiprocessing
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -29,7 +30,7 @@ from preemptc import deliver, replan
 from preemptc.backends import BackendOptions
 from preemptc.backends.ort import profiler
 from preemptc.backends.ort.lower import source_names
-from preemptc.cache import BuildCache
+from preemptc.cache import BuildCache, sha256_of
 from preemptc.interface import graph_spec
 from preemptc.pipeline import (
     CompileOptions,
@@ -198,14 +199,41 @@ def test_a_damaged_output_is_repaired(name: str, tmp_path: Path) -> None:
     open_bundle(output).verify_files()
 
 
-def test_a_damaged_cache_is_not_delivered(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("load/*/model.onnx", "load/*/digest.txt", "load/*/weights.data"),
+        *("lower/*/tensors.json", "lower/*/weights.data", "profile/*/profile.json"),
+        *("bundle/*/report.json", "bundle/*/bundle/manifest.json"),
+        "bundle/*/bundle/engines/*/whole.onnx",
+    ],
+)
+def test_a_damaged_cache_is_filled_again(name: str, tmp_path: Path) -> None:
     path = models.save(models.chain(), tmp_path / "net.onnx")
     cache = BuildCache(tmp_path / "cache")
     compile_model(path, tmp_path / "b", options(num_segments=3), cache)
-    (profile,) = cache.root.glob("bundle/*/bundle/profile.json")
-    profile.write_bytes(b" " * profile.stat().st_size)
+    (damaged,) = cache.root.glob(name)
+    damage = random.Random(0).randbytes(damaged.stat().st_size)
+    damaged.write_bytes(damage)
+    if name.startswith("profile"):  # where only another compile looks at it
+        shutil.rmtree(cache.root / "bundle")
+    compile_model(path, tmp_path / "c", options(num_segments=3), cache)
+    assert next(cache.root.glob(name)).read_bytes() != damage
+    open_bundle(tmp_path / "c").verify_files()
+    _compare_plans(tmp_path / "c")
+
+
+def test_a_cache_damaged_while_it_is_read_is_not_delivered(tmp_path: Path) -> None:
+    path = models.save(models.chain(), tmp_path / "net.onnx")
+    cache = BuildCache(tmp_path / "cache")
+
+    def damage(what: str, frac: float) -> None:
+        if what == "deliver":
+            (profile,) = cache.root.glob("bundle/*/bundle/profile.json")
+            profile.write_bytes(b" " * profile.stat().st_size)
+
     with pytest.raises(BuildError, match=r"profile\.json: sha256 .* the cache is damaged"):
-        compile_model(path, tmp_path / "c", options(num_segments=3), cache)
+        compile_model(path, tmp_path / "c", options(num_segments=3), cache, damage)
     assert not (tmp_path / "c").exists()
 
 
@@ -262,10 +290,12 @@ def test_a_compile_that_renews_a_faster_profile_keeps_a_note_of_it(tmp_path: Pat
     profile_model(prepare(path, wanted, cache), wanted, cache)
     (file,) = cache.root.glob("profile/*/profile.json")
     document = json.loads(file.read_text())
-    size = file.stat().st_size
     document["node_ns"] = [1] * len(document["node_ns"])
     document["whole"] = {"p50_ns": 1, "p99_ns": 1, "max_ns": 1, "num_samples": 9}
-    file.write_text(json.dumps(document).ljust(size))
+    file.write_text(json.dumps(document))
+    (file.parent / "files.json").write_text(
+        json.dumps({file.name: [file.stat().st_size, sha256_of(file)]})
+    )
     for output in ("b", "c"):
         report = compile_model(path, tmp_path / output, wanted, BuildCache(cache.root))
         assert report["notes"][0].startswith("the profile was measured again: the machine ran at")
@@ -326,6 +356,30 @@ def test_a_folder_that_only_looks_like_a_bundle_is_left_alone(tmp_path: Path) ->
     with pytest.raises(BuildError, match=r"holds 'notes\.txt', which is not part of the bundle"):
         compile_model(path, tmp_path / "b", options(num_segments=3), cache)
     assert (tmp_path / "b" / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("kind", ["link", "link to a folder", "empty folder"])
+def test_a_bundle_that_holds_something_of_mine_is_left_alone(kind: str, tmp_path: Path) -> None:
+    path = models.save(models.chain(), tmp_path / "net.onnx")
+    cache, output = BuildCache(tmp_path / "cache"), tmp_path / "b"
+    compile_model(path, output, options(num_segments=2), cache)
+    mine = output / "graph" / "mine"
+    if kind == "empty folder":
+        mine.mkdir()
+    else:
+        mine.symlink_to(path if kind == "link" else cache.root)
+    with pytest.raises(BuildError, match="holds 'graph/mine', which is not part of the bundle"):
+        compile_model(path, output, options(num_segments=3), cache)
+    assert os.path.lexists(mine)
+
+
+@pytest.mark.parametrize("place", ["b", "b/cache", "link/cache"])
+def test_a_cache_inside_the_bundle_is_refused(place: str, tmp_path: Path) -> None:
+    path = models.save(models.chain(), tmp_path / "net.onnx")
+    (tmp_path / "link").symlink_to("b")
+    with pytest.raises(BuildError, match=r"b: the cache .* lies in it"):
+        compile_model(path, tmp_path / "b", options(num_segments=2), BuildCache(tmp_path / place))
+    assert not (tmp_path / "b").exists()
 
 
 @pytest.mark.parametrize("name", ["load/*/model.onnx", "load/*/digest.txt", "lower/*/tensors.json"])

@@ -1,0 +1,48 @@
+"""Files that are read whole: regular ones, of bounded size."""
+
+import stat
+from pathlib import Path
+
+from preempt_runtime.errors import InputError
+
+
+def check_regular(path: Path, what: str) -> int:
+    """The size in bytes of a regular file: a pipe or a device might never end.
+
+    Args:
+        path: the file.
+        what: what messages call its content, such as `the trace`.
+
+    Raises:
+        InputError: there is no such file, or it is something else.
+    """
+    try:
+        status = path.stat()
+    except (OSError, ValueError) as err:
+        reason = err.strerror if isinstance(err, OSError) else err
+        raise InputError(f"{path}: cannot read {what}: {reason}; check the path") from err
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a directory" if stat.S_ISDIR(status.st_mode) else "a pipe or a device"
+        raise InputError(f"{path}: cannot read {what}: it is {kind}; give a regular file")
+    return status.st_size
+
+
+def read_regular(path: Path, what: str, *, max_bytes: int) -> bytes:
+    """The content of a regular file.
+
+    Raises:
+        InputError: as `check_regular`, or it cannot be read, or is larger.
+    """
+    size = check_regular(path, what)
+    if size <= max_bytes:
+        try:
+            with path.open("rb") as file:
+                content = file.read(max_bytes + 1)
+        except OSError as err:
+            raise InputError(
+                f"{path}: cannot read {what}: {err.strerror}; check permissions"
+            ) from err
+        if len(content) <= max_bytes:
+            return content
+        size = len(content)
+    raise InputError(f"{path}: {size} bytes, {what} has at most {max_bytes}; shorten it")

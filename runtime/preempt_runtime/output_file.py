@@ -1,0 +1,116 @@
+"""Files that a command was asked to write: whole or not at all, and never over its own inputs.
+
+Links are followed. A regular file is replaced by one rename; a character device or a FIFO, such
+as `/dev/null`, a terminal or a pipe, is written to, for a rename would remove it.
+"""
+
+import contextlib
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from preempt_runtime.errors import InputError
+
+
+def check_output(path: Path, *, files: Iterable[Path] = (), folders: Iterable[Path] = ()) -> None:
+    """Return if `path` may be written, as far as can be told before there is something to write.
+
+    Args:
+        path: where the output will go.
+        files: what the command reads; those that do not exist count for nothing.
+        folders: bundles that it reads; nothing is written into them.
+
+    Raises:
+        InputError: it is a directory or no place for a file, or an input of the command.
+    """
+    status = _status(path)
+    if status is not None and stat.S_ISDIR(status.st_mode):
+        raise InputError(f"{path}: is a directory; name a file to write")
+    if status is not None and not _is_writable_kind(status):
+        raise InputError(f"{path}: is a block device or a socket; name a file to write")
+    for file in files:
+        if status is not None and (read := _status(file)) and os.path.samestat(status, read):
+            raise InputError(f"{path}: is an input of this command; write to another file")
+    for folder in folders:
+        if Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
+            raise InputError(
+                f"{path}: lies in the bundle {folder}, which holds nothing else; write to another"
+                " place"
+            )
+
+
+def write_output(path: Path, content: bytes) -> None:
+    """Write `content` to `path`: a reader of a regular file sees all of it or the older one.
+
+    Raises:
+        OSError: it cannot be written there; nothing stays half-written.
+    """
+    status = _status(path)
+    if status is not None and stat.S_ISBLK(status.st_mode):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(path))
+    if status is not None and not _is_replaceable(status):
+        with _opened(path, os.O_WRONLY | os.O_APPEND) as descriptor:
+            _write(descriptor, content)
+        return
+    place = Path(os.path.realpath(path))
+    if status is not None and not os.access(place, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+    part = place.with_name(f".tmp-{secrets.token_hex(8)}")
+    try:
+        with _opened(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as descriptor:
+            _write(descriptor, content)
+            if status is not None:
+                os.fchmod(descriptor, stat.S_IMODE(status.st_mode))
+        os.replace(part, place)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise
+
+
+def _status(path: Path) -> os.stat_result | None:
+    """State of what the path leads to; None if there is nothing yet.
+
+    Raises:
+        InputError: no path: too long, a loop of links, or below a file.
+    """
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as err:
+        reason = err.strerror if isinstance(err, OSError) else str(err)
+        raise InputError(f"{path}: cannot be a file ({reason}); name another") from err
+
+
+def _is_writable_kind(status: os.stat_result) -> bool:
+    return any(test(status.st_mode) for test in (stat.S_ISREG, stat.S_ISCHR, stat.S_ISFIFO))
+
+
+def _is_replaceable(status: os.stat_result) -> bool:
+    """Regular, and not what this process itself prints to, as with `> log` and `/dev/stdout`."""
+    if not stat.S_ISREG(status.st_mode):
+        return False
+    for descriptor in (1, 2):
+        with contextlib.suppress(OSError):
+            if os.path.samestat(status, os.fstat(descriptor)):
+                return False
+    return True
+
+
+@contextlib.contextmanager
+def _opened(path: Path, flags: int) -> Iterator[int]:
+    descriptor = os.open(path, flags | os.O_CLOEXEC, 0o666)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _write(descriptor: int, content: bytes) -> None:
+    left = memoryview(content)
+    while left:
+        left = left[os.write(descriptor, left) :]

@@ -1,0 +1,63 @@
+"""Stdout that is closed, full or narrow, and Ctrl-C while the commands are imported."""
+
+import errno
+import io
+import os
+import subprocess
+import sys
+
+import pytest
+
+from preempt_runtime.errors import PreemptError
+from preempt_runtime.stdout import is_stdout_broken
+from preemptc.report import facts
+from preemptc.terminal import show
+
+TABLES = (facts("title", {"name": "\u00e9"}),)
+
+
+class FullStdout(io.StringIO):
+    """A disk without space, noticed when something is written."""
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_full_stdout_is_one_clear_line(as_json: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", FullStdout())
+    with pytest.raises(PreemptError, match="stdout: cannot be written: No space"):
+        show({}, TABLES, as_json=as_json)
+    assert is_stdout_broken(probe="\n")
+
+
+def test_a_narrow_stdout_is_one_clear_line_and_json_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    narrow = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", narrow)
+    with pytest.raises(PreemptError, match=r"its encoding ascii cannot write .*; use --json"):
+        show({}, TABLES, as_json=False)
+    show({"name": "\u00e9"}, TABLES, as_json=True)
+    assert not is_stdout_broken()
+
+
+def test_a_closed_stdout_is_one_line() -> None:
+    command = f"{sys.executable} -m preemptc targets >&-"
+    found = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True)
+    assert found.returncode == 1
+    assert found.stderr == (
+        "preemptc: error: stdout is closed; redirect it to a file, or to /dev/null\n"
+    )
+
+
+def test_ctrl_c_while_it_starts_is_one_line_and_130() -> None:
+    code = (
+        "import importlib.abc, os, signal, sys\n"
+        "class Interrupt(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name == 'click': os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+        "from preemptc.start import main\n"
+        "main()"
+    )
+    found = subprocess.run([sys.executable, "-c", code, "targets"], capture_output=True, text=True)
+    assert (found.returncode, found.stdout, found.stderr) == (130, "", "preemptc: interrupted\n")
