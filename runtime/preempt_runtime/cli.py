@@ -19,6 +19,7 @@ from preempt_runtime.bundle import open_bundle
 from preempt_runtime.clock import MonotonicClock
 from preempt_runtime.doctor import AskedPlan, Finding, doctor
 from preempt_runtime.errors import InputError, PreemptError
+from preempt_runtime.load_taskset import bundle_path
 from preempt_runtime.loading import FindBackend, open_backend
 from preempt_runtime.output_file import check_output
 from preempt_runtime.policies import policy_from_name
@@ -33,7 +34,8 @@ from preempt_runtime.stdout import (
 )
 from preempt_runtime.system_view import view_this_machine
 from preempt_runtime.tables import print_table
-from preempt_runtime.taskset import MAX_SEED, TaskSetSpec, read_taskset
+from preempt_runtime.task_table import MAX_SEED
+from preempt_runtime.taskset import TaskSetSpec, read_taskset
 from preempt_runtime.trace import TraceRecorder, write_trace
 from preempt_runtime.units import parse_duration_ns
 
@@ -97,7 +99,7 @@ def _run(arguments: argparse.Namespace, find_backend: FindBackend) -> int:
 def _check_trace_place(trace: Path, taskset: TaskSetSpec) -> None:
     if not trace.absolute().parent.is_dir():
         raise InputError(f"{trace}: no directory to write the trace into; make it first")
-    bundles = [task.bundle for task in taskset.tasks]
+    bundles = [task.bundle for task in taskset.tasks if task.bundle is not None]
     check_output(trace, files=taskset.files, folders=bundles)
 
 
@@ -128,7 +130,7 @@ def _doctor(arguments: argparse.Namespace, find_backend: FindBackend) -> int:
                 taskset = read_taskset(target)
                 threads = max(threads or 0, taskset.threads or 0) or None
                 found = [
-                    AskedPlan(bundle=open_bundle(task.bundle), plan_id=task.plan)
+                    AskedPlan(bundle=open_bundle(bundle_path(task)), plan_id=task.plan)
                     for task in taskset.tasks
                 ]
         except PreemptError as err:

@@ -13,7 +13,8 @@ from preempt_runtime.inputs import random_inputs, read_inputs
 from preempt_runtime.loading import FindBackend, backend_name, plan_to_load
 from preempt_runtime.manifest import GraphSpec, PlanSpec
 from preempt_runtime.task import Task
-from preempt_runtime.taskset import TaskSetSpec, TaskSpec
+from preempt_runtime.task_table import TaskSpec
+from preempt_runtime.taskset import TaskSetSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +36,7 @@ class LoadedTask:
         return Task(
             name=self.spec.name,
             network=self.network,
-            priority=self.spec.priority,
+            priority=None if self.spec.is_best_effort else self.spec.priority or 0,
             relative_deadline_ns=self.spec.deadline_ns,
             mailbox=self.spec.mailbox,
             max_pending=self.spec.max_pending,
@@ -71,9 +72,23 @@ def open_bundles(taskset: TaskSetSpec, pins: Mapping[str, str]) -> dict[str, Bun
     shared: dict[tuple[Path, str], Bundle] = {}
     bundles = {}
     for task in taskset.tasks:
-        bundle = open_bundle(task.bundle, manifest_sha256=pins.get(task.name))
+        bundle = open_bundle(bundle_path(task), manifest_sha256=pins.get(task.name))
         bundles[task.name] = shared.setdefault((bundle.root, bundle.manifest_sha256), bundle)
     return bundles
+
+
+def bundle_path(task: TaskSpec) -> Path:
+    """The directory of a task's bundle.
+
+    Raises:
+        InputError: the task set gives a model or costs instead.
+    """
+    if task.bundle is None:
+        raise InputError(
+            f"task {task.name!r} has no bundle to run; `preemptc plan --compile` makes one of its"
+            " model, `preempt-rt simulate` runs on costs"
+        )
+    return task.bundle
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from preempt_runtime.device import Array, Network, check_array, is_device_array
 from preempt_runtime.errors import InputError
 
 Mailbox = Literal["queue", "latest"]
+LatePolicy = Literal["run", "skip", "drop"]
 Pre = Callable[[Mapping[str, Array], object | None], Mapping[str, Array]]
 Post = Callable[[dict[str, Array], object | None], Any]
 

@@ -87,6 +87,22 @@ class TomlTable:
         except InputError as err:
             raise InputError(f"{self.where}: key {key!r}: {err}") from err
 
+    def texts(self, key: str) -> tuple[str, ...]:
+        """The strings in the array at `key`, each as `text` allows it."""
+        return tuple(item.text(key) for item in self._items(key, "an array of strings"))
+
+    def durations_ns(self, key: str, *, most: int) -> tuple[int, ...]:
+        """The durations in the array at `key`, at most `most` of them, in nanoseconds."""
+        items = self._items(key, "an array of durations such as 20ms")
+        if len(items) > most:
+            raise InputError(f"{self.where}: key {key!r}: {len(items)} of them, allowed {most}")
+        return tuple(item.duration_ns(key) for item in items)
+
+    def _items(self, key: str, allowed: str) -> tuple["TomlTable", ...]:
+        """Each element of an array as a table in which it stands at `key`."""
+        found = self._get(key, None, (list,), allowed)
+        return tuple(TomlTable(where=self.where, entries={key: item}) for item in found)
+
     def table(self, key: str, where: str, default: Mapping[str, Any] | None = None) -> "TomlTable":
         """The table at `key`; messages will call it `where`."""
         return TomlTable(where=where, entries=self._get(key, default, (dict,), "a table"))

@@ -7,7 +7,8 @@ import pytest
 
 from preempt_runtime.arrivals import ClosedLoop, Periodic, Poisson, Recorded, Sporadic
 from preempt_runtime.errors import InputError
-from preempt_runtime.taskset import TaskSetSpec, TaskSpec, read_taskset
+from preempt_runtime.task_table import CostSpec, TaskSpec
+from preempt_runtime.taskset import TaskSetSpec, read_taskset
 
 MS = 1_000_000
 DOCS = Path(__file__).parents[2] / "docs" / "taskset.md"
@@ -55,6 +56,7 @@ def test_a_minimal_task_set_gets_its_defaults(folder: Path) -> None:
                 bundle=folder / "net.bundle",
                 plan=None,
                 priority=3,
+                is_best_effort=False,
                 deadline_ns=None,
                 mailbox="queue",
                 max_pending=None,
@@ -62,6 +64,7 @@ def test_a_minimal_task_set_gets_its_defaults(folder: Path) -> None:
                 seed=0,
                 check_inputs=False,
                 arrival=Periodic(period_ns=20 * MS),
+                period_ns=20 * MS,
             ),
         ),
     )
@@ -78,6 +81,7 @@ def test_the_documented_example_is_read_in_full(folder: Path) -> None:
         bundle=folder / "detector.bundle",
         plan=None,
         priority=10,
+        is_best_effort=False,
         deadline_ns=20 * MS,
         mailbox="latest",
         max_pending=None,
@@ -85,6 +89,9 @@ def test_the_documented_example_is_read_in_full(folder: Path) -> None:
         seed=7,
         check_inputs=False,
         arrival=Periodic(period_ns=33 * MS, offset_ns=5 * MS, jitter_ns=2 * MS),
+        period_ns=33 * MS,
+        jitter_ns=2 * MS,
+        late="drop",
     )
     assert planner.arrival == Sporadic(min_interval_ns=50 * MS, mean_interval_ns=120 * MS)
     assert (planner.priority, planner.max_pending) == (5, 4)
@@ -101,6 +108,13 @@ def test_every_key_is_documented() -> None:
         "path": "path",
         "arrival": "kind",
         "arrival_file": "path",
+        "is_best_effort": "best_effort",
+        "margin_frac": "margin",
+        "resume_cost_ns": "resume_cost",
+        "includes": "include",
+        "max_segment_ns": "max_segment",
+        "period_ns": "period",
+        "jitter_ns": "jitter",
     }
     for key in [*(renamed.get(key, key) for key in keys), "best_effort", "rate", "think"]:
         assert f"`{key}`" in text
@@ -180,7 +194,7 @@ def test_seeds_come_from_the_command_line_then_the_task_then_the_set(folder: Pat
         (
             'bundle = "net.bundle"',
             "",
-            ": [[task]] 'camera': key 'bundle' is missing, write a string",
+            ": [[task]] 'camera': key 'bundle' is missing, write the bundle's",
         ),
         (
             "net.bundle",
@@ -268,7 +282,7 @@ def test_seeds_come_from_the_command_line_then_the_task_then_the_set(folder: Pat
         (
             "priority = 3",
             "priority = 3\ninterval = 4",
-            ": [[task]] 'camera': unknown key 'interval', allowed name, bundle, plan, priority,",
+            ": [[task]] 'camera': unknown key 'interval', allowed name, bundle, plan, model,",
         ),
         (
             "[task.arrival]",
@@ -385,3 +399,125 @@ def test_an_unreadable_file_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b"\xff\x00")
     with pytest.raises(InputError, match="not TOML: 'utf-8' codec"):
         read_taskset(path)
+
+
+def test_a_period_is_an_arrival_of_its_own(folder: Path) -> None:
+    text = """
+    [[task]]
+    name = "camera"
+    segments = ["1ms", "2ms"]
+    priority = 1
+    period = "20ms"
+    jitter = "3ms"
+    """
+    (task,) = read(folder, text).tasks
+    assert task.arrival == Periodic(period_ns=20 * MS, jitter_ns=3 * MS)
+    assert task.cost == CostSpec(total_ns=3 * MS, segment_ns=(MS, 2 * MS))
+    assert (task.bundle, task.deadline_ns, task.implicit_deadline_ns) == (None, None, 20 * MS)
+
+
+def test_an_arrival_may_be_slower_than_its_period_and_not_faster(folder: Path) -> None:
+    slower = MINIMAL.replace("priority = 3", 'priority = 3\nperiod = "15ms"')
+    (task,) = read(folder, slower).tasks
+    assert (task.period_ns, task.arrival) == (15 * MS, Periodic(period_ns=20 * MS))
+    faster = MINIMAL.replace("priority = 3", 'priority = 3\nperiod = "25ms"')
+    with pytest.raises(InputError, match="its arrival releases every 20000000 ns"):
+        read(folder, faster)
+
+
+def test_a_policy_without_priorities_needs_none(folder: Path) -> None:
+    text = MINIMAL.replace("priority = 3", "").replace("[taskset]", '[taskset]\npolicy = "edf"')
+    (task,) = read(folder, text).tasks
+    assert (task.priority, task.is_best_effort) == (None, False)
+
+
+def test_costs_are_cut_into_equal_segments_under_the_bound() -> None:
+    cost = CostSpec(total_ns=100, point_cost_ns=3)
+    assert cost.segments_ns(None) == (100,)
+    assert cost.segments_ns(100) == (100,)
+    for bound_ns in range(5, 100):
+        found = cost.segments_ns(bound_ns)
+        assert max(found) <= bound_ns
+        assert sum(found) == 100 + 3 * (len(found) - 1)
+        fewer = len(found) - 1  # would not do
+        assert fewer < 2 or 100 + 3 * (fewer - 1) > fewer * bound_ns
+
+
+def test_files_include_others(folder: Path) -> None:
+    (folder / "more").mkdir()
+    task = '[[task]]\nname = "{}"\ncost = "3ms"\npriority = 1\nperiod = "9ms"\n'
+    (folder / "more" / "b.toml").write_text(
+        '[taskset]\ninclude = ["c.toml"]\n' + task.format("b"), encoding="utf-8"
+    )
+    (folder / "more" / "c.toml").write_text(task.format("c"), encoding="utf-8")
+    found = read(folder, '[taskset]\ninclude = ["more/b.toml"]\nseed = 3\n' + task.format("a"))
+    assert [(task.name, task.seed) for task in found.tasks] == [("a", 3), ("b", 3), ("c", 3)]
+    assert found.includes == (folder / "more" / "b.toml", folder / "more" / "c.toml")
+    with pytest.raises(InputError, match=r"number 1 is called 'b' like number 1 of .*set\.toml"):
+        read(folder, '[taskset]\ninclude = ["more/b.toml"]\n' + task.format("b"))
+    (folder / "more" / "c.toml").write_text(
+        '[taskset]\ninclude = ["../set.toml"]\n', encoding="utf-8"
+    )
+    with pytest.raises(
+        InputError, match=r"a circle: .*set\.toml includes .*b\.toml includes .*c\."
+    ):
+        read(folder, '[taskset]\ninclude = ["more/b.toml"]\n' + task.format("a"))
+    (folder / "more" / "c.toml").write_text("[taskset]\nseed = 1\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"c\.toml: \[taskset\]: unknown key 'seed'"):
+        read(folder, '[taskset]\ninclude = ["more/b.toml"]\n' + task.format("a"))
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ("", "key 'bundle' is missing"),
+        ('cost = "1ms"\nsegments = ["1ms"]', "found both cost and segments"),
+        ('cost = "1ms"\nbundle = "net.bundle"', "found both bundle and costs"),
+        ("segments = []", "at least one duration"),
+        ('segments = ["1ms", "0ms"]', "each above 0"),
+        ('segments = ["1ms", 3]', "found|is an integer"),
+        ('cost = "0ms"', "a duration above 0"),
+        ('cost = "-1ms"', "not a duration|duration"),
+        ('cost = "1ms"\npoint_cost = "2us"\nmax_segment = "2us"', "a duration above"),
+        ('model = "none.onnx"', "none.onnx is no file"),
+        ('cost = "1ms"\nlate = "never"', "one of run, skip, drop"),
+        ('cost = "1ms"\njitter = "1ms"', "only beside period"),
+    ],
+)
+def test_wrong_costs_are_named_with_their_place(folder: Path, keys: str, message: str) -> None:
+    text = f"""
+    [[task]]
+    name = "camera"
+    priority = 1
+    {keys}
+    [task.arrival]
+    kind = "poisson"
+    rate = 3
+    """
+    with pytest.raises(InputError, match=message) as error:
+        read(folder, text)
+    assert "'camera'" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("margin = -0.1", "a share from 0 to 10"),
+        ("margin = nan", "a share from 0 to 10"),
+        ('admit = "maybe"', "one of refuse, warn, off"),
+        ("depth = 0", "an integer from 1 to 16"),
+        ('resume_cost = "-1us"', "duration"),
+        ("include = 3", "an array of strings"),
+        ('include = ["nowhere.toml"]', "cannot read the task set"),
+    ],
+)
+def test_wrong_head_keys_are_named(folder: Path, line: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read(folder, MINIMAL.replace("[taskset]", f"[taskset]\n{line}"))
+
+
+@pytest.mark.parametrize("value", ["0ms", "-5ms", "5", "1e400s", "99999999999999999999999s"])
+def test_impossible_periods_are_refused(folder: Path, value: str) -> None:
+    for key in ("period", "deadline", "max_segment"):
+        with pytest.raises(InputError, match=f"key '{key}'"):
+            read(folder, MINIMAL.replace("priority = 3", f'priority = 3\n{key} = "{value}"'))
