@@ -20,8 +20,12 @@ HOST_MAY_IMPORT = {
     "manifest",
     "manifest_json",
     "output_file",
+    "schedulability",
+    "schedulability.changes",
     "start",
     "stdout",
+    "task_table",
+    "taskset",
     "units",
 }
 BACKENDS = {"backends.cuda", "backends.ort", "backends.tensorrt"}
@@ -112,6 +116,9 @@ ALLOWED: dict[str, set[str]] = {
         *VALUES, "backends", "cache", "candidates", "check", "deliver", "interface", "load",
         "machine_speed", "onnx_io.versions", "pack", "replan", "search",
     },
+    "plan_costs": {"backends", "cache", "pipeline", "replan", "search"},
+    "plan": {"backends", "cache", "pipeline", "plan_costs", "replan", "targets"},
+    "plan_report": {"plan", "report"},
     "cli": set(),
     "start": {"cli"},
     "__main__": {"start"},

@@ -42,10 +42,11 @@ class Choice:
         return next(task.segment_ns for task in self.tasks if task.name == name)
 
     @property
-    def lateness(self) -> tuple[int, int]:
-        """How bad it is: tasks that are not schedulable, and by how much those are late."""
-        late_ns = [-(task.slack_ns or 0) for task in self.bound.tasks if not task.is_schedulable]
-        return len(late_ns), sum(late_ns)
+    def lateness(self) -> tuple[int, int, int]:
+        """How bad it is: tasks without a bound, tasks that are late, and by how much together."""
+        late = [task for task in self.bound.tasks if not task.is_schedulable]
+        num_unbounded = sum(task.response_ns is None for task in late)
+        return num_unbounded, len(late), sum(-(task.slack_ns or 0) for task in late)
 
 
 def choose_bounds(
@@ -65,7 +66,12 @@ def choose_bounds(
         assumptions: as in `analyse`.
     """
     coarsest = _cut(tasks, [fronts[task.name].cuts[0] for task in tasks], policy, assumptions)
-    if coarsest.is_schedulable or policy not in ("fixed-priority", "rm", "dm", "edf"):
+    if coarsest.is_schedulable or policy not in (
+        "fixed-priority",
+        "rate-monotonic",
+        "deadline-monotonic",
+        "edf",
+    ):
         return coarsest
     tolerant = by_tolerance(tasks, fronts, policy, assumptions)
     if tolerant.is_schedulable:
@@ -132,7 +138,7 @@ def under_one_bound(
 
 
 def _global_bounds(fronts: Mapping[str, Front]) -> Iterator[int]:
-    values = sorted({max(cut) for front in fronts.values() for cut in front.cuts}, reverse=True)
+    values = sorted({x for front in fronts.values() for x in front.longest_ns}, reverse=True)
     step = max(1.0, (len(values) - 1) / (_MAX_GLOBAL_BOUNDS - 1))
     last = len(values) - 1
     indices = {min(last, round(idx * step)) for idx in range(_MAX_GLOBAL_BOUNDS)}

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from preempt_runtime.schedulability.analysis import ANALYSED_POLICIES
 from preempt_runtime.schedulability.bounds import Choice, choose_bounds
 from preempt_runtime.schedulability.cuts import Front, front_from_cuts
 from preempt_runtime.schedulability.limits import segment_limits
@@ -46,6 +47,10 @@ def single_changes(problem: Problem, choice: Choice) -> tuple[Change, ...]:
         problem: one that is not schedulable.
         choice: its least late cuts.
     """
+    if problem.policy not in ANALYSED_POLICIES or any(
+        _is_unknown(task, problem) for task in problem.tasks
+    ):
+        return ()
     late = [bound.name for bound in choice.bound.tasks if not bound.is_schedulable]
     urgent = [task for task in problem.tasks if not task.is_best_effort]
     return (
@@ -55,6 +60,11 @@ def single_changes(problem: Problem, choice: Choice) -> tuple[Change, ...]:
         *_later_deadlines(problem, urgent, choice),
         *_longer_periods(problem, urgent),
     )
+
+
+def _is_unknown(task: AnalysedTask, problem: Problem) -> bool:
+    """Nothing bounds its releases, and it counts: no change of another task helps."""
+    return task.period_ns is None and (problem.policy == "fifo" or not task.is_best_effort)
 
 
 def _is_solved(problem: Problem, changed: AnalysedTask) -> bool:
@@ -113,9 +123,9 @@ def scaled_front(front: Front, factor: float) -> Front:
     >>> scaled_front(Front(cuts=((10,), (6, 6))), 0.5).cuts
     ((5,), (3, 3))
     """
-    return front_from_cuts(
-        tuple(max(1, scaled_ns(cost_ns, factor)) for cost_ns in cut) for cut in front.cuts
-    )
+    every = {cost_ns for cut in front.cuts for cost_ns in cut}
+    faster_ns = {cost_ns: max(1, scaled_ns(cost_ns, factor)) for cost_ns in every}
+    return front_from_cuts(tuple(faster_ns[cost_ns] for cost_ns in cut) for cut in front.cuts)
 
 
 def _later_deadlines(

@@ -1,7 +1,7 @@
 """Fronts: the ways to cut one network that are worth a thought, coarse to fine."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from preempt_runtime.errors import InputError
 
@@ -13,17 +13,20 @@ class Front:
     """Segment costs of each cut; the longest segment falls from one cut to the next."""
 
     cuts: tuple[tuple[int, ...], ...]
+    longest_ns: tuple[int, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        longest_ns = [max(cut) for cut in self.cuts]
-        if not longest_ns or longest_ns != sorted(set(longest_ns), reverse=True):
+        longest_ns = tuple(max(cut) for cut in self.cuts)
+        if not longest_ns or list(longest_ns) != sorted(set(longest_ns), reverse=True):
             raise InputError(
                 f"front: longest segments {longest_ns[:6]}, expected at least one, descending"
             )
+        object.__setattr__(self, "longest_ns", longest_ns)
 
     def under(self, longest_ns: int) -> tuple[int, ...] | None:
         """The coarsest cut whose longest segment keeps the bound; None: none does."""
-        return next((cut for cut in self.cuts if max(cut) <= longest_ns), None)
+        pairs = zip(self.cuts, self.longest_ns, strict=True)
+        return next((cut for cut, found_ns in pairs if found_ns <= longest_ns), None)
 
 
 def fixed_front(segment_ns: tuple[int, ...]) -> Front:

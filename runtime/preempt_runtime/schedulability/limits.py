@@ -30,7 +30,8 @@ def _limit_ns(
     policy, assumptions = choice.bound.policy, choice.bound.assumptions
     whole_ns = max(front.cuts[0])
     if policy == "fifo" or not choice.is_schedulable:
-        return None if len(task.segment_ns) == 1 else max(task.segment_ns)
+        is_chosen = len(front.cuts) > 1 and len(task.segment_ns) > 1
+        return max(task.segment_ns) if is_chosen else None
     most_ns = inflated_ns(whole_ns, assumptions, assumptions.corun_factor * task.corun_factor)
     most_ns += assumptions.resume_cost_ns
     tolerance_ns = _tolerance_ns(load, loads, most_ns, policy, assumptions)
