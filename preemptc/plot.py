@@ -1,7 +1,7 @@
-"""A Pareto front as an SVG picture, written without any plotting library."""
+"""Pareto fronts and curves as SVG pictures, written without any plotting library."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 
 from preempt_runtime.errors import InputError
@@ -10,6 +10,9 @@ from preempt_runtime.units import fmt_ns
 _WIDTH, _HEIGHT = 720, 440
 _LEFT, _RIGHT, _TOP, _BOTTOM = 76, 24, 64, 60
 _INK, _GRID, _LINE = "#222222", "#dddddd", "#1f5fa8"
+
+_COLOURS = ("#1f5fa8", "#c2410c", "#15803d", "#7c3aed", "#6b7280")
+_DASHES = ("", "8 3", "2 3", "10 3 2 3", "4 2")
 
 FrontPoint = tuple[int, float, int]
 Scale = Callable[[float], float]
@@ -42,11 +45,7 @@ def pareto_svg(points: Sequence[FrontPoint], *, title: str, label: str) -> str:
         for bound_ms, percent in zip(bounds_ms, percents, strict=True)
     ]
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}"'
-        f' width="{_WIDTH}" height="{_HEIGHT}" font-family="sans-serif" font-size="12">',
-        f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="#ffffff"/>',
-        _text(_LEFT, 26, title, size=16),
-        _text(_LEFT, 46, label),
+        *_head(title, label),
         *(_x_tick(x_of(math.log(tick)), tick) for tick in x_ticks),
         *(_y_tick(y_of(tick), tick) for tick in y_ticks),
         _text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 16, "longest segment (ms)", "middle"),
@@ -56,6 +55,62 @@ def pareto_svg(points: Sequence[FrontPoint], *, title: str, label: str) -> str:
         "</svg>",
     ]
     return "\n".join(lines) + "\n"
+
+
+def curves_svg(
+    curves: Mapping[str, Sequence[tuple[float, float]]],
+    *,
+    title: str,
+    label: str,
+    x_name: str,
+    y_name: str,
+) -> str:
+    """An SVG document: curves over one linear axis each, named in a legend, at most five.
+
+    Args:
+        curves: the points of each curve by its name, ascending in x.
+        title: Stands above the picture.
+        label: Second line.
+        x_name: What stands below the horizontal axis.
+        y_name: What stands beside the vertical one.
+
+    Raises:
+        InputError: no curve, more than five, or one without a point.
+    """
+    if not 1 <= len(curves) <= len(_COLOURS) or not all(curves.values()):
+        raise InputError(f"{title}: {len(curves)} curves, allowed 1 to 5, each with a point")
+    points = [point for curve in curves.values() for point in curve]
+    x_ticks = _linear_ticks(min(x for x, _ in points), max(x for x, _ in points))
+    y_ticks = _linear_ticks(min(0.0, *(y for _, y in points)), max(y for _, y in points))
+    x_of = _scale(x_ticks[0], x_ticks[-1], _LEFT, _WIDTH - _RIGHT)
+    y_of = _scale(y_ticks[0], y_ticks[-1], _HEIGHT - _BOTTOM, _TOP)
+    lines = [
+        *_head(title, label),
+        *(_x_tick(x_of(tick), tick) for tick in x_ticks),
+        *(_y_tick(y_of(tick), tick) for tick in y_ticks),
+        _text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 16, x_name, "middle"),
+        _text(18, (_TOP + _HEIGHT - _BOTTOM) / 2, y_name, "middle", is_upright=True),
+    ]
+    for idx, (name, curve) in enumerate(curves.items()):
+        stroke = f'stroke="{_COLOURS[idx]}" stroke-width="2" stroke-dasharray="{_DASHES[idx]}"'
+        path = "L".join(f"{x_of(x):.1f},{y_of(y):.1f}" for x, y in curve)
+        height = _HEIGHT - _BOTTOM - 20 - 18 * (len(curves) - 1 - idx)
+        lines += [
+            f'<path d="M{path}" fill="none" {stroke}/>',
+            f'<path d="M{_LEFT + 12},{height}h34" {stroke}/>',
+            _text(_LEFT + 54, height + 4, name),
+        ]
+    return "\n".join([*lines, "</svg>"]) + "\n"
+
+
+def _head(title: str, label: str) -> tuple[str, ...]:
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}"'
+        f' width="{_WIDTH}" height="{_HEIGHT}" font-family="sans-serif" font-size="12">',
+        f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="#ffffff"/>',
+        _text(_LEFT, 26, title, size=16),
+        _text(_LEFT, 46, label),
+    )
 
 
 def _scale(low: float, high: float, start: float, end: float) -> Scale:
