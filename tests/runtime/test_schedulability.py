@@ -12,8 +12,8 @@ from bench.segment_simulator import Rules, observed_responses
 from preempt_runtime.errors import InputError
 from preempt_runtime.policies import policy_from_name
 from preempt_runtime.schedulability import ANALYSED_POLICIES, AnalysedTask, Assumptions, analyse
-from preempt_runtime.schedulability.analysis import loads_from_tasks
-from preempt_runtime.schedulability.edf import demand_overrun_ns, edf_busy_period_ns
+from preempt_runtime.schedulability.analysis import is_schedulable, loads_from_tasks
+from preempt_runtime.schedulability.edf import edf_busy_period_ns, is_demand_met
 from preempt_runtime.schedulability.loads import MAX_POINTS, Unbounded
 from preempt_runtime.task import Task
 from preempt_runtime.testing import FakeNetwork, run_schedule
@@ -272,10 +272,25 @@ def test_the_demand_test_and_the_response_times_agree_on_edf() -> None:
         idle_ns = max((load.longest_ns for load in loads if load.is_best_effort), default=0)
         busy_ns = edf_busy_period_ns(urgent, idle_ns, 1)
         assert not isinstance(busy_ns, Unbounded)
-        overrun_ns = demand_overrun_ns(urgent, [(None, idle_ns)], 1, busy_ns)
-        verdicts.append(overrun_ns == 0)
+        verdicts.append(is_demand_met(urgent, [(None, idle_ns)], 1, busy_ns))
         assert verdicts[-1] == analyse(tasks, "edf").is_schedulable, tasks
     assert 40 < sum(verdicts) < 360
+
+
+@pytest.mark.parametrize("policy", ANALYSED_POLICIES)
+def test_the_quick_verdict_is_that_of_the_bounds(policy: str) -> None:
+    rng = random.Random(f"{policy}/5")
+    verdicts = []
+    for _ in range(300):
+        shape = SetShape(has_best_effort=policy != "fifo", least_share=0.1)
+        tasks = random_tasks(rng, shape)
+        assumed = Assumptions(
+            depth=1 if policy == "fifo" else rng.choice((1, 1, 2)),
+            resume_cost_ns=rng.choice((0, 0, 3)),
+        )
+        verdicts.append(is_schedulable(tasks, policy, assumed))
+        assert verdicts[-1] == analyse(tasks, policy, assumed).is_schedulable, (tasks, assumed)
+    assert 30 < sum(verdicts) < 270
 
 
 # Against schedules
