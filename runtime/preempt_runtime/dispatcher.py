@@ -11,16 +11,16 @@ from preempt_runtime.clock import Clock
 from preempt_runtime.device import Array, Device
 from preempt_runtime.errors import PreemptError
 from preempt_runtime.instruments import Instruments
-from preempt_runtime.job import Job
+from preempt_runtime.job import NEVER_NS, Job
 from preempt_runtime.mailbox import Level, TaskQueue
 from preempt_runtime.policies import Policy
 from preempt_runtime.records import JobState, SegmentRecord
 from preempt_runtime.source import Source
-from preempt_runtime.task import Task, checked_inputs, checked_submission
+from preempt_runtime.task import LatePolicy, Task, checked_inputs, checked_submission
 
 _log = logging.getLogger(__name__)
-NEVER_NS = 1 << 62
 _FINISHED = JobState.FINISHED  # looked up once, as in job.py
+_LATE_STATES: dict[LatePolicy, JobState] = {"skip": JobState.SKIPPED, "drop": JobState.DROPPED}
 
 
 class Dispatcher:
@@ -153,6 +153,9 @@ class Dispatcher:
         job = self._policy.pick(self.ready, now_ns)
         queue = self.queues[job.task.name]
         start_ns = self._now_ns()
+        if job.late_ns <= start_ns and self._is_given_up(job, queue):
+            self._end(job, queue, _LATE_STATES[queue.task.late], start_ns)
+            return True
         if not job.is_started and not job.start(start_ns):
             self._end(job, queue, JobState.CANCELLED, start_ns)  # since the inbox was drained
             return True
@@ -162,6 +165,12 @@ class Dispatcher:
             self._last = job
         self._run_step(job, queue, start_ns)
         return True
+
+    def _is_given_up(self, job: Job, queue: TaskQueue) -> bool:
+        """Whether a job that is late need not run any more."""
+        if queue.task.late == "drop":
+            return True
+        return not job.is_started and len(queue.jobs) > 1
 
     def _run_step(self, job: Job, queue: TaskQueue, start_ns: int) -> None:
         step = queue.steps[job.step_idx]
@@ -280,6 +289,10 @@ class Dispatcher:
         if job.is_done:
             self._settle(job, queue)
             return
+        if queue.task.late != "run":  # here, too: a task that is never picked must not hoard jobs
+            now_ns = self._now_ns()
+            for late in queue.late_before(job, now_ns):
+                self._end(late, queue, _LATE_STATES[queue.task.late], now_ns)
         for skipped in queue.offer(job):
             self._end(skipped, queue, JobState.SKIPPED, self._now_ns())
         self._relist(queue)

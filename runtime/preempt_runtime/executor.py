@@ -8,13 +8,13 @@ from types import TracebackType
 
 from preempt_runtime.clock import Clock
 from preempt_runtime.device import Array, Device
-from preempt_runtime.dispatcher import NEVER_NS, Dispatcher
+from preempt_runtime.dispatcher import Dispatcher
 from preempt_runtime.errors import InputError, PreemptError
 from preempt_runtime.handle import JobHandle
 from preempt_runtime.inbox import Inbox
 from preempt_runtime.instruments import Instruments
 from preempt_runtime.integrity import check_books, counts_from_queue
-from preempt_runtime.job import Job
+from preempt_runtime.job import NEVER_NS, Job
 from preempt_runtime.mailbox import TaskQueue
 from preempt_runtime.ownership import Ownership
 from preempt_runtime.policies import Policy

@@ -40,6 +40,8 @@ class LoadedTask:
             relative_deadline_ns=self.spec.deadline_ns,
             mailbox=self.spec.mailbox,
             max_pending=self.spec.max_pending,
+            period_ns=self.spec.period_ns,
+            late=self.spec.late,
             check_inputs=self.spec.check_inputs,
         )
 

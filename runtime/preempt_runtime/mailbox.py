@@ -1,5 +1,6 @@
 """A task's released jobs in release order, and what its mailbox does with one too many."""
 
+import itertools
 import threading
 from bisect import insort
 from operator import attrgetter
@@ -58,16 +59,21 @@ class TaskQueue:
         self.jobs: list[Job] = []
         self.listed: Job | None = None
         self.last_segment = num_segments - 1
-        self.steps: tuple[int | str, ...] = (
-            *(("pre",) if task.pre is not None else ()),
-            *range(num_segments),
-            *(("post",) if task.post is not None else ()),
-        )
+        self.steps = task.steps
         self.num_released = 0
         self.ended = dict.fromkeys((state for state in JobState if state.is_final), 0)
         self.is_refusing = False
         self.is_closed = False
         self.removed = threading.Event()
+
+    def late_before(self, newer: Job, now_ns: int) -> list[Job]:
+        """Jobs that have not started, are late and older than one that is about to come."""
+        first = 1 if self.jobs and self.jobs[0].is_started else 0
+        late = itertools.takewhile(
+            lambda job: job.late_ns <= now_ns and job.release_ns <= newer.release_ns,
+            itertools.islice(self.jobs, first, None),
+        )
+        return list(late)
 
     def offer(self, job: Job) -> list[Job]:
         """Take the job in by its release; the jobs that must be skipped for it."""

@@ -35,6 +35,7 @@ class TaskMetrics:
     finished: int
     missed: int
     skipped: int
+    dropped: int
     cancelled: int
     failed: int
     num_preemptions: int
@@ -150,6 +151,7 @@ def _metrics_from_tally(task: str, tally: _Tally, duration_ns: int) -> TaskMetri
         finished=finished,
         missed=tally.missed,
         skipped=tally.ended[JobState.SKIPPED],
+        dropped=tally.ended[JobState.DROPPED],
         cancelled=tally.ended[JobState.CANCELLED],
         failed=tally.ended[JobState.FAILED],
         num_preemptions=tally.num_preemptions,

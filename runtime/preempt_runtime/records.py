@@ -6,10 +6,12 @@ from typing import Protocol
 
 
 class JobState(Enum):
-    """Where a job is in its life; every job ends in exactly one of the last four states.
+    """Where a job is in its life; every job ends in exactly one of the last five states.
 
-    `SKIPPED` means that the runtime dropped it unstarted: a newer job took its place in a `latest`
-    mailbox, or its bounded queue was full. `FAILED` means that a segment, `pre`, `post` or the
+    `SKIPPED` means that the runtime left it out unstarted: a newer job took its place in a
+    `latest` mailbox, its bounded queue was full, or its deadline had come, a newer one waited and
+    its task is `late="skip"`. `DROPPED` means that its deadline came first, and its task is
+    `late="drop"`; it may have started. `FAILED` means that a segment, `pre`, `post` or the
     source of its inputs raised.
     """
 
@@ -17,6 +19,7 @@ class JobState(Enum):
     RUNNING = "running"
     FINISHED = "finished"
     SKIPPED = "skipped"
+    DROPPED = "dropped"
     CANCELLED = "cancelled"
     FAILED = "failed"
 

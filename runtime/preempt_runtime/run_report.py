@@ -63,6 +63,7 @@ def _row(name: str, task: TaskReport) -> tuple[str, ...]:
     metrics = task.metrics
     lost = {
         "skipped": metrics.skipped,
+        "dropped": metrics.dropped,
         "cancelled": metrics.cancelled,
         "failed": metrics.failed,
     }

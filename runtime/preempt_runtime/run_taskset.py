@@ -185,6 +185,7 @@ def _no_jobs(task: str) -> TaskMetrics:
         finished=0,
         missed=0,
         skipped=0,
+        dropped=0,
         cancelled=0,
         failed=0,
         num_preemptions=0,

@@ -9,7 +9,7 @@ from typing import Any, cast
 from preempt_runtime.arrival_table import read_arrival
 from preempt_runtime.arrivals import Arrival, Periodic, Sporadic
 from preempt_runtime.errors import InputError
-from preempt_runtime.task import LatePolicy, Mailbox
+from preempt_runtime.task import LATE, LatePolicy, Mailbox
 from preempt_runtime.toml_table import TomlTable
 
 MAX_PRIORITY = 1_000_000
@@ -208,7 +208,7 @@ def _read_priority(table: TomlTable, is_best_effort: bool, needs_priority: bool)
 
 
 def _read_late(table: TomlTable) -> LatePolicy:
-    late = table.choice("late", ("run", "skip", "drop"), default="run")
+    late = table.choice("late", LATE, default="run")
     if late != "run" and not (table.has("deadline") or table.has("period")):
         raise table.error("late", "'run': a job without deadline or period is never late")
     return cast(LatePolicy, late)

@@ -1,0 +1,98 @@
+"""Response-time bounds under fixed priorities with fixed preemption points.
+
+A job of task i waits for less urgent segments that are in flight, for all jobs of its level and
+above that come before its last segment starts, and for its own earlier jobs; then its last segment
+runs to its end. For each offset A of a release in the busy period
+
+    F = B + n_i(A + 1) C_i - (last_i - 1) + sum over h of n_h(F) C_h,    R = F + last_i - 1 - A
+
+with n the arrival curves and B the blocking. With `depth` D in flight, D less urgent segments may
+stand before the first job, and D - 1 may slip in before each further one, while a job before it
+has its last segment in flight: B = D q - 1 + (jobs - 1) (D - 1) q. That equals q - 1 and a cost
+of (D - 1) q more for every job, which is how it is computed here.
+
+Source: Bozhko and Brandenburg, ECRTS 2020 (PROSA, fixed_priority/limited_preemptive); Yao, Buttazzo
+and Bertogna 2010; docs/schedulability.md for depth and for the cost of resuming.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from preempt_runtime.schedulability.loads import (
+    Load,
+    Unbounded,
+    busy_period_ns,
+    smallest_fixed_point,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Bounded:
+    """The most that a job waits for less urgent segments, and the most until it ends."""
+
+    blocking_ns: int
+    response_ns: int
+
+
+def fixed_priority_bound(
+    load: Load, loads: Sequence[Load], longest_lower_ns: int, depth: int, resume_cost_ns: int
+) -> Bounded | Unbounded:
+    """The bound of one task.
+
+    Args:
+        load: the task.
+        loads: all tasks of its rank and above, itself among them.
+        longest_lower_ns: the longest segment below its rank, best effort included; 0: none.
+        depth: segments in flight.
+        resume_cost_ns: what a job pays that goes on after another ran.
+    """
+    level = charged_for_resuming(loads, depth, resume_cost_ns)
+    slipped_ns = (depth - 1) * longest_lower_ns
+    blocking_ns = max(0, longest_lower_ns - 1)
+    busy_ns = busy_period_ns(level, blocking_ns, slipped_ns)
+    if isinstance(busy_ns, Unbounded):
+        return busy_ns
+    own = next(other for other in level if other.name == load.name)
+    others = [other for other in level if other is not own]
+    response_ns, start_ns = 0, 1
+    for offset_ns in own.steps(busy_ns):
+        fixed_ns = blocking_ns + own.arrivals(offset_ns + 1) * (own.cost_ns + slipped_ns)
+        fixed_ns -= own.last_ns - 1
+
+        def demand(window_ns: int, fixed_ns: int = fixed_ns) -> int:
+            return fixed_ns + sum(
+                other.arrivals(window_ns) * (other.cost_ns + slipped_ns) for other in others
+            )
+
+        found_ns = smallest_fixed_point(demand, start_ns)
+        if found_ns is None:
+            return Unbounded("the start of its last segment was not found")
+        start_ns = found_ns  # later releases start no earlier
+        response_ns = max(response_ns, found_ns + own.last_ns - 1 - offset_ns)
+    return Bounded(max(0, depth * longest_lower_ns - 1), response_ns)
+
+
+def charged_for_resuming(
+    loads: Sequence[Load], depth: int, resume_cost_ns: int
+) -> tuple[Load, ...]:
+    """The loads, those that may interrupt another one of more than one segment charged for it.
+
+    A job that starts interrupts at most one other, so each resumption has a start of its own.
+    Equals do not interrupt each other with one segment in flight: the started one goes on. With
+    more, a job that had to wait for its predecessor's buffers may find an equal one started.
+    """
+    if resume_cost_ns == 0:
+        return tuple(loads)
+    equals = int(depth > 1)
+
+    def may_interrupt(load: Load) -> bool:
+        return any(
+            other.num_segments > 1 and other.rank < load.rank + equals
+            for other in loads
+            if other is not load
+        )
+
+    return tuple(
+        replace(load, cost_ns=load.cost_ns + resume_cost_ns) if may_interrupt(load) else load
+        for load in loads
+    )

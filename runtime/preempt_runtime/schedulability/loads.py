@@ -1,0 +1,143 @@
+"""Loads: tasks with every overhead in their costs, and the arithmetic that all analyses share."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import takewhile
+
+from preempt_runtime.schedulability.model import AnalysedTask, Assumptions, scaled_ns
+
+MAX_POINTS = 50_000
+"""So many releases of a busy period are examined; a longer one counts as unbounded."""
+
+
+BEST_EFFORT_RANK = -(1 << 62)
+
+
+@dataclass(frozen=True, slots=True)
+class Unbounded:
+    """There is no bound, and why."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """A task's demand, with co-run factor, margin and dispatching in its costs.
+
+    `longest_ns` is the longest segment as it blocks others: with the cost of resuming, where the
+    segment is not the first. `rank` is larger for a more urgent task; deadlines are those that
+    EDF uses. `period_ns` is 0 for a load that only blocks.
+    """
+
+    name: str
+    cost_ns: int
+    longest_ns: int
+    last_ns: int
+    num_segments: int
+    period_ns: int
+    jitter_ns: int
+    deadline_ns: int
+    rank: int
+
+    @property
+    def is_best_effort(self) -> bool:
+        """It only blocks."""
+        return self.rank == BEST_EFFORT_RANK
+
+    def arrivals(self, window_ns: int) -> int:
+        """The most jobs that may be released in a window of that length.
+
+        Source: arrival curve of a sporadic task with release jitter, ceil((window + J) / T).
+        """
+        return 0 if window_ns <= 0 else -(-(window_ns + self.jitter_ns) // self.period_ns)
+
+    def steps(self, end_ns: int) -> Iterable[int]:
+        """The offsets before `end_ns` at which one more job may have been released."""
+        first = self.jitter_ns // self.period_ns + 1
+        later = range(first * self.period_ns - self.jitter_ns, max(end_ns, 0), self.period_ns)
+        return (0, *later) if end_ns > 0 else ()
+
+
+def load_from_task(task: AnalysedTask, assumptions: Assumptions, *, rank: int) -> Load:
+    """The load of a task; one without period only blocks."""
+    factor = assumptions.corun_factor * task.corun_factor
+    segment_ns = tuple(inflated_ns(cost_ns, assumptions, factor) for cost_ns in task.segment_ns)
+    later_ns = max(segment_ns[1:], default=0)
+    resumed_ns = later_ns + assumptions.resume_cost_ns if later_ns else 0
+    return Load(
+        name=task.name,
+        cost_ns=sum(segment_ns),
+        longest_ns=max(segment_ns[0], resumed_ns),
+        last_ns=segment_ns[-1],
+        num_segments=len(segment_ns),
+        period_ns=task.period_ns or 0,
+        jitter_ns=task.jitter_ns,
+        deadline_ns=task.effective_deadline_ns or 0,
+        rank=rank,
+    )
+
+
+def inflated_ns(cost_ns: int, assumptions: Assumptions, corun_factor: float) -> int:
+    """A segment's cost as the analysis counts it."""
+    with_margin_ns = scaled_ns(scaled_ns(cost_ns, corun_factor), 1 + assumptions.margin_frac)
+    return with_margin_ns + assumptions.dispatch_ns
+
+
+def utilisation(loads: Iterable[Load], extra_ns: int = 0) -> Fraction:
+    """The share of the device that jobs ask for, each of them `extra_ns` more."""
+    return sum((Fraction(x.cost_ns + extra_ns, x.period_ns) for x in loads), Fraction(0))
+
+
+def smallest_fixed_point(demand: Callable[[int], int], start_ns: int) -> int | None:
+    """The smallest time from `start_ns` on that covers the demand; None if it is out of reach.
+
+    `demand` must not fall with time, and `start_ns` must not lie beyond the answer.
+    """
+    time_ns = max(start_ns, 1)
+    for _ in range(MAX_POINTS):
+        needed_ns = demand(time_ns)
+        if needed_ns <= time_ns:
+            return time_ns
+        time_ns = needed_ns
+    return None
+
+
+def busy_period_ns(loads: Sequence[Load], blocking_ns: int, per_job_ns: int) -> int | Unbounded:
+    """A bound on how long the device is busy with these loads, blocked for `blocking_ns` at first.
+
+    Every job brings `per_job_ns` of less urgent work along (see `fixed_priority`).
+    """
+    share = utilisation(loads, per_job_ns)
+    has_surplus = blocking_ns > 0 or any(load.jitter_ns for load in loads)
+    if share > 1 or (share == 1 and has_surplus):
+        return Unbounded(f"jobs of its level and above ask for {_percent(share)} of the device")
+
+    def demand(window_ns: int) -> int:
+        jobs_ns = sum(load.arrivals(window_ns) * (load.cost_ns + per_job_ns) for load in loads)
+        return blocking_ns + jobs_ns
+
+    length_ns = smallest_fixed_point(demand, 1)
+    if length_ns is None or sum(load.arrivals(length_ns) for load in loads) > MAX_POINTS:
+        return Unbounded(
+            f"a busy period of over {MAX_POINTS} jobs is not examined, at {_percent(share)} of the"
+            " device"
+        )
+    return length_ns
+
+
+def _percent(share: Fraction) -> str:
+    """A share for people; what is not all of the device is not shown as all.
+
+    >>> _percent(Fraction(9_999, 10_000)), _percent(Fraction(1))
+    ('99.99 %', '100 %')
+    """
+    return f"{float(100 * share):.4g} %"
+
+
+def offsets_before(end_ns: int, *offsets_ns: Iterable[int]) -> list[int]:
+    """The distinct offsets from 0 to `end_ns`, exclusive, ascending; each input ascends."""
+    found: set[int] = set()
+    for ascending in offsets_ns:
+        found.update(offset for offset in takewhile(lambda x: x < end_ns, ascending) if offset >= 0)
+    return sorted(found)

@@ -1,0 +1,163 @@
+"""What a schedulability analysis takes and what it says; docs/schedulability.md has the theory."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from preempt_runtime.errors import InputError
+from preempt_runtime.units import fmt_ns
+
+Source = Literal["measured", "given", "predicted", "estimated"]
+SOURCES: tuple[Source, ...] = ("measured", "given", "predicted", "estimated")
+"""Where costs come from, the most trustworthy first: maxima measured on the device, numbers of the
+task set, predictions from a measured profile, and the estimate of a device that is elsewhere."""
+_MILLIONTHS = 1_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assumptions:
+    """What holds for every task: the dispatcher's and the device's price, and the safety margin.
+
+    `depth` segments may be in flight; a job that goes on after another ran pays
+    `resume_cost_ns`, every segment `dispatch_ns`; every cost is first multiplied by
+    `corun_factor` (measured: how much longer kernels take that overlap others'), then raised by
+    `margin_frac`. Both count in millionths.
+    """
+
+    depth: int = 1
+    resume_cost_ns: int = 0
+    dispatch_ns: int = 0
+    margin_frac: float = 0.0
+    corun_factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.depth < 1 or min(self.resume_cost_ns, self.dispatch_ns) < 0:
+            raise InputError(
+                f"assumptions: depth {self.depth}, resume cost {self.resume_cost_ns} ns, dispatch"
+                f" {self.dispatch_ns} ns; allowed depth from 1, the others from 0"
+            )
+        if not 0 <= self.margin_frac <= 100 or not 1 <= self.corun_factor <= 1000:
+            raise InputError(
+                f"assumptions: margin {self.margin_frac}, allowed 0 to 100; co-run factor"
+                f" {self.corun_factor}, allowed 1 to 1000"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnalysedTask:
+    """A task as the analysis sees it: the costs of its segments, and when its jobs may come.
+
+    Jobs come `period_ns` apart or more, each up to `jitter_ns` late; `period_ns` is None where
+    nothing is known of that. `deadline_ns` counts from the (late) release. A larger priority runs
+    first; best effort only blocks. `corun_factor` multiplies that of the set.
+    """
+
+    name: str
+    segment_ns: tuple[int, ...]
+    period_ns: int | None = None
+    jitter_ns: int = 0
+    deadline_ns: int | None = None
+    priority: int | None = None
+    is_best_effort: bool = False
+    source: Source = "given"
+    corun_factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.segment_ns or min(self.segment_ns) < 1:
+            raise InputError(
+                f"task {self.name!r}: segments {self.segment_ns[:4]}, expected at least one, each"
+                " of 1 ns or more"
+            )
+        times_ns = (self.period_ns, self.deadline_ns)
+        if any(time_ns is not None and time_ns < 1 for time_ns in times_ns) or self.jitter_ns < 0:
+            raise InputError(
+                f"task {self.name!r}: period {self.period_ns} ns, deadline {self.deadline_ns} ns,"
+                f" jitter {self.jitter_ns} ns; allowed from 1, 1 and 0"
+            )
+        if not 1 <= self.corun_factor <= 1000:
+            raise InputError(
+                f"task {self.name!r}: co-run factor {self.corun_factor}, allowed 1 to 1000"
+            )
+
+    @property
+    def effective_deadline_ns(self) -> int | None:
+        """The deadline, or else the period."""
+        return self.period_ns if self.deadline_ns is None else self.deadline_ns
+
+    def with_segments(self, segment_ns: tuple[int, ...]) -> "AnalysedTask":
+        """The same task, cut in another way."""
+        return replace(self, segment_ns=segment_ns)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskBound:
+    """What the analysis says of one task; all times with margin and overheads.
+
+    `cost_ns` is what a job takes alone, `blocking_ns` the most that less urgent segments hold it
+    up, `response_ns` the most from release to result. Both are None where there is no bound, or
+    none is asked (best effort); `reason` says why a task is not schedulable.
+    """
+
+    name: str
+    cost_ns: int
+    longest_ns: int
+    blocking_ns: int | None
+    response_ns: int | None
+    deadline_ns: int | None
+    is_best_effort: bool
+    source: Source
+    reason: str | None
+
+    @property
+    def slack_ns(self) -> int | None:
+        """Deadline less response: negative where a deadline may be missed."""
+        if self.response_ns is None or self.deadline_ns is None:
+            return None
+        return self.deadline_ns - self.response_ns
+
+    @property
+    def is_schedulable(self) -> bool:
+        """Every deadline is kept; nothing is promised to best effort, so nothing is broken."""
+        return self.reason is None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetBound:
+    """What the analysis says of a task set, in the order of its tasks."""
+
+    policy: str
+    assumptions: Assumptions
+    tasks: tuple[TaskBound, ...]
+
+    @property
+    def is_schedulable(self) -> bool:
+        """Every task is."""
+        return all(task.is_schedulable for task in self.tasks)
+
+    @property
+    def source(self) -> Source:
+        """That of the least trustworthy cost: a bound is no better than what it is made of."""
+        return max((task.source for task in self.tasks), key=SOURCES.index)
+
+    def task(self, name: str) -> TaskBound:
+        """The bound of the task of that name."""
+        return next(task for task in self.tasks if task.name == name)
+
+
+def scaled_ns(cost_ns: int, factor: float) -> int:
+    """A cost times a factor that counts in millionths, rounded up.
+
+    >>> scaled_ns(1000, 1.1), scaled_ns(3, 1.1)
+    (1100, 4)
+    """
+    return -(-cost_ns * round(factor * _MILLIONTHS) // _MILLIONTHS)
+
+
+def late_reason(response_ns: int, deadline_ns: int) -> str | None:
+    """Why a response bound is not enough; None if it is.
+
+    >>> late_reason(12_000_000, 10_000_000)
+    'may end 2 ms after its deadline'
+    """
+    if response_ns <= deadline_ns:
+        return None
+    return f"may end {fmt_ns(response_ns - deadline_ns)} after its deadline"

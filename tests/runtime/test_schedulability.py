@@ -1,0 +1,360 @@
+"""Response-time bounds: drawn by hand, against the verified theory, and against schedules."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from bench.random_sets import SetShape, random_tasks, release_patterns
+from bench.segment_simulator import Rules, observed_responses
+from preempt_runtime.errors import InputError
+from preempt_runtime.policies import policy_from_name
+from preempt_runtime.schedulability import ANALYSED_POLICIES, AnalysedTask, Assumptions, analyse
+from preempt_runtime.schedulability.analysis import loads_from_tasks
+from preempt_runtime.schedulability.edf import demand_overrun_ns, edf_busy_period_ns
+from preempt_runtime.schedulability.loads import MAX_POINTS, Unbounded
+from preempt_runtime.task import Task
+from preempt_runtime.testing import FakeNetwork, run_schedule
+from tests.runtime.rta_oracle import oracle_responses
+
+NUM_ORACLE_SETS = 2000
+NUM_SIMULATED_SETS = 200
+NUM_EXECUTED_SETS = 150
+
+
+def task(
+    name: str, segment_ns: Sequence[int], period_ns: int | None = None, **others: object
+) -> AnalysedTask:
+    others = {"is_best_effort": True} if period_ns is None and not others else others
+    return AnalysedTask(
+        name=name, segment_ns=tuple(segment_ns), period_ns=period_ns, **others  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def responses(tasks: Sequence[AnalysedTask], policy: str, **assumed: float) -> list[int | None]:
+    found = analyse(tasks, policy, Assumptions(**assumed))  # type: ignore[arg-type]
+    return [bound.response_ns for bound in found.tasks]
+
+
+# Drawn by hand
+
+
+def test_the_second_job_of_a_busy_period_may_be_the_worst() -> None:
+    """Source: Davis, Burns, Bril, Lukkien, Real-Time Systems 35 (2007), in half time units."""
+    tasks = (
+        task("a", (2,), 5, priority=3),
+        task("b", (2,), 7, priority=2),
+        task("c", (2,), 7, priority=1),
+    )
+    # a 0-2, b 2-4, c 4-6, a 6-8, b 8-10, a 10-12, c 12-14: released at 7, 7 later
+    assert responses(tasks, "fixed-priority") == [3, 5, 7]
+
+
+def test_blocking_is_the_longest_lower_segment_less_the_instant_in_which_it_starts() -> None:
+    tasks = (
+        task("urgent", (3, 2), 20, priority=2),
+        task("long", (4, 9), 50, priority=1),
+        task("idle", (6,)),
+    )
+    found = analyse(tasks, "fixed-priority")
+    assert [bound.blocking_ns for bound in found.tasks] == [8, 5, None]
+    # idle -1..5, urgent 5..10, long's first 10..14, its last 14..23 although urgent comes at 20
+    assert [bound.response_ns for bound in found.tasks] == [13, 23, None]
+    assert found.task("idle").is_schedulable
+
+
+def test_depth_lets_lower_segments_stand_before_the_first_job_and_slip_in_before_the_next() -> None:
+    tasks = (task("a", (2,), 100, priority=2), task("b", (2,), 100, priority=1), task("idle", (5,)))
+    # Depth 3. idle -1..4, 4..9, 9..14, a 14..16; b comes while a is in flight and two more idle
+    # segments stand behind it: those run 16..21 and 21..26.
+    found = analyse(tasks, "fixed-priority", Assumptions(depth=3))
+    assert [bound.blocking_ns for bound in found.tasks] == [14, 14, None]
+    assert [bound.response_ns for bound in found.tasks] == [14 + 2, 14 + 2 + 10 + 2, None]
+
+
+def test_slipping_in_is_seen_in_a_schedule() -> None:
+    """Without the slipped segments the bound of b would be 18 at most."""
+    idle = task("idle", (5, 5))
+    tasks = (task("a", (9,), 100, priority=2), task("b", (2,), 100, priority=1), idle)
+    # Depth 2: idle 0..5, 5..10, a 10..19; behind it idle 19..24; b, released at 11, runs 24..26.
+    seen = observed_responses(
+        tasks, {"a": [1], "b": [11], "idle": [0]}, Rules(policy="fixed-priority", depth=2)
+    )
+    assert seen == {"a": 18, "b": 15}
+    assert responses(tasks, "fixed-priority", depth=2) == [18, 9 + 9 + 5 + 2, None]
+
+
+@pytest.mark.parametrize("policy", ["fixed-priority", "edf"])
+def test_in_depth_an_equal_job_may_interrupt_the_started_one(policy: str) -> None:
+    """It had to wait for the buffers of the job before it, and is the older one of the two."""
+    twice = task("a", (4,), 100, jitter_ns=100, deadline_ns=50, priority=1)
+    tasks = (twice, task("e", (2, 2), 100, deadline_ns=50, priority=1))
+    # Depth 2: a#0 0..4, e's first 4..6, a#1 6..10, e goes on 10..12 and pays 3 for it.
+    seen = observed_responses(
+        tasks, {"a": [0, 0], "e": [0]}, Rules(policy=policy, depth=2, resume_cost_ns=3)
+    )
+    assert seen["e"] == 15
+    found = responses(tasks, policy, depth=2, resume_cost_ns=3)
+    assert found[1] is not None
+    assert found[1] >= 15
+    assert responses(tasks, policy, depth=1, resume_cost_ns=3)[1] == 12
+
+
+def test_in_depth_a_later_deadline_slips_in_while_a_job_waits_for_buffers() -> None:
+    tasks = (task("i", (8,), 100, jitter_ns=100, deadline_ns=10), task("k", (3,), 6, deadline_ns=5))
+    # Depth 2: k#0 0..3, i#0 3..11, k#1 (released at 6, due at 11) 11..14, i#1 (due at 10) 14..22.
+    seen = observed_responses(tasks, {"i": [0, 0], "k": [0, 6]}, Rules(policy="edf", depth=2))
+    assert seen["i"] == 22
+    found = responses(tasks, "edf", depth=2)
+    assert found[0] is not None
+    assert found[0] >= 22
+
+
+def test_resuming_is_paid_once_for_every_start_that_may_interrupt() -> None:
+    tasks = (task("a", (2,), 10, priority=2), task("b", (4, 4), 100, priority=1))
+    # a 0..2, b 2..6, 6..10, or interrupted at 10: one job of a in time for b's last segment
+    assert responses(tasks, "fixed-priority", resume_cost_ns=1) == [4 + 1 - 1 + 2, 2 + 1 + 8]
+    # b's own first segment of 4 is never resumed, its last of 4 is: 5 block a
+    alone = (task("a", (2,), 10, priority=2), task("b", (8,), 100, priority=1))
+    assert responses(alone, "fixed-priority", resume_cost_ns=1) == [7 + 2, 2 + 8]
+
+
+def test_equal_tasks_interfere_and_do_not_block() -> None:
+    tasks = (task("a", (2, 2), 20, priority=1), task("b", (3, 3), 30, priority=1))
+    found = analyse(tasks, "fixed-priority", Assumptions(resume_cost_ns=5))
+    assert [bound.blocking_ns for bound in found.tasks] == [0, 0]
+    assert [bound.response_ns for bound in found.tasks] == [10, 10]
+
+
+def test_ranks_of_rate_and_deadline_monotonic_and_order_of_release() -> None:
+    tasks = (
+        task("fast", (2,), 10, deadline_ns=10),
+        task("tight", (3,), 20, deadline_ns=6),
+    )
+    assert responses(tasks, "rm") == [2 + 2, 5]
+    assert responses(tasks, "dm") == [5, 1 + 3]
+    assert responses(tasks, "edf") == [5, 1 + 3]
+    assert responses(tasks, "fifo") == [5, 5]
+
+
+def test_costs_carry_factor_margin_and_dispatching() -> None:
+    plain = (task("a", (100, 57), 2000, priority=2), task("b", (33, 10), 3000, priority=1))
+    assumed = Assumptions(corun_factor=1.5, margin_frac=0.1, dispatch_ns=7)
+    found = analyse(plain, "fixed-priority", assumed)
+    # ceil(1.1 * ceil(1.5 * cost)) + 7
+    assert found.task("a").cost_ns == 165 + 7 + 95 + 7
+    assert found.task("b").longest_ns == 55 + 7
+    assert found.task("a").response_ns == 274 + 61
+    one = (replace(plain[0], corun_factor=2), plain[1])
+    assert analyse(one, "fixed-priority").task("a").cost_ns == 314
+
+
+def test_the_set_is_no_more_certain_than_its_least_certain_cost() -> None:
+    tasks = [task("a", (1,), 9, priority=1, source="measured")]
+    assert analyse(tasks, "fixed-priority").source == "measured"
+    tasks.append(replace(tasks[0], name="b", source="estimated"))
+    tasks.append(replace(tasks[0], name="c", source="given"))
+    assert analyse(tasks, "fixed-priority").source == "estimated"
+
+
+# What has no bound
+
+
+def test_too_much_work_has_no_bound_and_says_how_much() -> None:
+    tasks = (task("a", (6,), 10, priority=2), task("b", (5,), 10, priority=1))
+    a, b = analyse(tasks, "fixed-priority").tasks
+    assert a.is_schedulable
+    assert b.response_ns is None
+    assert b.reason == "jobs of its level and above ask for 110 % of the device"
+    full = (task("a", (5,), 10, priority=2), task("b", (5,), 10, priority=1))
+    assert responses(full, "fixed-priority") == [9, 10]
+    blocked = (*full, task("idle", (2,)))
+    assert responses(blocked, "fixed-priority")[1] is None
+
+
+def test_a_busy_period_that_is_too_long_to_look_at_counts_as_unbounded() -> None:
+    tasks = (task("a", (10**9 - 1,), 10**9, priority=2), task("idle", (10**6,)))
+    (bound, _) = analyse(tasks, "fixed-priority").tasks
+    assert bound.reason is not None
+    assert str(MAX_POINTS) in bound.reason
+    assert "99.9999999 %" not in bound.reason  # and it is not shown as 100 % either
+
+
+def test_a_task_without_period_spoils_its_level_and_all_below() -> None:
+    tasks = (
+        task("a", (1,), 10, priority=3),
+        task("b", (4,), None, priority=2, deadline_ns=9),
+        task("c", (1,), 10, priority=1),
+    )
+    a, b, c = analyse(tasks, "fixed-priority").tasks
+    assert (a.response_ns, a.is_schedulable) == (4, True)
+    reason = "the releases of task 'b' have no least time between them"
+    assert [b.reason, c.reason] == [reason, reason]
+    assert {bound.reason for bound in analyse(tasks, "edf").tasks} == {reason}
+
+
+@pytest.mark.parametrize("policy", ["llf", "round-robin"])
+def test_other_policies_have_no_analysis(policy: str) -> None:
+    (bound,) = analyse([task("a", (1,), 10, priority=3)], policy).tasks
+    assert bound.reason is not None
+    assert f"no analysis for policy '{policy}'" in bound.reason
+
+
+def test_order_of_release_has_no_analysis_for_more_in_flight() -> None:
+    (bound,) = analyse([task("a", (1,), 10)], "fifo", Assumptions(depth=2)).tasks
+    assert not bound.is_schedulable
+
+
+@pytest.mark.parametrize(
+    ("policy", "bad", "says"),
+    [
+        ("fixed-priority", task("x", (1,), 10, jitter_ns=0), "task 'x': no priority"),
+        ("edf", task("x", (1,), None, priority=1), "task 'x': no deadline"),
+        ("dm", task("x", (1,), None, priority=1), "task 'x': no deadline"),
+        ("rm", task("x", (1,), None, priority=1), "task 'x': no period"),
+    ],
+)
+def test_what_a_policy_needs_is_asked_for(policy: str, bad: AnalysedTask, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        analyse([bad], policy)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"segment_ns": ()},
+        {"segment_ns": (3, 0)},
+        {"period_ns": 0},
+        {"deadline_ns": 0},
+        {"jitter_ns": -1},
+        {"corun_factor": 0.9},
+    ],
+)
+def test_impossible_tasks_are_refused_by_name(wrong: dict[str, object]) -> None:
+    with pytest.raises(InputError, match="task 'x'"):
+        replace(task("x", (1,), 10), **wrong)  # type: ignore[arg-type]
+
+
+def test_impossible_assumptions_and_sets_are_refused() -> None:
+    for wrong in ({"depth": 0}, {"dispatch_ns": -1}, {"margin_frac": -0.1}, {"corun_factor": 0.5}):
+        with pytest.raises(InputError, match="assumptions"):
+            Assumptions(**wrong)
+    with pytest.raises(InputError, match="at least one"):
+        analyse([], "edf")
+    with pytest.raises(InputError, match="a name of its own"):
+        analyse([task("a", (1,), 10), task("a", (1,), 10)], "edf")
+
+
+# Against the verified theory
+
+
+@pytest.mark.parametrize("policy", ["fixed-priority", "edf", "fifo"])
+def test_bounds_equal_those_of_the_verified_theory(policy: str) -> None:
+    """Jitter, equal priorities and deadlines beyond the period included."""
+    rng = random.Random(20261125)
+    num_bounded = 0
+    for _ in range(NUM_ORACLE_SETS):
+        tasks = random_tasks(rng, SetShape(has_best_effort=False))
+        found = responses(tasks, policy)
+        assert found == oracle_responses(tasks, policy), tasks
+        num_bounded += sum(response is not None for response in found)
+    assert num_bounded > NUM_ORACLE_SETS
+
+
+def test_the_demand_test_and_the_response_times_agree_on_edf() -> None:
+    rng = random.Random(3)
+    verdicts = []
+    for _ in range(400):
+        tasks = random_tasks(rng, SetShape())
+        loads = loads_from_tasks(tasks, "edf", Assumptions())
+        urgent = [load for load in loads if not load.is_best_effort]
+        idle_ns = max((load.longest_ns for load in loads if load.is_best_effort), default=0)
+        busy_ns = edf_busy_period_ns(urgent, idle_ns, 1)
+        assert not isinstance(busy_ns, Unbounded)
+        overrun_ns = demand_overrun_ns(urgent, [(None, idle_ns)], 1, busy_ns)
+        verdicts.append(overrun_ns == 0)
+        assert verdicts[-1] == analyse(tasks, "edf").is_schedulable, tasks
+    assert 40 < sum(verdicts) < 360
+
+
+# Against schedules
+
+
+@pytest.mark.parametrize("policy", ["fixed-priority", "edf", "fifo"])
+def test_no_simulated_response_exceeds_its_bound(policy: str) -> None:
+    """Any depth, any cost of resuming; the 10,000 sets of bench/schedulability.py in small."""
+    rng = random.Random(f"{policy}/7")
+    num_reached = num_bounds = 0
+    for _ in range(NUM_SIMULATED_SETS):
+        tasks = random_tasks(rng, SetShape(has_best_effort=policy != "fifo"))
+        depth = 1 if policy == "fifo" else rng.choice((1, 1, 2, 3))
+        resume_ns = rng.choice((0, 0, 1, 5))
+        found = analyse(tasks, policy, Assumptions(depth=depth, resume_cost_ns=resume_ns))
+        worst: dict[str, int] = {}
+        for releases in release_patterns(rng, tasks, end_ns=800):
+            rules = Rules(
+                policy=policy,
+                depth=depth,
+                resume_cost_ns=resume_ns,
+                equals=rng.choice(("release", "started")),
+            )
+            for name, seen_ns in observed_responses(tasks, releases, rules).items():
+                worst[name] = max(worst.get(name, 0), seen_ns)
+        for bound in found.tasks:
+            if bound.response_ns is not None:
+                assert worst[bound.name] <= bound.response_ns, (tasks, bound, depth, resume_ns)
+                num_bounds += 1
+                num_reached += worst[bound.name] == bound.response_ns
+    assert num_bounds > NUM_SIMULATED_SETS
+    assert num_reached > num_bounds / 10
+
+
+@pytest.mark.parametrize("policy", ["fixed-priority", "fifo"])
+def test_the_executor_keeps_the_bounds_too(policy: str) -> None:
+    rng = random.Random(f"{policy}/11")
+    num_jobs = num_reached = 0
+    for _ in range(NUM_EXECUTED_SETS):
+        tasks = random_tasks(rng, SetShape(has_best_effort=False, longest_period_ns=80))
+        bounds = {bound.name: bound for bound in analyse(tasks, policy).tasks}
+        for patterns in list(release_patterns(rng, tasks, end_ns=200))[:2]:
+            for name, blocking_ns, response_ns in _executed(tasks, patterns, policy):
+                bound = bounds[name]
+                if bound.response_ns is not None and bound.blocking_ns is not None:
+                    assert response_ns <= bound.response_ns, (tasks, bound)
+                    assert policy == "fifo" or blocking_ns <= bound.blocking_ns, (tasks, bound)
+                    num_jobs += 1
+                    num_reached += response_ns == bound.response_ns
+    assert num_jobs > 1000
+    assert num_reached > 30
+
+
+def _executed(
+    tasks: Sequence[AnalysedTask], releases_ns: dict[str, list[int]], policy: str
+) -> list[tuple[str, int, int]]:
+    """(task, blocking, response) of every job, on a virtual clock."""
+    lines = run_schedule(
+        [
+            Task(
+                name=task.name,
+                network=FakeNetwork(segment_ns=task.segment_ns),
+                priority=task.priority,
+            )
+            for task in tasks
+        ],
+        sorted((at_ns, name) for name, times_ns in releases_ns.items() for at_ns in times_ns),
+        policy_from_name(policy),
+    )
+    found = []
+    for line in lines:
+        if " finished " in line:
+            values = dict(word.split("=") for word in line.split() if "=" in word)
+            name = line.partition("#")[0]
+            found.append((name, int(values.get("blocking", 0)), int(values["response"])))
+    return found
+
+
+def test_every_analysed_policy_is_named() -> None:
+    tasks = [task("a", (1, 2), 10, priority=1)]
+    for policy in ANALYSED_POLICIES:
+        assert responses(tasks, policy) == [3]
