@@ -13,6 +13,7 @@ from preempt_runtime.records import JobRecord, SegmentRecord
 from preempt_runtime.units import fmt_ns
 
 _log = logging.getLogger(__name__)
+_LEAST_STEP_FRAC = 0.01
 _WINDOW = 16  # runs over which a segment's time is smoothed: one outlier moves it by a sixteenth
 
 
@@ -36,12 +37,13 @@ class TaskCosts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Excess:
-    """The first segment of a task that took longer than its bound allows."""
+    """A segment that took longer than its task's bound allows; `is_first` of its task."""
 
     task: str
     segment_idx: int
     elapsed_ns: int
     allowed_ns: int
+    is_first: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,8 +67,9 @@ class CostDrift:
 class CostWatch:
     """An instrument that compares every segment with what its bundle says.
 
-    `on_exceeded` is called once for each task, on the dispatcher, when its first segment takes
-    longer than allowed; without it the log says so.
+    `on_exceeded` is called on the dispatcher when a segment takes longer than allowed, and again
+    when it takes longer than that by more than the margin (or a hundredth): so seldom that it may
+    think about it. Without it, the log says so once for each task.
     """
 
     def __init__(
@@ -94,13 +97,15 @@ class CostWatch:
         watch.smooth_ns[idx] = smooth_ns + (elapsed_ns - smooth_ns) / _WINDOW
         if elapsed_ns > watch.allowed_ns[idx]:
             watch.num_exceeded += 1
-            if watch.num_exceeded == 1:
+            if elapsed_ns > watch.told_ns[idx]:
+                watch.told_ns[idx] = elapsed_ns + round(elapsed_ns * watch.step_frac)
                 self._on_exceeded(
                     Excess(
                         task=record.task,
                         segment_idx=idx,
                         elapsed_ns=elapsed_ns,
                         allowed_ns=watch.allowed_ns[idx],
+                        is_first=watch.num_exceeded == 1,
                     )
                 )
 
@@ -113,12 +118,17 @@ class CostWatch:
 
 
 class _TaskWatch:
-    __slots__ = ("allowed_ns", "max_ns", "median_ns", "num_exceeded", "num_run", "smooth_ns")
+    __slots__ = (
+        *("allowed_ns", "max_ns", "median_ns", "num_exceeded", "num_run"),
+        *("smooth_ns", "step_frac", "told_ns"),
+    )
 
     def __init__(self, costs: TaskCosts) -> None:
         allowed = [costs.allowed_ns(idx) for idx in range(len(costs.latencies))]
         unknown = 1 << 62  # nothing takes 146 years: such a segment is never over it
         self.allowed_ns = [unknown if found is None else found for found in allowed]
+        self.told_ns = list(self.allowed_ns)
+        self.step_frac = max(costs.margin_frac, _LEAST_STEP_FRAC)
         self.median_ns = [0 if found is None else found.p50_ns for found in costs.latencies]
         self.smooth_ns: list[float] = [float(median_ns) for median_ns in self.median_ns]
         self.max_ns = [0] * len(allowed)
@@ -144,11 +154,17 @@ class _TaskWatch:
 
 
 def _say(excess: Excess) -> None:
-    _log.warning(
-        "task %s: segment %d took %s, its bundle and the margin allow %s, so its bound does not"
-        " hold any more; see `preempt-rt doctor`, or measure again (said once, counted on)",
-        excess.task,
-        excess.segment_idx,
-        fmt_ns(excess.elapsed_ns),
-        fmt_ns(excess.allowed_ns),
+    if excess.is_first:
+        _log.warning(
+            "%s, so its bound does not hold any more; see `preempt-rt doctor`, or measure again"
+            " (said once, counted on)",
+            text_from_excess(excess),
+        )
+
+
+def text_from_excess(excess: Excess) -> str:
+    """What took how long, against what was allowed."""
+    return (
+        f"task {excess.task}: segment {excess.segment_idx} took {fmt_ns(excess.elapsed_ns)}, its"
+        f" bundle and the margin allow {fmt_ns(excess.allowed_ns)}"
     )

@@ -41,6 +41,7 @@ class LoadedTask:
             mailbox=self.spec.mailbox,
             max_pending=self.spec.max_pending,
             period_ns=self.spec.period_ns,
+            jitter_ns=self.spec.jitter_ns,
             late=self.spec.late,
             check_inputs=self.spec.check_inputs,
         )

@@ -13,6 +13,8 @@ from preempt_runtime.errors import InputError
 Mailbox = Literal["queue", "latest"]
 LatePolicy = Literal["run", "skip", "drop"]
 LATE: tuple[LatePolicy, ...] = ("run", "skip", "drop")
+Admit = Literal["refuse", "warn", "off"]
+ADMIT: tuple[Admit, ...] = ("refuse", "warn", "off")
 Pre = Callable[[Mapping[str, Array], object | None], Mapping[str, Array]]
 Post = Callable[[dict[str, Array], object | None], Any]
 
@@ -25,13 +27,15 @@ class Task:
     `mailbox`: `queue` runs every job in release order; `latest` keeps only the newest job that has
     not started, and skips the one it replaces (cameras). `max_pending` bounds a queue: a job that
     finds it full is skipped.
-    `period_ns` is the least time between two releases, which nobody enforces. Policies and `late`
-    take it for the deadline where there is none.
+    `period_ns` is the least time between two releases, `jitter_ns` how much later than that a
+    release may come; nobody enforces them, bounds rest on them. Policies and `late` take the
+    period for the deadline where there is none.
     `late` says what becomes of a job whose deadline has come: `run` runs it all the same, `skip`
     skips it if it has not started and a newer one waits, `drop` drops it, at its next preemption
     point if it has started.
     `pre(inputs, stream)` returns the network's inputs, `post(outputs, stream)` the job's result.
-    Both run on the dispatcher as segments of their own, so they are non-preemptive and count.
+    Both run on the dispatcher as segments of their own, so they are non-preemptive and count;
+    `pre_ns` and `post_ns` are the longest that they were seen to take, which admission asks for.
     `check_inputs` scans floating-point inputs for NaN at submit.
     """
 
@@ -42,9 +46,12 @@ class Task:
     mailbox: Mailbox = "queue"
     max_pending: int | None = None
     period_ns: int | None = None
+    jitter_ns: int = 0
     late: LatePolicy = "run"
     pre: Pre | None = None
     post: Post | None = None
+    pre_ns: int | None = None
+    post_ns: int | None = None
     check_inputs: bool = False
     remaining_by_step_ns: tuple[int, ...] = field(init=False, repr=False, compare=False)
 
@@ -70,12 +77,19 @@ class Task:
         object.__setattr__(self, "remaining_by_step_ns", _remaining_by_step_ns(self))
 
     def _check_times(self) -> None:
-        durations = {"relative deadline": self.relative_deadline_ns, "period": self.period_ns}
+        durations = {
+            "relative deadline": self.relative_deadline_ns,
+            "period": self.period_ns,
+            "time of pre": self.pre_ns,
+            "time of post": self.post_ns,
+        }
         for what, duration_ns in durations.items():
             if duration_ns is not None and duration_ns < 1:
                 raise InputError(
                     f"task {self.name!r}: {what} {duration_ns} ns, expected more than 0"
                 )
+        if self.jitter_ns < 0:
+            raise InputError(f"task {self.name!r}: jitter {self.jitter_ns} ns, expected 0 or more")
         if self.late not in LATE:
             raise InputError(f"task {self.name!r}: late {self.late!r}, expected one of {LATE}")
         if self.late != "run" and self.implicit_deadline_ns is None:

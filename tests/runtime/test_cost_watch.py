@@ -1,4 +1,5 @@
 import logging
+from dataclasses import replace
 
 import pytest
 
@@ -53,10 +54,12 @@ def test_an_excess_is_told_once_and_counted_on(caplog: pytest.LogCaptureFixture)
 def test_whoever_asked_is_told_instead_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
     told: list[Excess] = []
     watch = CostWatch(COSTS, told.append)
-    for _ in range(2):
-        ran(watch, 1, 500)
-    assert told == [Excess(task="net", segment_idx=1, elapsed_ns=500, allowed_ns=440)]
+    for elapsed_ns in (500, 500, 550, 551, 560):  # each time by more than the margin
+        ran(watch, 1, elapsed_ns)
+    first = Excess(task="net", segment_idx=1, elapsed_ns=500, allowed_ns=440, is_first=True)
+    assert told == [first, replace(first, elapsed_ns=551, is_first=False)]
     assert not caplog.messages
+    assert watch.drifts()["net"].num_exceeded == 5
 
 
 def test_a_machine_that_slows_down_is_seen_in_the_factor() -> None:
