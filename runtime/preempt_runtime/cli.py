@@ -22,7 +22,7 @@ from preempt_runtime.errors import InputError, PreemptError
 from preempt_runtime.load_taskset import bundle_path
 from preempt_runtime.loading import FindBackend, open_backend
 from preempt_runtime.output_file import check_output
-from preempt_runtime.policies import policy_from_name
+from preempt_runtime.policies import POLICIES, policy_from_name
 from preempt_runtime.process import ProcessOptions
 from preempt_runtime.run_report import document_from_report, print_report
 from preempt_runtime.run_taskset import RunOptions, run_taskset
@@ -180,7 +180,8 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("taskset", type=Path, metavar="TASKSET.toml", help="see docs/taskset.md")
     add("--duration", type=_duration, default="10s", metavar="TIME", help="default: 10s")
-    add("--policy", type=_policy, metavar="NAME", help="instead of the task set's own")
+    policies = ", ".join(POLICIES)
+    add("--policy", type=_policy, metavar="NAME", help=f"instead of its own: {policies}")
     add("--trace", type=Path, metavar="FILE", help="write a trace that Perfetto opens")
     add("--seed", type=_integer(0, MAX_SEED), metavar="N", help="instead of the task set's own")
     add(

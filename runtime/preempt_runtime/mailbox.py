@@ -6,7 +6,7 @@ from bisect import insort
 from operator import attrgetter
 
 from preempt_runtime.device import JobBuffers
-from preempt_runtime.job import Job
+from preempt_runtime.job import Job, Key
 from preempt_runtime.records import JobState
 from preempt_runtime.task import Task
 
@@ -14,15 +14,16 @@ _by_release = attrgetter("release_ns", "id")
 
 
 class Level:
-    """All tasks of one rank; `blocked_ns` is how long lower ranks have occupied the device.
+    """All tasks of one rank, as the policy ranks them.
 
-    It only grows: what one job was blocked is the difference between its end and its release, so
-    a segment costs one addition per rank and not one per waiting job.
+    `blocked_ns` is how long lower ranks have occupied the device. It only grows: what one job was
+    blocked is the difference between its end and its release, so a segment costs one addition per
+    rank and not one per waiting job.
     """
 
     __slots__ = ("blocked_ns", "rank")
 
-    def __init__(self, rank: tuple[int, int]) -> None:
+    def __init__(self, rank: Key) -> None:
         self.rank = rank
         self.blocked_ns = 0
 
@@ -48,6 +49,7 @@ class TaskQueue:
         "removed",
         "steps",
         "task",
+        "turn",
     )
 
     def __init__(self, task: Task, level: Level) -> None:
@@ -61,6 +63,7 @@ class TaskQueue:
         self.last_segment = num_segments - 1
         self.steps = task.steps
         self.num_released = 0
+        self.turn = 0  # grows with every job of any task that starts
         self.ended = dict.fromkeys((state for state in JobState if state.is_final), 0)
         self.is_refusing = False
         self.is_closed = False

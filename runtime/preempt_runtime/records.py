@@ -36,7 +36,11 @@ class JobRecord:
     """One job, as it stands or as it ended; times are the executor's clock, in ns.
 
     `blocking_ns` is the time that the job, released and unfinished, waited while a job of lower
-    rank occupied the device. `num_preemptions` counts how often the job, started and unfinished,
+    rank occupied the device. The policy says what ranks lower: a smaller priority, also under
+    `fifo`; a longer period or deadline under the monotonic policies; under those whose order of
+    two tasks changes from job to job, best effort below real time, and among jobs of the same
+    kind the one that the policy would have put behind, had this one been there when it was
+    launched. `num_preemptions` counts how often the job, started and unfinished,
     saw another job's segment run next. `num_segments_run` counts completed segments, `pre` and
     `post` included.
     """
@@ -74,7 +78,8 @@ class SegmentRecord:
     """One non-preemptive stretch on the device: a network's segment, or a `pre` or `post` call.
 
     A job's first network segment includes the copy of its inputs, its last one the copy of its
-    outputs: nothing else can run meanwhile.
+    outputs: nothing else can run meanwhile. With more than one segment in flight it starts when
+    the one before it has ended, and the copies may be hidden behind that.
     """
 
     job_id: int

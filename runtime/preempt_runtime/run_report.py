@@ -23,6 +23,7 @@ def document_from_report(report: RunReport) -> dict[str, Any]:
         "duration_ns": report.duration_ns,
         "ended_by": report.ended_by.name if report.ended_by is not None else None,
         "device": report.device,
+        "depth": report.depth,
         "device_busy_frac": report.device_busy_frac,
         "tasks": {name: _document_from_task(task) for name, task in report.tasks.items()},
         "options": [asdict(option) for option in report.options],
@@ -32,9 +33,10 @@ def document_from_report(report: RunReport) -> dict[str, Any]:
 def print_report(report: RunReport, file: TextIO) -> None:
     """Write the report for a person to read."""
     ended = f", ended by {report.ended_by.name}" if report.ended_by is not None else ""
+    depth = f", {report.depth} segments in flight" if report.depth > 1 else ""
     file.write(
         f"{report.taskset}: {fmt_ns(report.duration_ns)} with {report.policy}, seed"
-        f" {report.seed}, on {report.device}, busy {report.device_busy_frac:.0%}{ended}\n\n"
+        f" {report.seed}, on {report.device}, busy {report.device_busy_frac:.0%}{depth}{ended}\n\n"
     )
     print_table(_HEADERS, [_row(name, task) for name, task in report.tasks.items()], file)
     for name, task in report.tasks.items():

@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 
 from preempt_runtime.arrivals import ClosedLoop, release_offsets
 from preempt_runtime.clock import Clock
+from preempt_runtime.device import Device
 from preempt_runtime.executor import Executor
 from preempt_runtime.interruption import caught_signals
 from preempt_runtime.load_taskset import LoadedTask, LoadedTaskSet, load_taskset, open_bundles
 from preempt_runtime.loading import FindBackend
 from preempt_runtime.metrics import MetricsCollector, TaskMetrics
-from preempt_runtime.policies import Policy, policy_from_name
+from preempt_runtime.policies import Policy, check_needs, policy_from_name
 from preempt_runtime.process import (
     OptionReport,
     OsCalls,
@@ -53,8 +54,9 @@ class RunReport:
     """What was run and what was measured.
 
     `duration_ns` is the time that the run really took: jobs released in the time asked for run to
-    their end. `device_busy_frac` is the share of it in which the device was taken. `ended_by` is
-    the signal that ended the run early; unfinished jobs were then cancelled.
+    their end. `depth` is how many segments were allowed in flight. `device_busy_frac` is the share
+    of the duration in which the device was taken. `ended_by` is the signal that ended the run
+    early; unfinished jobs were then cancelled.
     """
 
     taskset: str
@@ -62,6 +64,7 @@ class RunReport:
     seed: int
     duration_ns: int
     device: str
+    depth: int
     device_busy_frac: float
     tasks: Mapping[str, TaskReport]
     options: tuple[OptionReport, ...]
@@ -105,12 +108,19 @@ def run_taskset(
         PreemptError: a subclass that says what could not be read, loaded or opened.
     """
     policy = policy_from_name(options.policy or taskset.policy)
+    check_needs(policy, taskset.tasks, where=f"{taskset.path}: ")
     bundles = open_bundles(taskset, options.pins)
     collector, tally = MetricsCollector(), RunTally()
     with (
         apply_scheduling(options.process, os_calls) as scheduling,
         load_taskset(taskset, bundles, find_backend) as loaded,
-        Executor(loaded.device, policy, clock, (collector, tally, *instruments)) as executor,
+        Executor(
+            loaded.device,
+            policy,
+            clock,
+            (collector, tally, *instruments),
+            depth=(depth := min(taskset.depth, loaded.device.max_depth)),
+        ) as executor,
     ):
         for task in loaded.tasks:
             name = task.spec.name
@@ -122,7 +132,15 @@ def run_taskset(
             ended_by = _run(executor, taskset, options.duration_ns)
             elapsed_ns = clock.now_ns() - start_ns
         return _report(
-            taskset, policy, loaded, collector, tally, elapsed_ns, (*scheduling, *memory), ended_by
+            taskset,
+            policy,
+            loaded,
+            collector,
+            tally,
+            elapsed_ns,
+            (*_depth_option(taskset.depth, depth, loaded.device), *scheduling, *memory),
+            ended_by,
+            depth,
         )
 
 
@@ -145,6 +163,7 @@ def _report(
     elapsed_ns: int,
     options: tuple[OptionReport, ...],
     ended_by: signal.Signals | None,
+    depth: int,
 ) -> RunReport:
     metrics = collector.metrics(elapsed_ns)
     return RunReport(
@@ -153,6 +172,7 @@ def _report(
         seed=taskset.seed,
         duration_ns=elapsed_ns,
         device=loaded.device.name,
+        depth=depth,
         device_busy_frac=tally.busy_ns / elapsed_ns if elapsed_ns else 0.0,
         tasks={
             task.spec.name: TaskReport(
@@ -169,6 +189,14 @@ def _report(
         options=options,
         ended_by=ended_by,
     )
+
+
+def _depth_option(asked: int, depth: int, device: Device) -> tuple[OptionReport, ...]:
+    """Nothing where the default was asked for; what the device does not allow, with the reason."""
+    if asked == 1:
+        return ()
+    reason = f"device {device.name!r} allows {device.max_depth}" if depth < asked else ""
+    return (OptionReport(name="depth", requested=str(asked), applied=not reason, reason=reason),)
 
 
 def _arrivals(task: LoadedTask) -> Arrivals:

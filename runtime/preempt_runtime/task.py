@@ -122,14 +122,6 @@ class Task:
         """It has no priority, so every task with one runs first."""
         return self.priority is None
 
-    @property
-    def rank(self) -> tuple[int, int]:
-        """Larger is more urgent; tasks of equal rank do not block one another.
-
-        Best effort is (0, 0), a priority p is (1, p).
-        """
-        return (0, 0) if self.priority is None else (1, self.priority)
-
 
 def _remaining_by_step_ns(task: Task) -> tuple[int, ...]:
     """Expected time of all steps from each on, the last entry 0: medians where measured."""

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from preempt_runtime.device import MAX_DEPTH
 from preempt_runtime.errors import InputError
 from preempt_runtime.task import ADMIT, Admit
 from preempt_runtime.task_table import MAX_SEED, TaskSpec, read_task
 from preempt_runtime.toml_table import TomlTable, read_toml
 
 MAX_TASKS = 1000
-MAX_DEPTH = 16
 _MAX_THREADS = 1024
 _MAX_FILES = 100
 _MAX_MARGIN_FRAC = 10.0

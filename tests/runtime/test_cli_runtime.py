@@ -80,7 +80,7 @@ def test_json_is_one_document_with_every_figure(
     assert captured.err == ""
     assert list(document) == [
         *("taskset", "policy", "seed", "duration_ns", "ended_by", "device"),
-        *("device_busy_frac", "tasks", "options"),
+        *("depth", "device_busy_frac", "tasks", "options"),
     ]
     assert (document["taskset"], document["policy"], document["seed"]) == (
         "set",
@@ -353,8 +353,8 @@ def _contents(folder: Path) -> dict[Path, bytes]:
         (["run", "a", "--sched-fifo", "x"], "'x', allowed an integer, 1 to 99"),
         (["run", "a", "--seed", "9" * 5000], "allowed an integer, 0 to 9223372036854775807"),
         (
-            ["run", "a", "--policy", "edf"],
-            "argument --policy: no policy is called 'edf'; there are fifo, fixed-priority",
+            ["run", "a", "--policy", "best"],
+            "argument --policy: no policy is called 'best'; there are deadline-monotonic",
         ),
         (["run", "a", "--warmup=-1"], "'-1', allowed an integer, 0 to 10000"),
         (["run", "a", "--affinity", "0-3"], "'0-3', allowed core numbers such as 0,1"),

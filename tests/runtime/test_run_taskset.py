@@ -1,5 +1,6 @@
 """Whole runs on a virtual clock: exact numbers."""
 
+import io
 import json
 import signal
 import threading
@@ -13,8 +14,9 @@ from preempt_runtime.clock import VirtualClock
 from preempt_runtime.device import JobBuffers
 from preempt_runtime.errors import BundleError, InputError
 from preempt_runtime.metrics import Quantiles
-from preempt_runtime.process import ProcessOptions
-from preempt_runtime.run_report import document_from_report
+from preempt_runtime.policies import POLICIES
+from preempt_runtime.process import OptionReport, ProcessOptions
+from preempt_runtime.run_report import document_from_report, print_report
 from preempt_runtime.run_taskset import RunOptions, RunReport, run_taskset
 from preempt_runtime.taskset import read_taskset
 from preempt_runtime.testing import Recording
@@ -363,6 +365,72 @@ def test_wrong_recorded_inputs_stop_before_the_run_and_close_the_device(folder: 
 
 def test_an_unknown_policy_is_refused_before_anything_is_loaded(folder: Path) -> None:
     bench = Bench(folder, TWO_TASKS)
-    with pytest.raises(InputError, match="no policy is called 'edf'; there are fifo, fixed-prior"):
-        bench.run(policy="edf")
+    with pytest.raises(InputError, match="no policy is called 'best'; there are deadline-mono"):
+        bench.run(policy="best")
     assert bench.device.events == []
+
+
+@pytest.mark.parametrize("policy", ["edf", None])
+def test_a_policy_that_needs_more_than_a_task_has_is_refused_before_anything_is_loaded(
+    folder: Path, policy: str | None
+) -> None:
+    text = TWO_TASKS.replace('kind = "periodic"', 'kind = "poisson"')
+    text = text.replace('period = "20ms"\noffset = "5ms"', "rate = 50").replace(
+        'deadline = "4ms"', ""
+    )
+    if policy is None:
+        text = text.replace('name = "pair"', 'name = "pair"\npolicy = "edf"')
+    bench = Bench(folder, text)
+    with pytest.raises(InputError) as caught:
+        bench.run(policy=policy)
+    assert str(caught.value) == (
+        f"{folder / 'set.toml'}: policy 'edf' needs a deadline of every real-time task, and task"
+        " 'urgent' has none; write its deadline or its period, make it best effort, or take another"
+        " policy"
+    )
+    assert bench.device.events == []
+
+
+def test_every_policy_runs_a_task_set_that_has_all_they_need(folder: Path) -> None:
+    for policy in POLICIES:
+        report = Bench(folder, TWO_TASKS).run(policy=policy)
+        assert report.policy == policy
+        response = report.tasks["urgent"].metrics.response
+        assert response is not None
+        assert (response.max_ns == 3 * MS) == (policy != "fifo")
+
+
+def test_late_jobs_are_dropped_by_deadline_or_period(folder: Path) -> None:
+    text = TWO_TASKS.replace('deadline = "4ms"', 'deadline = "4ms"\nlate = "drop"')
+    report = Bench(folder, text).run(policy="fifo")
+    metrics = report.tasks["urgent"].metrics
+    # Released at 5, 25, 45 ... ms; each of the long jobs takes 30 ms and more.
+    assert (metrics.finished, metrics.dropped, metrics.missed) == (0, 5, 0)
+    by_period = text.replace('deadline = "4ms"', "")
+    assert Bench(folder, by_period).run(policy="fifo").tasks["urgent"].metrics.dropped > 0
+
+
+def test_a_depth_that_the_device_allows_is_in_force(folder: Path) -> None:
+    bench = Bench(folder, TWO_TASKS.replace('name = "pair"', 'name = "pair"\ndepth = 2'))
+    bench.device.max_depth = 4
+    report = bench.run()
+    assert (report.depth, document_from_report(report)["depth"]) == (2, 2)
+    assert report.options == (OptionReport(name="depth", requested="2", applied=True, reason=""),)
+    # One segment of 3 ms more is in flight when a job of the urgent task comes; at 65 ms there is
+    # none, the last one of the long task is running.
+    urgent = report.tasks["urgent"].metrics
+    assert urgent.response is not None
+    assert (urgent.response.max_ns, urgent.missed) == (6 * MS, 4)
+
+
+def test_a_depth_that_the_device_does_not_allow_is_reported(folder: Path) -> None:
+    bench = Bench(folder, TWO_TASKS.replace('name = "pair"', 'name = "pair"\ndepth = 3'))
+    report = bench.run()
+    assert report.depth == 1
+    reason = "device 'fake' allows 1"
+    assert report.options == (
+        OptionReport(name="depth", requested="3", applied=False, reason=reason),
+    )
+    file = io.StringIO()
+    print_report(report, file)
+    assert f"option depth = 3: refused: {reason}\n" in file.getvalue()

@@ -259,6 +259,7 @@ class OrtDevice:
     """The CPU: a launched segment runs to its end in the dispatcher's thread."""
 
     name = "cpu"
+    max_depth = 1
 
     def load(self, bundle: Bundle, plan_id: str | None = None) -> OrtNetwork:
         """Load the first plan that fits this machine, or the one named.
@@ -284,7 +285,7 @@ class OrtDevice:
         assert isinstance(buffers, OrtBuffers)
         buffers.run_segment(segment_idx)
 
-    def wait(self) -> None:
+    def wait(self, num_left: int = 0) -> None:
         """Return at once: `launch` came back when the segment had ended."""
 
     def stream(self, *, is_urgent: bool) -> object | None:
