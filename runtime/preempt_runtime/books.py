@@ -40,12 +40,30 @@ class Books:
 
     def add_queue(self, task: Task) -> None:
         """Make the task known; its buffers are allocated here, not in the middle of a run."""
-        rank = self._policy.rank(task)
-        queue = TaskQueue(task, self._levels.setdefault(rank, Level(rank)))
-        for other in (queue, *self.queues.values()):
-            own = other.level.rank
-            other.levels_above = tuple(level for level in self._levels.values() if level.rank > own)
+        queue = TaskQueue(task, self._level(task))
         self.queues[task.name] = queue
+        self._order_levels()
+
+    def change_task(self, queue: TaskQueue, task: Task) -> None:
+        """Give the task other values; its unfinished jobs take over all but their deadlines."""
+        before, queue.level = queue.level, self._level(task)
+        queue.task = task
+        self._order_levels()
+        for job in queue.jobs:
+            blocked_ns = before.blocked_ns - job.blocked_before_ns  # so far
+            job.blocked_before_ns = queue.level.blocked_ns - blocked_ns
+            job.take_over(task)
+        if queue.listed is not None:
+            queue.listed.key = key_of(self._policy, queue.listed)
+
+    def _level(self, task: Task) -> Level:
+        rank = self._policy.rank(task)
+        return self._levels.setdefault(rank, Level(rank))
+
+    def _order_levels(self) -> None:
+        for queue in self.queues.values():
+            own = queue.level.rank
+            queue.levels_above = tuple(level for level in self._levels.values() if level.rank > own)
 
     def close_queue(self, queue: TaskQueue, *, drain: bool) -> None:
         """Admit nothing more; forget the queue as soon as its jobs have ended."""
@@ -68,6 +86,8 @@ class Books:
             job.end(JobState.CANCELLED, self._now_ns())
             job.notify()
             return
+        if job.task is not queue.task:
+            job.take_over(queue.task)  # it was changed between submission and release
         job.is_admitted = True
         queue.num_released += 1
         self._note_blocking(job, queue)

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 
+from preempt_runtime.admission import Admission
 from preempt_runtime.agenda import Agenda
 from preempt_runtime.books import Books
 from preempt_runtime.clock import Clock
@@ -47,6 +48,8 @@ class Executor:
     With a `depth` above 1 the device gets the next segment while one runs. It saves the time
     between two segments, and costs blocking: an urgent job waits for all that is in flight.
 
+    With `admission`, a task joins or changes only if the analysis lets it.
+
     Raises:
         InputError: the device does not allow such a depth.
     """
@@ -60,6 +63,7 @@ class Executor:
         *,
         switch_interval_s: float | None = DEFAULT_SWITCH_INTERVAL_S,
         depth: int = 1,
+        admission: Admission | None = None,
     ) -> None:
         if not 1 <= depth <= device.max_depth:
             raise InputError(
@@ -67,6 +71,8 @@ class Executor:
                 " let fewer segments be in flight"
             )
         self._policy = policy
+        self._admission = admission
+        self._tasks: dict[str, Task] = {}
         self._clock = clock
         self._new_job_id = itertools.count().__next__
         self._books = Books(policy, clock.now_ns, Instruments(instruments))
@@ -103,12 +109,49 @@ class Executor:
 
         Raises:
             InputError: another task has that name, or it lacks what the policy needs.
+            AdmissionError: with it a deadline might be missed; nothing has changed.
         """
         check_needs(self._policy, [task])
         with self._tasks_lock:
             if task.name in self._books.queues:
                 raise InputError(f"task {task.name!r} is there already; name this one otherwise")
+            if self._admission is not None:
+                self._admission.admit(self.tasks(), task)
+            self._tasks[task.name] = task
             self._books.add_queue(task)
+
+    def change_task(self, task: Task) -> None:
+        """Give the task of that name other values, also while the executor runs.
+
+        Priority and late policy hold for its unfinished jobs, too, from the next preemption point
+        on; jobs that are released already keep their deadlines.
+
+        Raises:
+            InputError: there is no such task, it has another network, `pre` or `post`, or it lacks
+                what the policy needs.
+            AdmissionError: changed so, a deadline might be missed; nothing has changed.
+        """
+        check_needs(self._policy, [task])
+        with self._tasks_lock:
+            queue = self._queue(task.name)
+            if (task.network, task.pre, task.post) != (
+                queue.task.network,
+                queue.task.pre,
+                queue.task.post,
+            ):
+                raise InputError(
+                    f"task {task.name!r}: its network, pre and post cannot change; remove the task"
+                    " and add another"
+                )
+            if self._admission is not None:
+                others = [other for other in self.tasks() if other.name != task.name]
+                self._admission.admit(others, task)
+            self._tasks[task.name] = task
+            self._inbox.post(lambda new: self._books.change_task(queue, new), task)
+
+    def tasks(self) -> tuple[Task, ...]:
+        """The tasks as they were last added or changed, those among them that are being removed."""
+        return tuple(self._tasks[name] for name in list(self._books.queues))
 
     def remove_task(self, name: str, *, drain: bool = False, wait: bool = True) -> None:
         """Forget a task; return when its jobs have ended.

@@ -148,9 +148,7 @@ class Job:
         )
         within_ns = task.implicit_deadline_ns
         self.due_ns = None if within_ns is None else release_ns + within_ns
-        self.late_ns = NEVER_NS  # from when on its task wants it no more
-        if task.late != "run" and self.due_ns is not None:
-            self.late_ns = self.due_ns
+        self.late_ns = self._late_ns()  # from when on its task wants it no more
         # The dispatcher sets both: 64 ready jobs are compared at every preemption point.
         self.turn = 0
         self.key: Key = ()
@@ -173,6 +171,16 @@ class Job:
         self.is_done = False  # state.is_final, which takes 0.25 us
         self.lock = threading.Lock()
         self._callbacks: list[Callable[[], object]] = []
+
+    def take_over(self, task: Task) -> None:
+        """Its task has other values now; it keeps the deadline of its release."""
+        self.task = task
+        self.priority = task.priority
+        self.is_best_effort = task.priority is None
+        self.late_ns = self._late_ns()
+
+    def _late_ns(self) -> int:
+        return NEVER_NS if self.task.late == "run" or self.due_ns is None else self.due_ns
 
     @property
     def relative_deadline_ns(self) -> int | None:

@@ -4,11 +4,22 @@ from dataclasses import replace
 import pytest
 
 from preempt_runtime.admission import Admission, analysed_task
+from preempt_runtime.clock import VirtualClock
+from preempt_runtime.cost_watch import CostWatch, Excess, TaskCosts
 from preempt_runtime.errors import AdmissionError, InputError
+from preempt_runtime.executor import Executor
 from preempt_runtime.manifest import Latency
+from preempt_runtime.policies import FixedPriority
+from preempt_runtime.readmission import Readmission, in_background
 from preempt_runtime.schedulability import Assumptions
 from preempt_runtime.task import Task
-from preempt_runtime.testing import FakeNetwork
+from preempt_runtime.testing import (
+    EXAMPLE_INPUTS,
+    FakeDevice,
+    FakeNetwork,
+    Recording,
+    lines_from_recording,
+)
 
 URGENT = Task(name="urgent", network=FakeNetwork(segment_ns=(3,)), priority=2, period_ns=10)
 LONG = Task(name="long", network=FakeNetwork(segment_ns=(4, 4)), priority=1, period_ns=40)
@@ -91,3 +102,151 @@ def test_tasks_are_told_what_is_wrong_with_their_times() -> None:
         replace(LONG, jitter_ns=-1)
     with pytest.raises(InputError, match="time of pre 0 ns"):
         replace(LONG, pre_ns=0)
+
+
+class _World:
+    def __init__(self, mode: str | None, *tasks: Task, margin_frac: float = 0.0) -> None:
+        self.clock, self.recording = VirtualClock(), Recording()
+        found = None if mode is None else admission(mode, margin_frac=margin_frac)
+        self.executor = Executor(
+            FakeDevice(self.clock),
+            FixedPriority(),
+            self.clock,
+            [self.recording],
+            switch_interval_s=None,
+            admission=found,
+        )
+        for task in tasks:
+            self.executor.add_task(task)
+
+    def submit(self, *releases: tuple[int, str]) -> None:
+        for at_ns, name in releases:
+            self.executor.submit(name, EXAMPLE_INPUTS, release_ns=at_ns)
+
+    def lines(self) -> list[str]:
+        self.executor.run()
+        self.executor.check_integrity()
+        return lines_from_recording(self.recording)
+
+
+def test_an_executor_refuses_a_task_and_goes_on_as_before() -> None:
+    world = _World("refuse", URGENT, LONG)
+    with pytest.raises(AdmissionError):
+        world.executor.add_task(BACKGROUND)
+    assert [task.name for task in world.executor.tasks()] == ["urgent", "long"]
+    with pytest.raises(InputError, match="no task is called 'background'"):
+        world.submit((0, "background"))
+    world.submit((0, "long"), (1, "urgent"))
+    assert world.lines()[:3] == ["0-4 long#0[0]", "4-7 urgent#1[0]", "7-11 long#0[1]"]
+
+
+def test_what_was_removed_makes_room() -> None:
+    world = _World("refuse", URGENT, LONG)
+    world.executor.remove_task("urgent")
+    world.executor.add_task(BACKGROUND)
+    assert [task.name for task in world.executor.tasks()] == ["long", "background"]
+
+
+def test_a_change_that_breaks_a_promise_is_refused() -> None:
+    world = _World("refuse", URGENT, LONG)
+    with pytest.raises(AdmissionError, match="'urgent' is not admitted"):
+        world.executor.change_task(replace(URGENT, relative_deadline_ns=5))
+    assert world.executor.tasks() == (URGENT, LONG)
+    world.executor.change_task(replace(URGENT, relative_deadline_ns=6))
+
+
+def test_a_changed_priority_holds_from_the_next_preemption_point_on() -> None:
+    world = _World(None, URGENT, LONG)
+    world.submit((0, "long"), (1, "urgent"))
+    raised = replace(LONG, priority=3)
+    world.clock.call_at(2, lambda: world.executor.change_task(raised))
+    lines = world.lines()
+    assert lines[:3] == ["0-4 long#0[0]", "4-8 long#0[1]", "8-11 urgent#1[0]"]
+    assert lines[4] == "urgent#1 finished release=1 start=8 end=11 response=10"
+    assert world.executor.tasks() == (URGENT, raised)
+
+
+def test_a_change_to_dropping_ends_a_job_that_is_late_already() -> None:
+    world = _World(None, replace(LONG, relative_deadline_ns=3))
+    world.submit((0, "long"), (1, "long"))
+    drops = replace(LONG, relative_deadline_ns=3, late="drop")
+    world.clock.call_at(2, lambda: world.executor.change_task(drops))
+    lines = world.lines()
+    assert lines[0] == "0-4 long#0[0]"
+    assert [line.split()[1] for line in lines[1:]] == ["dropped", "dropped"]
+
+
+def test_blocking_goes_on_counting_across_a_change() -> None:
+    world = _World(None, URGENT, LONG, BACKGROUND)
+    world.submit((0, "background"), (1, "long"))
+    world.clock.call_at(2, lambda: world.executor.change_task(replace(LONG, priority=7)))
+    (line,) = [line for line in world.lines() if line.startswith("long#1")]
+    assert "blocking=8" in line  # from its release at 1 until 9
+
+
+def test_a_change_keeps_network_and_name() -> None:
+    world = _World(None, URGENT)
+    with pytest.raises(InputError, match="its network, pre and post cannot change"):
+        world.executor.change_task(replace(URGENT, network=FakeNetwork(segment_ns=(1, 1))))
+    with pytest.raises(InputError, match="no task is called 'long'"):
+        world.executor.change_task(LONG)
+
+
+class _Slow(FakeNetwork):
+    """Its bundle says 4 ns a segment; it takes what `segment_ns` says."""
+
+    @property
+    def segments(self):  # type: ignore[no-untyped-def]
+        latency = Latency(p50_ns=4, p99_ns=4, max_ns=4, num_samples=9)
+        return tuple(replace(segment, latency=latency) for segment in super().segments)
+
+
+@pytest.mark.parametrize("sheds", [False, True])
+def test_tasks_are_analysed_again_when_a_segment_takes_too_long(
+    sheds: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    long = replace(LONG, network=_Slow(segment_ns=(4, 9)))
+    urgent = replace(URGENT, relative_deadline_ns=10)
+    rules = admission("off")
+    watch = CostWatch(
+        {"long": TaskCosts(latencies=(Latency(p50_ns=4, p99_ns=4, max_ns=4, num_samples=9),) * 2,
+                           margin_frac=0.0)},
+        lambda excess: respond(excess),
+    )  # fmt: skip
+    clock, recording = VirtualClock(), Recording()
+    with Executor(
+        FakeDevice(clock), FixedPriority(), clock, [watch, recording], switch_interval_s=None
+    ) as executor:
+        readmission = Readmission(executor, rules, watch, sheds=sheds)
+        respond = readmission.respond
+        executor.add_task(urgent)
+        executor.add_task(long)
+        for at_ns in (0, 40, 80):
+            executor.submit("long", EXAMPLE_INPUTS, release_ns=at_ns)
+        with caplog.at_level(logging.WARNING):
+            executor.run()
+        shed = {task.name: task.late for task in executor.tasks()}
+    # Blocked for 9 - 1, then 3: one after the deadline of 10.
+    assert readmission.bound is not None
+    assert readmission.bound.task("urgent").response_ns == 11
+    assert "task long: segment 1 took 9 ns, its bundle and the margin allow 4 ns" in caplog.text
+    assert "'urgent' (deadline 10 ns): may end 1 ns after" in caplog.messages[0]
+    assert shed == {"urgent": "drop" if sheds else "run", "long": "run"}
+    assert readmission.shed == (("urgent",) if sheds else ())
+    assert len(caplog.messages) == 1 + sheds
+    assert watch.drifts()["long"].num_exceeded == 3
+
+
+def test_an_answer_in_the_background_is_awaited_at_the_end() -> None:
+    seen: list[Excess] = []
+    excess = Excess(task="a", segment_idx=0, elapsed_ns=2, allowed_ns=1, is_first=True)
+
+    def respond(found: Excess) -> None:
+        seen.append(found)
+        if len(seen) == 1:
+            raise InputError("the task is gone")  # said, and the next one is answered
+
+    with in_background(respond) as tell:
+        tell(excess)
+        tell(excess)
+    assert seen == [excess, excess]
