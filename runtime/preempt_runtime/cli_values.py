@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from preempt_runtime.errors import InputError
 from preempt_runtime.policies import policy_from_name
+from preempt_runtime.simulation_points import SweepAxis, axis_from_text
 from preempt_runtime.units import parse_duration_ns
 
 
@@ -23,6 +24,14 @@ def policy(text: str) -> str:
     """The name of a policy that there is."""
     try:
         return policy_from_name(text).name
+    except InputError as err:
+        raise argparse.ArgumentTypeError(str(err)) from err
+
+
+def axis(text: str) -> SweepAxis:
+    """The axis of a sweep."""
+    try:
+        return axis_from_text(text)
     except InputError as err:
         raise argparse.ArgumentTypeError(str(err)) from err
 

@@ -4,6 +4,7 @@ Only the device is simulated: a segment takes what the bundle's manifest, or the
 it. The same task set, seed and options give the same records on every machine.
 """
 
+import contextlib
 import itertools
 import signal
 from collections.abc import Iterable, Mapping
@@ -13,7 +14,7 @@ from preempt_runtime.arrivals import ClosedLoop
 from preempt_runtime.clock import VirtualClock
 from preempt_runtime.errors import InputError
 from preempt_runtime.executor import Executor
-from preempt_runtime.interruption import caught_signals
+from preempt_runtime.interruption import Interruption, caught_signals
 from preempt_runtime.load_taskset import task_from_spec
 from preempt_runtime.metrics import MetricsCollector
 from preempt_runtime.policies import Policy, policy_from_name
@@ -72,11 +73,9 @@ def simulate(
     *,
     instruments: Iterable[Instrument] = (),
     is_traced: bool = False,
+    catches_signals: bool = True,
 ) -> SimulationReport:
     """Run the task set on a virtual clock, on the caller's thread, and report.
-
-    SIGINT and SIGTERM end it at the next preemption point; what was simulated until then is
-    reported.
 
     Args:
         taskset: its bundles are not opened.
@@ -84,6 +83,8 @@ def simulate(
         options: how long, and how.
         instruments: further observers.
         is_traced: whether one of them keeps every record, so that memory bounds the length.
+        catches_signals: SIGINT and SIGTERM end it at the next preemption point, and what was
+            simulated until then is reported; else they do what they always do.
 
     Raises:
         InputError: it would not end in time or memory, the task set asks for what is not
@@ -105,7 +106,14 @@ def simulate(
             executor.add_task(task_from_spec(task, network))
             arrivals = _until_overfull(arrivals_of(task), watch)
             executor.add_source(task.name, arrivals, network.inputs_of)
-        ended_by = _run(executor, taskset, options.duration_ns, watch)
+        with contextlib.ExitStack() as stack:
+            interruption = Interruption()
+            if catches_signals:
+                interruption = stack.enter_context(
+                    caught_signals(lambda: _cancel_everything(executor, taskset))
+                )
+            _run(executor, taskset, options.duration_ns, watch, interruption)
+    ended_by = interruption.signum
     if watch.overfull is not None:
         raise InputError(
             f"{taskset.path}: task {watch.overfull!r}: more than {options.max_backlog} of its jobs"
@@ -141,25 +149,25 @@ def _check_depth(taskset: TaskSetSpec) -> None:
         )
 
 
+def _cancel_everything(executor: Executor, taskset: TaskSetSpec) -> None:
+    for task in taskset.tasks:
+        executor.remove_task(task.name, wait=False)  # a handler must not wait for the run
+
+
 def _run(
-    executor: Executor, taskset: TaskSetSpec, duration_ns: int, watch: BacklogWatch
-) -> signal.Signals | None:
-    is_given_up = False
-
-    def cancel_everything() -> None:
-        for task in taskset.tasks:
-            executor.remove_task(task.name, wait=False)  # a handler must not wait for the run
-
+    executor: Executor,
+    taskset: TaskSetSpec,
+    duration_ns: int,
+    watch: BacklogWatch,
+    interruption: Interruption,
+) -> None:
     def is_over() -> bool:
-        nonlocal is_given_up
-        if watch.overfull is not None and not is_given_up:
-            is_given_up = True
-            cancel_everything()
-        return is_given_up or interruption.signum is not None
+        if watch.overfull is not None and interruption.signum is None:
+            _cancel_everything(executor, taskset)
+            return True
+        return interruption.signum is not None
 
-    with caught_signals(cancel_everything) as interruption:
-        executor.run(duration_ns, until=is_over)
-    return interruption.signum
+    executor.run(duration_ns, until=is_over)
 
 
 def _run_report(

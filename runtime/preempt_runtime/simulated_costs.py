@@ -13,7 +13,7 @@ from preempt_runtime.bundle import Bundle, open_bundle
 from preempt_runtime.errors import BundleError, InputError
 from preempt_runtime.manifest import PlanSpec, SegmentSpec
 from preempt_runtime.strict_json import brief
-from preempt_runtime.task_table import TaskSpec
+from preempt_runtime.task_table import CostSpec, TaskSpec
 from preempt_runtime.taskset import TaskSetSpec
 
 CostMode = Literal["fixed", "worst", "random"]
@@ -90,9 +90,7 @@ def read_costs(taskset: TaskSetSpec) -> dict[str, TaskCosts]:
 
 def _costs_of(task: TaskSpec, taskset: TaskSetSpec) -> TaskCosts:
     if task.cost is not None:
-        segments_ns = task.cost.segments_ns(task.max_segment_ns)
-        segments = tuple(SegmentCost(p50_ns=ns, p99_ns=ns, max_ns=ns) for ns in segments_ns)
-        return TaskCosts(segments=segments, source="given")
+        return costs_from_numbers(task.cost, task.max_segment_ns)
     if task.bundle is None or not task.bundle.is_dir():
         what = "no bundle" if task.bundle is None else f"bundle {task.bundle} does not exist yet"
         raise InputError(
@@ -100,6 +98,13 @@ def _costs_of(task: TaskSpec, taskset: TaskSetSpec) -> TaskCosts:
             " model with `preemptc plan --compile`, or write cost or segments"
         )
     return costs_from_bundle(open_bundle(task.bundle), task.plan, taskset.threads)
+
+
+def costs_from_numbers(cost: CostSpec, max_segment_ns: int | None) -> TaskCosts:
+    """Costs that the task set gives, cut under a bound if they are not segments already."""
+    segments_ns = cost.segments_ns(max_segment_ns)
+    segments = tuple(SegmentCost(p50_ns=ns, p99_ns=ns, max_ns=ns) for ns in segments_ns)
+    return TaskCosts(segments=segments, source="given")
 
 
 def costs_from_bundle(bundle: Bundle, plan_id: str | None, threads: int | None) -> TaskCosts:
