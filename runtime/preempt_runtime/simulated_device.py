@@ -1,6 +1,7 @@
 """A device on a virtual clock, whose segments take what their tasks' costs say."""
 
 import random
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -126,7 +127,7 @@ def _spec(idx: int, cost: SegmentCost, costs: TaskCosts) -> SegmentSpec:
 
 
 class SimulatedDevice:
-    """A launched segment takes its cost when it is waited for.
+    """Launched segments take their costs one after another, in the order of their launches.
 
     `resume_cost_ns` is added to a segment of a started job that follows another job's.
     """
@@ -134,24 +135,31 @@ class SimulatedDevice:
     name = "simulated"
 
     def __init__(self, clock: VirtualClock, resume_cost_ns: int = 0) -> None:
-        self._advance = clock.advance
+        self._clock = clock
         self._resume_cost_ns = resume_cost_ns
-        self._in_flight_ns = 0
+        self._free_ns = 0
+        self._ends_ns: deque[int] = deque()
         self._last: JobBuffers | None = None
 
     def launch(self, buffers: JobBuffers, segment_idx: int, *, is_urgent: bool) -> None:
         """Take a segment of a `SimulatedNetwork`."""
         assert type(buffers) is SimulatedBuffers, "a simulated device runs simulated networks"
-        self._in_flight_ns += buffers.segment_ns[segment_idx]
+        start_ns = self._clock.now_ns()
+        if self._ends_ns and self._free_ns > start_ns:
+            start_ns = self._free_ns
         if self._last is not buffers:
             if segment_idx:
-                self._in_flight_ns += self._resume_cost_ns
+                start_ns += self._resume_cost_ns
             self._last = buffers
+        self._free_ns = start_ns + buffers.segment_ns[segment_idx]
+        self._ends_ns.append(self._free_ns)
 
-    def wait(self) -> None:
-        """Let the costs of what was launched pass."""
-        in_flight_ns, self._in_flight_ns = self._in_flight_ns, 0
-        self._advance(in_flight_ns)
+    def wait(self, num_left: int = 0) -> None:
+        """Let time pass until all but the last `num_left` launched segments have ended."""
+        while len(self._ends_ns) > num_left:
+            left_ns = self._ends_ns.popleft() - self._clock.now_ns()
+            if left_ns > 0:
+                self._clock.advance(left_ns)
 
     def stream(self, *, is_urgent: bool) -> None:
         """There are no streams."""
