@@ -18,7 +18,7 @@ _WINDOW = 16  # runs over which a segment's time is smoothed: one outlier moves 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TaskCosts:
+class AllowedCosts:
     """What each segment of a task took when it was measured; None where it was not.
 
     `margin_frac` is the share that bounds add to every maximum.
@@ -74,7 +74,7 @@ class CostWatch:
 
     def __init__(
         self,
-        costs: Mapping[str, TaskCosts],
+        costs: Mapping[str, AllowedCosts],
         on_exceeded: Callable[[Excess], object] | None = None,
     ) -> None:
         self._watches = {task: _TaskWatch(found) for task, found in costs.items()}
@@ -123,7 +123,7 @@ class _TaskWatch:
         *("smooth_ns", "step_frac", "told_ns"),
     )
 
-    def __init__(self, costs: TaskCosts) -> None:
+    def __init__(self, costs: AllowedCosts) -> None:
         allowed = [costs.allowed_ns(idx) for idx in range(len(costs.latencies))]
         unknown = 1 << 62  # nothing takes 146 years: such a segment is never over it
         self.allowed_ns = [unknown if found is None else found for found in allowed]

@@ -9,7 +9,7 @@ from preempt_runtime.clock import Clock
 from preempt_runtime.device import Device
 from preempt_runtime.executor import Executor
 from preempt_runtime.interruption import caught_signals
-from preempt_runtime.load_taskset import LoadedTask, LoadedTaskSet, load_taskset, open_bundles
+from preempt_runtime.load_taskset import LoadedTaskSet, load_taskset, open_bundles
 from preempt_runtime.loading import FindBackend
 from preempt_runtime.metrics import MetricsCollector, TaskMetrics
 from preempt_runtime.policies import Policy, check_needs, policy_from_name
@@ -22,6 +22,7 @@ from preempt_runtime.process import (
 )
 from preempt_runtime.records import Instrument, JobRecord, SegmentRecord
 from preempt_runtime.source import Arrivals
+from preempt_runtime.task_table import TaskSpec
 from preempt_runtime.taskset import TaskSetSpec
 
 
@@ -38,10 +39,13 @@ class RunOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskReport:
-    """A task, what of its bundle ran, and how it fared; `first_error` is its first failed job's."""
+    """A task, what of its bundle ran, and how it fared; `first_error` is its first failed job's.
 
-    bundle: str
-    plan: str
+    `bundle` and `plan` are None where a simulation took costs from the task set.
+    """
+
+    bundle: str | None
+    plan: str | None
     num_segments: int
     priority: int | None
     deadline_ns: int | None
@@ -126,7 +130,7 @@ def run_taskset(
             name = task.spec.name
             executor.add_task(task.task)
             executor.warm_up(name, task.samples[0], num_runs=options.num_warmup_runs)
-            executor.add_source(name, _arrivals(task), task.inputs_of)
+            executor.add_source(name, arrivals_of(task.spec), task.inputs_of)
         with apply_memory(options.process, os_calls) as memory:
             start_ns = clock.now_ns()
             ended_by = _run(executor, taskset, options.duration_ns)
@@ -181,7 +185,7 @@ def _report(
                 num_segments=len(task.plan.segments),
                 priority=task.spec.priority,
                 deadline_ns=task.spec.deadline_ns,
-                metrics=metrics.get(task.spec.name) or _no_jobs(task.spec.name),
+                metrics=metrics.get(task.spec.name) or no_jobs(task.spec.name),
                 first_error=tally.first_errors.get(task.spec.name),
             )
             for task in loaded.tasks
@@ -199,14 +203,15 @@ def _depth_option(asked: int, depth: int, device: Device) -> tuple[OptionReport,
     return (OptionReport(name="depth", requested=str(asked), applied=not reason, reason=reason),)
 
 
-def _arrivals(task: LoadedTask) -> Arrivals:
-    arrival = task.spec.arrival
-    if isinstance(arrival, ClosedLoop):
-        return arrival
-    return release_offsets(arrival, seed=task.spec.seed, task=task.spec.name)
+def arrivals_of(task: TaskSpec) -> Arrivals:
+    """When a task's jobs are released, from the beginning."""
+    if isinstance(task.arrival, ClosedLoop):
+        return task.arrival
+    return release_offsets(task.arrival, seed=task.seed, task=task.name)
 
 
-def _no_jobs(task: str) -> TaskMetrics:
+def no_jobs(task: str) -> TaskMetrics:
+    """The metrics of a task that released nothing."""
     return TaskMetrics(
         task=task,
         released=0,

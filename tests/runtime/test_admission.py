@@ -5,7 +5,7 @@ import pytest
 
 from preempt_runtime.admission import Admission, analysed_task
 from preempt_runtime.clock import VirtualClock
-from preempt_runtime.cost_watch import CostWatch, Excess, TaskCosts
+from preempt_runtime.cost_watch import CostWatch, Excess, AllowedCosts
 from preempt_runtime.errors import AdmissionError, InputError
 from preempt_runtime.executor import Executor
 from preempt_runtime.manifest import Latency
@@ -209,7 +209,7 @@ def test_tasks_are_analysed_again_when_a_segment_takes_too_long(
     urgent = replace(URGENT, relative_deadline_ns=10)
     rules = admission("off")
     watch = CostWatch(
-        {"long": TaskCosts(latencies=(Latency(p50_ns=4, p99_ns=4, max_ns=4, num_samples=9),) * 2,
+        {"long": AllowedCosts(latencies=(Latency(p50_ns=4, p99_ns=4, max_ns=4, num_samples=9),) * 2,
                            margin_frac=0.0)},
         lambda excess: respond(excess),
     )  # fmt: skip

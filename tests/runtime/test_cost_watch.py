@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from preempt_runtime.cost_watch import CostWatch, Excess, TaskCosts
+from preempt_runtime.cost_watch import CostWatch, Excess, AllowedCosts
 from preempt_runtime.manifest import Latency
 from preempt_runtime.records import SegmentRecord
 
@@ -12,7 +12,7 @@ def latency(p50_ns: int, max_ns: int) -> Latency:
     return Latency(p50_ns=p50_ns, p99_ns=max_ns, max_ns=max_ns, num_samples=9)
 
 
-COSTS = {"net": TaskCosts(latencies=(latency(100, 200), latency(300, 400)), margin_frac=0.1)}
+COSTS = {"net": AllowedCosts(latencies=(latency(100, 200), latency(300, 400)), margin_frac=0.1)}
 
 
 def ran(watch: CostWatch, segment_idx: int | str, elapsed_ns: int, task: str = "net") -> None:
@@ -74,7 +74,7 @@ def test_a_machine_that_slows_down_is_seen_in_the_factor() -> None:
 
 
 def test_what_was_not_measured_is_not_compared() -> None:
-    costs = {"net": TaskCosts(latencies=(None, latency(300, 400)), margin_frac=0.0)}
+    costs = {"net": AllowedCosts(latencies=(None, latency(300, 400)), margin_frac=0.0)}
     watch = CostWatch(costs)
     ran(watch, 0, 10**9)
     ran(watch, "pre", 10**9)

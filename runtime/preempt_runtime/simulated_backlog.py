@@ -1,0 +1,79 @@
+"""How many jobs of each task wait, and whether a queue grew as long as jobs were released."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from preempt_runtime.records import JobRecord, SegmentRecord
+from preempt_runtime.task_table import TaskSpec
+
+MAX_BACKLOG = 250_000  # jobs of one task; about 200 MB
+_GROWS_FROM = 10
+_GROWS_BY = 1.5
+
+
+@dataclass(slots=True)
+class _Backlog:
+    now: int = 0
+    most: int = 0
+    at_half_time: int | None = None
+    last: int = 0
+
+
+class BacklogWatch:
+    """An instrument that counts each task's released and unended jobs, the running one included.
+
+    They are counted as the dispatcher sees them, at preemption points.
+
+    `overfull` is the first task of which more than `limit` wait: such a run is to be given up.
+    """
+
+    def __init__(self, half_time_ns: int, limit: int = MAX_BACKLOG) -> None:
+        self.overfull: str | None = None
+        self._half_time_ns = half_time_ns
+        self._limit = limit
+        self._backlogs: dict[str, _Backlog] = {}
+
+    def job_released(self, job_id: int, task: str, release_ns: int) -> None:
+        """One more."""
+        backlog = self._backlogs.get(task)
+        if backlog is None:
+            backlog = self._backlogs[task] = _Backlog()
+        if backlog.at_half_time is None and release_ns >= self._half_time_ns:
+            backlog.at_half_time = backlog.now
+        backlog.now += 1
+        backlog.last = backlog.now
+        if backlog.now > backlog.most:
+            backlog.most = backlog.now
+            if backlog.most > self._limit and self.overfull is None:
+                self.overfull = task
+
+    def segment_ended(self, record: SegmentRecord) -> None:
+        """Nothing: only jobs wait."""
+
+    def job_ended(self, record: JobRecord) -> None:
+        """One less."""
+        self._backlogs[record.task].now -= 1
+
+    def most(self, task: str) -> int:
+        """The most jobs of the task that were released and unended at any time."""
+        return self._backlogs[task].most if task in self._backlogs else 0
+
+    def warnings(self, tasks: Iterable[TaskSpec]) -> tuple[str, ...]:
+        """A line for each task whose queue has no bound and was still growing at the end.
+
+        It was, if at its last release half as many jobs again were there as at half time: one
+        that grows from nothing at a steady rate has twice as many.
+        """
+        return tuple(
+            f"task {task.name!r}: its queue grows without bound under this load:"
+            f" {found.at_half_time} jobs at half time, {found.last} at the last release;"
+            " set max_pending, mailbox = 'latest' or late = 'drop', or lower the load"
+            for task in tasks
+            if (found := self._backlogs.get(task.name)) is not None and _grows(found)
+        )
+
+
+def _grows(found: _Backlog) -> bool:
+    if found.at_half_time is None or found.last < _GROWS_FROM:
+        return False
+    return found.last >= _GROWS_BY * found.at_half_time
