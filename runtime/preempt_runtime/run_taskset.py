@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from preempt_runtime.arrivals import ClosedLoop, release_offsets
 from preempt_runtime.clock import Clock
+from preempt_runtime.cost_watch import CostDrift
 from preempt_runtime.device import Device
 from preempt_runtime.executor import Executor
 from preempt_runtime.interruption import caught_signals
@@ -21,6 +22,8 @@ from preempt_runtime.process import (
     apply_scheduling,
 )
 from preempt_runtime.records import Instrument, JobRecord, SegmentRecord
+from preempt_runtime.run_guard import Guarantee, RunGuard
+from preempt_runtime.schedulability import TaskBound
 from preempt_runtime.source import Arrivals
 from preempt_runtime.task_table import TaskSpec
 from preempt_runtime.taskset import TaskSetSpec
@@ -41,7 +44,9 @@ class RunOptions:
 class TaskReport:
     """A task, what of its bundle ran, and how it fared; `first_error` is its first failed job's.
 
-    `bundle` and `plan` are None where a simulation took costs from the task set.
+    `bundle` and `plan` are None where a simulation took costs from the task set. `bound` is what
+    was promised of it when the run began, `drift` how its segments' times compared with those
+    that its bundle holds.
     """
 
     bundle: str | None
@@ -51,6 +56,8 @@ class TaskReport:
     deadline_ns: int | None
     metrics: TaskMetrics
     first_error: str | None
+    bound: TaskBound | None = None
+    drift: CostDrift | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +67,7 @@ class RunReport:
     `duration_ns` is the time that the run really took: jobs released in the time asked for run to
     their end. `depth` is how many segments were allowed in flight. `device_busy_frac` is the share
     of the duration in which the device was taken. `ended_by` is the signal that ended the run
-    early; unfinished jobs were then cancelled.
+    early; unfinished jobs were then cancelled. `guarantee` is None for a simulation.
     """
 
     taskset: str
@@ -73,6 +80,7 @@ class RunReport:
     tasks: Mapping[str, TaskReport]
     options: tuple[OptionReport, ...]
     ended_by: signal.Signals | None
+    guarantee: Guarantee | None = None
 
 
 class RunTally:
@@ -118,23 +126,22 @@ def run_taskset(
     with (
         apply_scheduling(options.process, os_calls) as scheduling,
         load_taskset(taskset, bundles, find_backend) as loaded,
-        Executor(
-            loaded.device,
-            policy,
-            clock,
-            (collector, tally, *instruments),
-            depth=(depth := min(taskset.depth, loaded.device.max_depth)),
-        ) as executor,
     ):
-        for task in loaded.tasks:
-            name = task.spec.name
-            executor.add_task(task.task)
-            executor.warm_up(name, task.samples[0], num_runs=options.num_warmup_runs)
-            executor.add_source(name, arrivals_of(task.spec), task.inputs_of)
-        with apply_memory(options.process, os_calls) as memory:
-            start_ns = clock.now_ns()
-            ended_by = _run(executor, taskset, options.duration_ns)
-            elapsed_ns = clock.now_ns() - start_ns
+        depth = min(taskset.depth, loaded.device.max_depth)
+        guard = RunGuard(taskset, loaded, policy=policy.name, depth=depth)
+        observers: tuple[Instrument, ...] = (collector, tally, guard.watch, *instruments)
+        with Executor(
+            loaded.device, policy, clock, observers, depth=depth, admission=guard.admission
+        ) as executor:
+            for task in loaded.tasks:
+                name = task.spec.name
+                executor.add_task(task.task)
+                executor.warm_up(name, task.samples[0], num_runs=options.num_warmup_runs)
+                executor.add_source(name, arrivals_of(task.spec), task.inputs_of)
+            with apply_memory(options.process, os_calls) as memory, guard.watching(executor):
+                start_ns = clock.now_ns()
+                ended_by = _run(executor, taskset, options.duration_ns)
+                elapsed_ns = clock.now_ns() - start_ns
         return _report(
             taskset,
             policy,
@@ -145,6 +152,7 @@ def run_taskset(
             (*_depth_option(taskset.depth, depth, loaded.device), *scheduling, *memory),
             ended_by,
             depth,
+            guard.guarantee(),
         )
 
 
@@ -168,8 +176,11 @@ def _report(
     options: tuple[OptionReport, ...],
     ended_by: signal.Signals | None,
     depth: int,
+    guarantee: Guarantee,
 ) -> RunReport:
     metrics = collector.metrics(elapsed_ns)
+    promised = guarantee.promised.tasks if guarantee.promised is not None else ()
+    bounds = {bound.name: bound for bound in promised}
     return RunReport(
         taskset=taskset.name,
         policy=policy.name,
@@ -187,11 +198,14 @@ def _report(
                 deadline_ns=task.spec.deadline_ns,
                 metrics=metrics.get(task.spec.name) or no_jobs(task.spec.name),
                 first_error=tally.first_errors.get(task.spec.name),
+                bound=bounds.get(task.spec.name),
+                drift=guarantee.drifts[task.spec.name],
             )
             for task in loaded.tasks
         },
         options=options,
         ended_by=ended_by,
+        guarantee=guarantee,
     )
 
 

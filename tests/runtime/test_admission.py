@@ -5,7 +5,7 @@ import pytest
 
 from preempt_runtime.admission import Admission, analysed_task
 from preempt_runtime.clock import VirtualClock
-from preempt_runtime.cost_watch import CostWatch, Excess, AllowedCosts
+from preempt_runtime.cost_watch import AllowedCosts, CostWatch, Excess
 from preempt_runtime.errors import AdmissionError, InputError
 from preempt_runtime.executor import Executor
 from preempt_runtime.manifest import Latency

@@ -80,7 +80,7 @@ def test_json_is_one_document_with_every_figure(
     assert captured.err == ""
     assert list(document) == [
         *("taskset", "policy", "seed", "duration_ns", "ended_by", "device"),
-        *("depth", "device_busy_frac", "tasks", "options"),
+        *("depth", "device_busy_frac", "tasks", "options", "guarantee"),
     ]
     assert (document["taskset"], document["policy"], document["seed"]) == (
         "set",
@@ -104,7 +104,8 @@ def test_the_table_says_the_same_to_people(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("--policy", "fifo", "--seed", "8") == 0
-    head, _, header, urgent, long = capsys.readouterr().out.splitlines()
+    head, _, header, urgent, long, _, bounds = capsys.readouterr().out.splitlines()
+    assert bounds.startswith("bounds, of estimated costs and a margin of 10%: ")
     assert head.startswith("set: ")
     assert " with fifo, seed 8, on fake, busy " in head
     assert header.startswith("task    priority     segments  jobs  finished  missed  lost")

@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from preempt_runtime.cost_watch import CostWatch, Excess, AllowedCosts
+from preempt_runtime.cost_watch import AllowedCosts, CostWatch, Excess
 from preempt_runtime.manifest import Latency
 from preempt_runtime.records import SegmentRecord
 

@@ -1,5 +1,6 @@
 """Whole runs on a virtual clock: exact numbers."""
 
+import dataclasses
 import io
 import json
 import signal
@@ -12,7 +13,8 @@ import pytest
 
 from preempt_runtime.clock import VirtualClock
 from preempt_runtime.device import JobBuffers
-from preempt_runtime.errors import BundleError, InputError
+from preempt_runtime.errors import AdmissionError, BundleError, InputError
+from preempt_runtime.manifest import Latency, Manifest
 from preempt_runtime.metrics import Quantiles
 from preempt_runtime.policies import POLICIES
 from preempt_runtime.process import OptionReport, ProcessOptions
@@ -434,3 +436,103 @@ def test_a_depth_that_the_device_does_not_allow_is_reported(folder: Path) -> Non
     file = io.StringIO()
     print_report(report, file)
     assert f"option depth = 3: refused: {reason}\n" in file.getvalue()
+
+
+def measured(segments: tuple[int, ...], *, longest_frac: float) -> Manifest:
+    """A bundle whose segments were measured at that share of what they take on the device."""
+    manifest = manifest_of(segments)
+    latencies = [
+        Latency(p50_ns=ns, p99_ns=ns, max_ns=ns, num_samples=9)
+        for ns in (round(longest_frac * cost_ns) for cost_ns in segments)
+    ]
+    plans = tuple(
+        dataclasses.replace(
+            plan,
+            source="measured",
+            segments=tuple(
+                dataclasses.replace(segment, latency=latency)
+                for segment, latency in zip(plan.segments, latencies, strict=False)
+            ),
+        )
+        for plan in manifest.plans
+    )
+    return dataclasses.replace(manifest, plans=plans)
+
+
+ADMITTED = TWO_TASKS.replace('name = "pair"', 'name = "pair"\nmargin = 0.0\nadmit = "refuse"')
+
+
+@pytest.fixture
+def measured_folder(folder: Path) -> Path:
+    write_bundle(folder / "m2.bundle", measured((2 * MS,), longest_frac=1.0))
+    write_bundle(folder / "m3.bundle", measured((3 * MS,) * 3, longest_frac=1.0))
+    write_bundle(folder / "fast3.bundle", measured((3 * MS,) * 3, longest_frac=0.5))
+    return folder
+
+
+def test_a_run_reports_what_it_promised(measured_folder: Path) -> None:
+    text = ADMITTED.replace("short.bundle", "m2.bundle").replace("long.bundle", "m3.bundle")
+    text = text.replace('deadline = "4ms"', 'deadline = "5ms"')
+    report = Bench(measured_folder, text).run()
+    urgent, long = report.tasks["urgent"], report.tasks["long"]
+    assert urgent.bound is not None
+    assert urgent.bound.response_ns == 5 * MS - 1  # 3 ms - 1 ns blocked, and its own 2 ms
+    assert urgent.metrics.response is not None
+    assert urgent.metrics.response.max_ns <= urgent.bound.response_ns
+    assert long.drift is not None
+    assert (long.drift.num_exceeded, long.drift.slowdown_factor) == (0, 1.0)
+    assert long.drift.num_segments_run > 20
+    document = document_from_report(report)
+    assert document["guarantee"] == {
+        "is_schedulable": True,
+        "source": "measured",
+        "margin_frac": 0.0,
+        "reason": None,
+        "num_exceeded": 0,
+        "is_schedulable_with_observed": None,
+        "shed": [],
+    }
+    assert document["tasks"]["urgent"]["response_bound_ns"] == 5 * MS - 1
+    out = io.StringIO()
+    print_report(report, out)
+    assert "bounds, of measured costs and a margin of 0%: every deadline is kept" in out.getvalue()
+
+
+def test_a_task_set_that_cannot_keep_its_deadlines_is_refused(measured_folder: Path) -> None:
+    text = ADMITTED.replace("short.bundle", "m2.bundle").replace("long.bundle", "m3.bundle")
+    with pytest.raises(AdmissionError, match="task 'long' is not admitted, with a margin of 0%"):
+        Bench(measured_folder, text).run()  # 4 ms: 3 ms blocked and 2 ms of its own
+    warned = Bench(measured_folder, text.replace('"refuse"', '"warn"')).run()
+    out = io.StringIO()
+    print_report(warned, out)
+    assert "task 'urgent' (deadline 4 ms): may end 1 ms after its deadline" in out.getvalue()
+
+
+@pytest.mark.parametrize("drift", ["say", "readmit", "shed"])
+def test_a_bundle_that_has_become_slower_breaks_the_promise_and_is_told(
+    drift: str, measured_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = ADMITTED.replace("short.bundle", "m2.bundle").replace("long.bundle", "fast3.bundle")
+    bench = Bench(measured_folder, text.replace("margin = 0.0", f'margin = 0.0\ndrift = "{drift}"'))
+    report = bench.run()
+    guarantee = report.guarantee
+    assert guarantee is not None
+    assert guarantee.promised is not None
+    assert guarantee.promised.is_schedulable  # with the 1.5 ms that the bundle holds
+    found = guarantee.drifts["long"]
+    assert found.num_exceeded == found.num_segments_run > 20
+    assert (found.worst_elapsed_ns, found.worst_allowed_ns) == (3 * MS, 3 * MS // 2)
+    assert found.slowdown_factor > 1.4
+    assert len([text for text in caplog.messages if "segment 0 took 3 ms" in text]) == 1
+    out = io.StringIO()
+    print_report(report, out)
+    assert "segments took longer than its bundle and the margin allow, segment 0 3 ms of" in (
+        out.getvalue()
+    )
+    if drift == "say":
+        assert guarantee.readmitted is None
+        return
+    assert guarantee.readmitted is not None
+    assert not guarantee.readmitted.is_schedulable
+    assert "task 'urgent' (deadline 4 ms): may end 1 ms after" in out.getvalue()
+    assert guarantee.shed == (("urgent",) if drift == "shed" else ())

@@ -132,8 +132,8 @@ def test_ranks_of_rate_and_deadline_monotonic_and_order_of_release() -> None:
         task("fast", (2,), 10, deadline_ns=10),
         task("tight", (3,), 20, deadline_ns=6),
     )
-    assert responses(tasks, "rm") == [2 + 2, 5]
-    assert responses(tasks, "dm") == [5, 1 + 3]
+    assert responses(tasks, "rate-monotonic") == [2 + 2, 5]
+    assert responses(tasks, "deadline-monotonic") == [5, 1 + 3]
     assert responses(tasks, "edf") == [5, 1 + 3]
     assert responses(tasks, "fifo") == [5, 5]
 
@@ -211,8 +211,8 @@ def test_order_of_release_has_no_analysis_for_more_in_flight() -> None:
     [
         ("fixed-priority", task("x", (1,), 10, jitter_ns=0), "task 'x': no priority"),
         ("edf", task("x", (1,), None, priority=1), "task 'x': no deadline"),
-        ("dm", task("x", (1,), None, priority=1), "task 'x': no deadline"),
-        ("rm", task("x", (1,), None, priority=1), "task 'x': no period"),
+        ("deadline-monotonic", task("x", (1,), None, priority=1), "task 'x': no deadline"),
+        ("rate-monotonic", task("x", (1,), None, priority=1), "task 'x': no period"),
     ],
 )
 def test_what_a_policy_needs_is_asked_for(policy: str, bad: AnalysedTask, says: str) -> None:

@@ -194,6 +194,9 @@ def test_a_simulation_is_what_the_same_run_records_on_a_device_of_the_same_costs
     assert len(real.jobs) > 100
     assert simulated == real
     expected = {**document_from_report(run_report), "device": "simulated"}
+    del expected["guarantee"]  # a simulation promises nothing
+    for task in expected["tasks"].values():
+        del task["response_bound_ns"], task["drift"]
     assert document_from_report(report.run) == expected
 
 

@@ -20,7 +20,7 @@ from preempt_runtime.schedulability.model import (
     late_reason,
 )
 
-ANALYSED_POLICIES = ("fixed-priority", "rm", "dm", "edf", "fifo")
+ANALYSED_POLICIES = ("fixed-priority", "rate-monotonic", "deadline-monotonic", "edf", "fifo")
 """The policies under which a bound is known; RM and DM are fixed priorities by period, deadline."""
 Outcome = Bounded | Unbounded
 _NO_PROMISE = Unbounded("best effort")
@@ -84,9 +84,9 @@ def _check(tasks: Sequence[AnalysedTask], policy: str) -> None:
             raise InputError(
                 f"task {task.name!r}: no priority; give it one, or make it best effort"
             )
-        if policy == "rm" and task.period_ns is None:
+        if policy == "rate-monotonic" and task.period_ns is None:
             raise InputError(f"task {task.name!r}: no period, which {policy!r} ranks tasks by")
-        if policy in ("edf", "dm") and task.effective_deadline_ns is None:
+        if policy in ("edf", "deadline-monotonic") and task.effective_deadline_ns is None:
             raise InputError(f"task {task.name!r}: no deadline, which {policy!r} ranks tasks by")
 
 
@@ -94,9 +94,9 @@ def _rank(task: AnalysedTask, policy: str) -> int:
     """Larger is more urgent; of equal priorities, periods or deadlines, neither is."""
     if task.is_best_effort:
         return BEST_EFFORT_RANK
-    if policy == "rm":
+    if policy == "rate-monotonic":
         return -(task.period_ns or 0)
-    if policy == "dm":
+    if policy == "deadline-monotonic":
         return -(task.effective_deadline_ns or 0)
     return task.priority or 0
 
