@@ -81,8 +81,7 @@ def read_contents(bundle: Bundle) -> Contents:
     manifest = bundle.manifest
     profile = None
     if any(artefact.path == _PROFILE for artefact in manifest.artefacts):
-        text = bundle.read_bytes(_PROFILE).decode(errors="replace")
-        profile = profile_from_json(text, str(bundle.root / _PROFILE))
+        profile = profile_from_json(bundle.read_bytes(_PROFILE), str(bundle.root / _PROFILE))
     names_here = {plan.target for plan in manifest.plans} & TARGETS.keys()
     devices = {name: local_device(TARGETS[name]) for name in names_here}
     matches = {

@@ -15,13 +15,17 @@ HOST_MAY_IMPORT = {
     "bundle",
     "device",
     "errors",
+    "input_file",
     "inputs",
     "loading",
     "manifest",
+    "manifest_check",
     "manifest_json",
     "output_file",
     "start",
     "stdout",
+    "strict_json",
+    "typed_json",
     "units",
 }
 BACKENDS = {"backends.cuda", "backends.ort", "backends.tensorrt"}

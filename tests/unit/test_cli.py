@@ -447,7 +447,7 @@ def test_recorded_inputs_are_checked(run: Run, split: Arguments, tmp_path: Path)
     (tmp_path / "text.npz").write_text("no")
     arguments = (*split, "-o", tmp_path / "b", "--inputs")
     assert "cannot read the inputs" in run.refused(*arguments, tmp_path / "text.npz")
-    assert "cannot be read (No such file" in run.refused(*arguments, tmp_path / "none.npz")
+    assert "inputs: No such file" in run.refused(*arguments, tmp_path / "none.npz")
     assert not (tmp_path / "b").exists()
     path = _saved(tmp_path / "good.npz", image=good)
     run(*arguments, path)
@@ -556,12 +556,16 @@ def test_profiles_that_do_not_fit_are_refused(
     branchy = work / "tiny_branchy.onnx"
     assert "a profile of another network" in run.refused("analyze", branchy, "--profile", path)
     path.write_text(json.dumps({**json.loads(path.read_text()), "machine": None}))
-    assert "not a latency profile" in run.refused("explore", model, "--profile", path)
+    assert "machine: found None, expected an object" in run.refused(
+        "explore", model, "--profile", path
+    )
     path.write_text("{}")
     assert "not a latency profile" in run.refused("compile", model, "--profile", path, *output)
     path.unlink()
-    assert "cannot be read" in run.refused("compile", model, "--profile", path, *output)
-    assert "cannot be read" in run.refused("explore", model, "--profile", path)
+    assert "No such file" in run.refused("compile", model, "--profile", path, *output)
+    assert "No such file" in run.refused("explore", model, "--profile", path)
+    path.mkdir()
+    assert "it is a directory" in run.refused("explore", model, "--profile", path)
     assert "Missing option '-o'" in run.misused("profile", model)
 
 
