@@ -17,6 +17,7 @@ import click
 from preempt_runtime.errors import PreemptError
 from preempt_runtime.stdout import STDOUT_BROKEN, check_stdout, is_stdout_broken
 from preemptc import __version__
+from preemptc.interruption import INTERRUPTED, LINE
 
 SUMMARIES: Mapping[str, str] = MappingProxyType(
     {
@@ -30,7 +31,6 @@ SUMMARIES: Mapping[str, str] = MappingProxyType(
         "targets": "Show what networks can be compiled for.",
     }
 )
-_INTERRUPTED = 130
 
 
 def _refuse(reason: str) -> None:
@@ -79,8 +79,8 @@ class CommandGroup(click.Group):
             _refuse(str(err))
             ctx.exit(1)
         except KeyboardInterrupt:
-            click.echo("preemptc: interrupted; nothing half-written", err=True)
-            ctx.exit(_INTERRUPTED)
+            click.echo(LINE, err=True)
+            ctx.exit(INTERRUPTED)
 
 
 @click.group(name="preemptc", cls=CommandGroup)

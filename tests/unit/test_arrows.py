@@ -116,8 +116,9 @@ ALLOWED: dict[str, set[str]] = {
         *VALUES, "backends", "cache", "candidates", "check", "deliver", "interface", "load",
         "machine_speed", "onnx_io.versions", "pack", "replan", "search",
     },
-    "cli": set(),
-    "start": {"cli"},
+    "interruption": set(),
+    "cli": {"interruption"},
+    "start": {"cli", "interruption"},
     "__main__": {"start"},
 }  # fmt: skip
 """Which module of the compiler may import which. A stage imports earlier stages' types."""

@@ -569,6 +569,31 @@ def test_profiles_that_do_not_fit_are_refused(
     assert "Missing option '-o'" in run.misused("profile", model)
 
 
+def test_ctrl_c_ends_a_network_that_does_not(tmp_path: Path) -> None:
+    model = onnx_models.save(onnx_models.with_loop(num_turns=2**62), tmp_path / "endless.onnx")
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from preemptc.start import main; main()"
+    )
+    arguments = ["profile", str(model), "--cache", str(tmp_path / "cache"), "-o", "p.json"]
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], env=_env(), text=True, cwd=tmp_path,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    with child:
+        assert child.stderr is not None
+        assert child.stdout is not None
+        while not list(tmp_path.glob("cache/lower/.tmp-*/probe.onnx")):  # lowering runs it next
+            assert child.poll() is None
+        child.send_signal(signal.SIGINT)
+        assert child.wait(timeout=30) == 130
+        assert child.stdout.read() == ""
+        lines = child.stderr.read().splitlines()
+    assert lines[-1] == "preemptc: interrupted; nothing half-written"
+    assert not any("Traceback" in line for line in lines)
+    assert not (tmp_path / "p.json").exists()
+
+
 @pytest.fixture
 def chain_costs(run: Run, tmp_path: Path) -> tuple[Path, Path]:
     """A chain of eight nodes and its even costs."""
