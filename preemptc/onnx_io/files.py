@@ -1,6 +1,7 @@
 """Model files: read them, check their external data, write graph and weights apart."""
 
 import hashlib
+import math
 import os
 import re
 from collections.abc import Iterable
@@ -8,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
@@ -20,6 +20,7 @@ WEIGHTS_FILE = "weights.data"
 _NUM_BYTES = re.compile(r"[0-9]{1,19}")
 _PACKED_BITS = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2}
 INLINE_MAX_BYTES = 1024  # shapes, axes, scales: shape inference reads these from the graph itself
+_MAX_INT64 = (1 << 63) - 1
 _ALIGNMENT = 4096  # ONNX Runtime maps external data by page
 
 
@@ -61,24 +62,44 @@ def _is_file(path: Path) -> bool:
 
 
 def _check_external(tensor: onnx.TensorProto, path: Path) -> None:
+    if tensor.data_type not in TensorProto.DataType.values() or not tensor.data_type:
+        raise ModelError(
+            f"{path}: weight {tensor.name!r} has the unknown data type {tensor.data_type};"
+            " export the model again, or update preemptc"
+        )
+    if tensor.data_type == TensorProto.STRING:
+        raise ModelError(
+            f"{path}: weight {tensor.name!r} holds strings, which ONNX never keeps in another file;"
+            " export the model again"
+        )
+    if any(dim < 0 for dim in tensor.dims) or tensor_bytes(tensor) > _MAX_INT64:
+        raise ModelError(
+            f"{path}: weight {tensor.name!r} has the impossible shape {list(tensor.dims)[:64]};"
+            " export the model again"
+        )
     try:
         location, offset, length = external_range(tensor)
     except ModelError as err:
         raise ModelError(f"{path}: {err}") from err
     data = path.parent / location.replace("\0", "")
-    inside = "\0" not in location and data.resolve().is_relative_to(path.parent.resolve())
-    if not location or os.path.isabs(location) or not inside:
+    # os.path: pathlib raises at a loop of links.
+    inside = Path(os.path.realpath(data)).is_relative_to(os.path.realpath(path.parent))
+    if not location or "\0" in location or os.path.isabs(location) or not inside:
         raise ModelError(
-            f"{path}: weight {tensor.name!r} stands in {location!r}, outside the model's folder;"
-            " save the model again with its data beside it"
+            f"{path}: weight {tensor.name!r} stands in {location[:80]!r}, outside the model's"
+            " folder; save the model again with its data beside it"
         )
     if length < (needed := _stored_bytes(tensor)):
         raise ModelError(
             f"{path}: weight {tensor.name!r} has {fmt_bytes(length)} of external data, its shape"
             f" needs {fmt_bytes(needed)}; export the model again"
         )
-    found = data.stat().st_size if _is_file(data) else 0
-    if found < offset + length:
+    if not _is_file(data):
+        raise ModelError(
+            f"{path}: weight {tensor.name!r} stands in {location[:80]!r}, which is missing or no"
+            " regular file; copy the data file beside the model"
+        )
+    if (found := data.stat().st_size) < offset + length:
         raise ModelError(
             f"{data}: {fmt_bytes(found)}, but weight {tensor.name!r} of {path.name} ends at"
             f" {fmt_bytes(offset + length)}; copy the data file completely"
@@ -125,7 +146,7 @@ def _stored_bytes(tensor: onnx.TensorProto) -> int:
 
 def tensor_bytes(tensor: onnx.TensorProto) -> int:
     """Size of a dense tensor; types that numpy lacks count as one byte an element."""
-    num_items = int(np.prod(tensor.dims, dtype=np.int64)) if tensor.dims else 1
+    num_items = math.prod(tensor.dims)
     try:
         item_bytes = helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
     except KeyError:
