@@ -569,6 +569,15 @@ def test_profiles_that_do_not_fit_are_refused(
     assert "Missing option '-o'" in run.misused("profile", model)
 
 
+def test_inspect_refuses_segments_beyond_the_profiles_nodes(run: Run, bundle: Path) -> None:
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["plans"][0]["segments"][-1]["range"][1] = 99
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    message = run.refused("inspect", bundle)
+    assert "end at node 99, but profile.json knows " in message
+    assert message.endswith(" nodes; compile the bundle again")
+
+
 def test_ctrl_c_ends_a_network_that_does_not(tmp_path: Path) -> None:
     model = onnx_models.save(onnx_models.with_loop(num_turns=2**62), tmp_path / "endless.onnx")
     code = (
