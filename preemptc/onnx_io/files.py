@@ -39,7 +39,8 @@ def read(path: Path) -> OnnxFile:
         ModelError: missing, not ONNX, truncated, or external data missing or short.
     """
     if not _is_file(path):
-        raise ModelError(f"{path}: no such file; give the path of an ONNX model")
+        what = "is a directory" if os.path.isdir(path) else "no such file"
+        raise ModelError(f"{path}: {what}; give the path of an ONNX model")
     try:
         proto = onnx.load(str(path), load_external_data=False)
     except Exception as err:  # protobuf's DecodeError has no stable public name
@@ -146,9 +147,9 @@ def _stored_bytes(tensor: onnx.TensorProto) -> int:
 
 def tensor_bytes(tensor: onnx.TensorProto) -> int:
     """Size of a dense tensor; types that numpy lacks count as one byte an element."""
-    num_items = math.prod(tensor.dims)
+    num_items: int = math.prod(tensor.dims)
     try:
-        item_bytes = helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+        item_bytes: int = helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
     except KeyError:
         item_bytes = 1
     return num_items * item_bytes

@@ -296,6 +296,13 @@ def test_names_are_unique_across_subgraphs(tmp_path: Path) -> None:
     assert "add" in [node.name for node in model.graph.nodes]
 
 
+def test_an_output_that_is_listed_twice_is_refused(tmp_path: Path) -> None:
+    proto = models.chain()
+    proto.graph.output.append(proto.graph.output[0])
+    with pytest.raises(ModelError, match="is listed 2 times among the outputs; list it once"):
+        loaded(proto, tmp_path)
+
+
 def test_checker_invalid_model(tmp_path: Path) -> None:
     proto = models.chain()
     proto.graph.node[2].input[0] = "nobody"
