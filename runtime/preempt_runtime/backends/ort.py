@@ -89,7 +89,7 @@ def session_options(threads: int) -> "ort.SessionOptions":
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # fatal: errors are raised, and would be printed besides
     options.add_session_config_entry("session.force_spinning_stop", "1")
     return options
 
