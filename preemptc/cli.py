@@ -34,8 +34,10 @@ SUMMARIES: Mapping[str, str] = MappingProxyType(
 
 
 def _refuse(reason: str) -> None:
+    words = " ".join(reason.split())
+    line = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in words)
     with contextlib.suppress(OSError):  # stderr may be as full as stdout
-        click.echo(f"preemptc: error: {' '.join(reason.split())}", err=True)
+        click.echo(f"preemptc: error: {line}", err=True)
 
 
 class CommandGroup(click.Group):

@@ -66,7 +66,9 @@ def main(argv: Sequence[str] | None = None, find_backend: FindBackend = open_bac
 
 
 def _refuse(reason: PreemptError | str) -> int:
-    print(f"preempt-rt: error: {' '.join(str(reason).split())}", file=sys.stderr)
+    words = " ".join(str(reason).split())
+    line = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in words)
+    print(f"preempt-rt: error: {line}", file=sys.stderr)
     return 1
 
 
@@ -169,17 +171,17 @@ def _parser() -> argparse.ArgumentParser:
         "doctor", parents=[common], help="look for what would make bounds false"
     )
     examine.add_argument(
-        "targets", nargs="*", type=Path, metavar="TASKSET|BUNDLE", help="what would be loaded"
+        "targets", nargs="*", type=_path, metavar="TASKSET|BUNDLE", help="what would be loaded"
     )
     return parser
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("taskset", type=Path, metavar="TASKSET.toml", help="see docs/taskset.md")
+    add("taskset", type=_path, metavar="TASKSET.toml", help="see docs/taskset.md")
     add("--duration", type=_duration, default="10s", metavar="TIME", help="default: 10s")
     add("--policy", type=_policy, metavar="NAME", help="instead of the task set's own")
-    add("--trace", type=Path, metavar="FILE", help="write a trace that Perfetto opens")
+    add("--trace", type=_path, metavar="FILE", help="write a trace that Perfetto opens")
     add("--seed", type=_integer(0, MAX_SEED), metavar="N", help="instead of the task set's own")
     add(
         "--warmup",
@@ -200,6 +202,12 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     add("--affinity", type=_cores, metavar="0,1", help="stay on these cores")
     add("--mlock", action="store_true", help="keep memory resident")
     add("--gc-freeze", action="store_true", help="no garbage collection of what is loaded")
+
+
+def _path(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty; write one")
+    return Path(text)
 
 
 def _duration(text: str) -> int:

@@ -349,13 +349,41 @@ def test_output_and_cache_have_defaults(
         (("--shape", "image=1", "--shape", "image=2"), "an input is named twice"),
         (("--target", "xavier"), "'xavier' is unknown, there is cpu, native, h100, h200, orin, "),
         (("--threads", "0"), "0 is not in the range 1<=x<=1024"),
-        (("--seed", "-1"), "-1 is not in the range x>=0"),
+        (("--seed", "-1"), "-1 is not in the range 0<=x<=9223372036854775807"),
+        (("--seed", str(2**63)), "is not in the range 0<=x<=9223372036854775807"),
+        (("--output", ""), "'-o' / '--output': the path is empty; write one"),
+        (("--cache", ""), "the path is empty; write one"),
+        (("--profile", ""), "'--profile': the path is empty; write one"),
+        (("--inputs", ""), "'--inputs': the path is empty; write one"),
+        (("--cache", os.fsdecode(b"ca\xff")), r"'ca\udcff' is not UTF-8; rename it, or choose"),
+        (("--output", os.fsdecode(b"b\xff")), r"'b\udcff' is not UTF-8; rename it, or choose"),
     ],
 )
 def test_wrong_options_are_usage_errors(
     run: Run, model: Path, arguments: Sequence[str], message: str
 ) -> None:
     assert message in run.misused("compile", model, *arguments)
+
+
+def test_names_from_a_model_reach_no_terminal_as_they_are(run: Run, tmp_path: Path) -> None:
+    message = run.refused("analyze", tmp_path / "a\x1b[31mb\n.onnx")
+    assert "/a\\x1b[31mb .onnx: no such file; give" in message
+
+
+def test_errors_of_onnx_runtime_are_told_once(tmp_path: Path, work: Path) -> None:
+    proto = onnx_models.model_of(
+        [onnx.helper.make_node("Gather", ["x", "far"], ["y"])],
+        [onnx_models.f32("x", [3])], [onnx_models.f32("y", [1])],
+        [onnx.numpy_helper.from_array(np.array([77]), "far")],
+    )  # fmt: skip
+    model = onnx_models.save(proto, tmp_path / "far.onnx")
+    command = [sys.executable, "-m", "preemptc", "analyze", str(model), "--cache", "cache"]
+    found = subprocess.run(command, env=_env(), capture_output=True, text=True, cwd=tmp_path)
+    assert found.returncode == 1
+    lines = found.stderr.splitlines()
+    assert lines[:-1] == ["preemptc: load", "preemptc: lower"]
+    assert lines[-1].startswith("preemptc: error: far: ONNX Runtime ")
+    assert "idx=77 must be within" in lines[-1]
 
 
 def test_models_that_cannot_be_read(run: Run, model: Path, work: Path, tmp_path: Path) -> None:
@@ -366,7 +394,7 @@ def test_models_that_cannot_be_read(run: Run, model: Path, work: Path, tmp_path:
     assert "no such file" in run.refused("compile", tmp_path / "none.onnx", *output)
     assert "not an ONNX model" in run.refused("compile", text, *output)
     assert f"{short}: not an ONNX model, or truncated" in run.refused("compile", short, *output)
-    assert "no such file" in run.refused("compile", tmp_path, *output)
+    assert "is a directory" in run.refused("compile", tmp_path, *output)
     assert not (tmp_path / "b").exists()
 
 

@@ -344,6 +344,25 @@ def test_output_that_is_no_bundle_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "precious" / "thesis.txt").read_text() == "years"
 
 
+def test_places_with_no_or_too_long_a_name_are_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = models.save(models.chain(), tmp_path / "net.onnx")
+    cache = BuildCache(tmp_path / "cache")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for output in (".", "..", "../here/.."):
+        with pytest.raises(BuildError, match=r"names no directory of its own|the cache"):
+            compile_model(path, Path(output), options(num_segments=2), cache)
+    with pytest.raises(
+        BuildError, match=r"^\.: names no directory of its own.* net\.bundle with -o"
+    ):
+        compile_model(path, Path("."), options(num_segments=2), cache)
+    with pytest.raises(BuildError, match="a name of 250 bytes, at most 237; choose a shorter one"):
+        compile_model(path, Path("x" * 250), options(num_segments=2), cache)
+    assert not cache.root.exists()
+
+
 def test_a_folder_that_only_looks_like_a_bundle_is_left_alone(tmp_path: Path) -> None:
     path = models.save(models.chain(), tmp_path / "net.onnx")
     cache = BuildCache(tmp_path / "cache")
