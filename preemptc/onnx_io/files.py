@@ -1,9 +1,11 @@
 """Model files: read them, check their external data, write graph and weights apart."""
 
+import errno
 import hashlib
 import math
 import os
 import re
+import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,7 @@ WEIGHTS_FILE = "weights.data"
 _NUM_BYTES = re.compile(r"[0-9]{1,19}")
 _PACKED_BITS = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2}
 INLINE_MAX_BYTES = 1024  # shapes, axes, scales: shape inference reads these from the graph itself
+_FULL_BYTES = 1 << 16  # what a failed write may leave unused
 _MAX_INT64 = (1 << 63) - 1
 _ALIGNMENT = 4096  # ONNX Runtime maps external data by page
 
@@ -176,6 +179,16 @@ def one_line(err: BaseException) -> str:
     """The text of another library's error, on one line of bounded length."""
     text = " ".join(str(err).split())
     return text[:300] or type(err).__name__
+
+
+def check_disk(folder: Path) -> None:
+    """Return if there is space left: libraries that write do not say that it was that.
+
+    Raises:
+        OSError: the disk of `folder` is full.
+    """
+    if shutil.disk_usage(folder).free < _FULL_BYTES:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
 
 
 def write(source: OnnxFile, folder: Path) -> str:

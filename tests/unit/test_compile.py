@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import onnx
@@ -28,9 +29,9 @@ from preempt_runtime.errors import BuildError, BundleError, InfeasibleError, Inp
 from preempt_runtime.inputs import random_inputs
 from preemptc import deliver, replan
 from preemptc.backends import BackendOptions
-from preemptc.backends.ort import profiler
+from preemptc.backends.ort import lower, profiler
 from preemptc.backends.ort.lower import source_names
-from preemptc.cache import BuildCache, sha256_of
+from preemptc.cache import BuildCache, guard, sha256_of
 from preemptc.interface import graph_spec
 from preemptc.pipeline import (
     CompileOptions,
@@ -663,6 +664,29 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
         assert not [file for file in small.rglob("*") if file.name.startswith(".tmp-")]
     finally:
         subprocess.run(["umount", str(small)], check=True)
+
+
+@pytest.mark.parametrize("where", [lower, profiler])
+def test_a_disk_that_fills_up_in_onnx_runtime_is_one_line(
+    where: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its text tells of an assertion, or of JSON that ends early."""
+
+    def refuse(*arguments: object, **options: object) -> None:
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
+        raise RuntimeError("[ONNXRuntimeError] : 1 : FAIL")
+
+    path = models.save(models.chain(), tmp_path / "net.onnx")
+    cache = BuildCache(tmp_path / "cache")
+    prepared = None if where is lower else prepare(path, options(num_segments=1), cache)
+    monkeypatch.setattr(ort, "InferenceSession", refuse)
+    full = pytest.raises(BuildError, match=r"cannot be written: No space left on device; free spa")
+    with full, guard(cache.root):  # as a cache's entry has it
+        if prepared is None:
+            prepare(path, options(num_segments=1), cache)
+        else:
+            profiler._node_samples(prepared.lowered, threads=1, num_runs=1)
+    assert not list(cache.root.rglob(".tmp-*"))
 
 
 @pytest.mark.slow
