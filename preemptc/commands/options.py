@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import click
 
+from preempt_runtime.errors import InputError
 from preempt_runtime.output_file import check_output
 from preemptc.backends import BackendOptions
 from preemptc.cache import BuildCache
@@ -32,15 +33,18 @@ class FilePath(click.Path):
         """The path.
 
         Raises:
-            BadParameter: it is empty, or not UTF-8.
+            InputError: it is empty, or not UTF-8.
         """
         path = super().convert(value, param, ctx)
+        name = param.opts[-1] if param else "path"
         if not str(value):
-            self.fail("the path is empty; write one", param, ctx)
+            raise InputError(f"{name}: the path is empty; write one")
         try:
             str(path).encode()
-        except UnicodeEncodeError:
-            self.fail(f"{str(path)!a} is not UTF-8; rename it, or choose another", param, ctx)
+        except UnicodeEncodeError as err:
+            raise InputError(
+                f"{name}: {str(path)!a} is not UTF-8; rename it, or choose another"
+            ) from err
         return path
 
 

@@ -171,17 +171,21 @@ def _parser() -> argparse.ArgumentParser:
         "doctor", parents=[common], help="look for what would make bounds false"
     )
     examine.add_argument(
-        "targets", nargs="*", type=_path, metavar="TASKSET|BUNDLE", help="what would be loaded"
+        "targets",
+        nargs="*",
+        type=_path("TASKSET|BUNDLE"),
+        metavar="TASKSET|BUNDLE",
+        help="what would be loaded",
     )
     return parser
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("taskset", type=_path, metavar="TASKSET.toml", help="see docs/taskset.md")
+    add("taskset", type=_path("TASKSET.toml"), metavar="TASKSET.toml", help="see docs/taskset.md")
     add("--duration", type=_duration, default="10s", metavar="TIME", help="default: 10s")
     add("--policy", type=_policy, metavar="NAME", help="instead of the task set's own")
-    add("--trace", type=_path, metavar="FILE", help="write a trace that Perfetto opens")
+    add("--trace", type=_path("--trace"), metavar="FILE", help="write a trace that Perfetto opens")
     add("--seed", type=_integer(0, MAX_SEED), metavar="N", help="instead of the task set's own")
     add(
         "--warmup",
@@ -204,10 +208,13 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     add("--gc-freeze", action="store_true", help="no garbage collection of what is loaded")
 
 
-def _path(text: str) -> Path:
-    if not text:
-        raise argparse.ArgumentTypeError("the path is empty; write one")
-    return Path(text)
+def _path(name: str) -> Callable[[str], Path]:
+    def read(text: str) -> Path:
+        if not text:  # it would be the current folder
+            raise InputError(f"{name}: the path is empty; write one")
+        return Path(text)
+
+    return read
 
 
 def _duration(text: str) -> int:

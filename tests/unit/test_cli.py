@@ -351,18 +351,24 @@ def test_output_and_cache_have_defaults(
         (("--threads", "0"), "0 is not in the range 1<=x<=1024"),
         (("--seed", "-1"), "-1 is not in the range 0<=x<=9223372036854775807"),
         (("--seed", str(2**63)), "is not in the range 0<=x<=9223372036854775807"),
-        (("--output", ""), "'-o' / '--output': the path is empty; write one"),
-        (("--cache", ""), "the path is empty; write one"),
-        (("--profile", ""), "'--profile': the path is empty; write one"),
-        (("--inputs", ""), "'--inputs': the path is empty; write one"),
-        (("--cache", os.fsdecode(b"ca\xff")), r"'ca\udcff' is not UTF-8; rename it, or choose"),
-        (("--output", os.fsdecode(b"b\xff")), r"'b\udcff' is not UTF-8; rename it, or choose"),
     ],
 )
 def test_wrong_options_are_usage_errors(
     run: Run, model: Path, arguments: Sequence[str], message: str
 ) -> None:
     assert message in run.misused("compile", model, *arguments)
+
+
+@pytest.mark.parametrize("option", ["--output", "--cache", "--profile", "--inputs"])
+def test_paths_that_no_library_takes_are_refused(run: Run, model: Path, option: str) -> None:
+    assert run.refused("compile", model, option, "") == f"{option}: the path is empty; write one"
+    message = run.refused("compile", model, option, os.fsdecode(b"p\xff"))
+    assert message == rf"{option}: 'p\udcff' is not UTF-8; rename it, or choose another"
+
+
+def test_an_empty_argument_is_refused(run: Run) -> None:
+    assert run.refused("analyze", "") == "model: the path is empty; write one"
+    assert run.refused("inspect", "") == "bundle: the path is empty; write one"
 
 
 def test_names_from_a_model_reach_no_terminal_as_they_are(run: Run, tmp_path: Path) -> None:
