@@ -17,7 +17,7 @@ from pathlib import Path
 from preempt_runtime import __version__
 from preempt_runtime.bundle import open_bundle
 from preempt_runtime.cli_simulate import add_simulate, run_simulate
-from preempt_runtime.cli_values import duration, integer, policy
+from preempt_runtime.cli_values import duration, integer, path, policy
 from preempt_runtime.clock import MonotonicClock
 from preempt_runtime.doctor import AskedPlan, Finding, doctor
 from preempt_runtime.errors import PreemptError
@@ -70,7 +70,9 @@ def main(argv: Sequence[str] | None = None, find_backend: FindBackend = open_bac
 
 
 def _refuse(reason: PreemptError | str) -> int:
-    print(f"preempt-rt: error: {' '.join(str(reason).split())}", file=sys.stderr)
+    words = " ".join(str(reason).split())
+    line = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in words)
+    print(f"preempt-rt: error: {line}", file=sys.stderr)
     return 1
 
 
@@ -171,18 +173,22 @@ def _parser() -> argparse.ArgumentParser:
         "doctor", parents=[common], help="look for what would make bounds false"
     )
     examine.add_argument(
-        "targets", nargs="*", type=Path, metavar="TASKSET|BUNDLE", help="what would be loaded"
+        "targets",
+        nargs="*",
+        type=path("TASKSET|BUNDLE"),
+        metavar="TASKSET|BUNDLE",
+        help="what would be loaded",
     )
     return parser
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("taskset", type=Path, metavar="TASKSET.toml", help="see docs/taskset.md")
+    add("taskset", type=path("TASKSET.toml"), metavar="TASKSET.toml", help="see docs/taskset.md")
     add("--duration", type=duration, default="10s", metavar="TIME", help="default: 10s")
     policies = ", ".join(POLICIES)
     add("--policy", type=policy, metavar="NAME", help=f"instead of its own: {policies}")
-    add("--trace", type=Path, metavar="FILE", help="write a trace that Perfetto opens")
+    add("--trace", type=path("--trace"), metavar="FILE", help="write a trace that Perfetto opens")
     add("--seed", type=integer(0, MAX_SEED), metavar="N", help="instead of the task set's own")
     add(
         "--warmup",

@@ -4,9 +4,8 @@ import argparse
 import json
 import os
 import sys
-from pathlib import Path
 
-from preempt_runtime.cli_values import axis, duration, integer, policy
+from preempt_runtime.cli_values import axis, duration, integer, path, policy
 from preempt_runtime.errors import InputError, PreemptError
 from preempt_runtime.load_taskset import check_taskset_output
 from preempt_runtime.output_file import write_output
@@ -40,12 +39,12 @@ def add_simulate(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
     add = parser.add_argument
     modes = "; ".join(f"{mode}: {text}" for mode, text in MODES.items())
-    add("taskset", type=Path, metavar="TASKSET.toml", help="see docs/taskset.md")
+    add("taskset", type=path("TASKSET.toml"), metavar="TASKSET.toml", help="see docs/taskset.md")
     add("--duration", type=duration, default="10s", metavar="TIME", help="default: 10s")
     add("--policy", type=policy, metavar="NAME", help="instead of the task set's own")
     add("--seed", type=integer(0, MAX_SEED), metavar="N", help="instead of the task set's own")
     add("--costs", choices=COST_MODES, default="fixed", help=f"{modes}; default: fixed")
-    add("--trace", type=Path, metavar="FILE", help="write a trace that Perfetto opens")
+    add("--trace", type=path("--trace"), metavar="FILE", help="write a trace that Perfetto opens")
     sweep = parser.add_argument_group("many simulations instead of one")
     add = sweep.add_argument
     add(
@@ -64,7 +63,12 @@ def add_simulate(parser: argparse.ArgumentParser) -> None:
         help="repeat with N seeds, from the task set's own on; default: 1",
     )
     add("--jobs", type=integer(1, _MAX_PROCESSES), metavar="N", help="processes; default: cores")
-    add("--plot", type=Path, metavar="FILE.svg", help="draw misses and best-effort throughput")
+    add(
+        "--plot",
+        type=path("--plot"),
+        metavar="FILE.svg",
+        help="draw misses and best-effort throughput",
+    )
 
 
 def run_simulate(arguments: argparse.Namespace) -> int:

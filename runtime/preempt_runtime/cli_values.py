@@ -2,11 +2,23 @@
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 
 from preempt_runtime.errors import InputError
 from preempt_runtime.policies import policy_from_name
 from preempt_runtime.simulation_points import SweepAxis, axis_from_text
 from preempt_runtime.units import parse_duration_ns
+
+
+def path(name: str) -> Callable[[str], Path]:
+    """A reader of paths that are not empty: that would be the current folder."""
+
+    def read(text: str) -> Path:
+        if not text:
+            raise InputError(f"{name}: the path is empty; write one")
+        return Path(text)
+
+    return read
 
 
 def duration(text: str) -> int:

@@ -250,7 +250,6 @@ def test_a_trace_that_cannot_be_written_does_not_take_the_results_along(
         ("short.bundle/manifest.json", "lies in the bundle short.bundle"),
         ("linked/trace.json", "lies in the bundle short.bundle"),
         (".", "is a directory"),
-        ("", "is a directory"),
         ("a" * 300, "cannot be a file (File name too long)"),
         ("loop", "cannot be a file (Too many levels of symbolic links)"),
     ],
@@ -373,6 +372,22 @@ def test_wrong_usage_is_exit_2(
     captured = capsys.readouterr()
     assert captured.out == ""
     assert message in captured.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (["run", ""], "TASKSET.toml"),
+        (["run", "a", "--trace", ""], "--trace"),
+        (["doctor", ""], "TASKSET|BUNDLE"),
+    ],
+)
+def test_an_empty_path_is_refused(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], name: str
+) -> None:
+    assert main(*arguments) == 1
+    message = f"preempt-rt: error: {name}: the path is empty; write one\n"
+    assert capsys.readouterr() == ("", message)
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,13 +15,17 @@ HOST_MAY_IMPORT = {
     "bundle",
     "device",
     "errors",
+    "input_file",
     "inputs",
     "loading",
     "manifest",
+    "manifest_check",
     "manifest_json",
     "output_file",
     "start",
     "stdout",
+    "strict_json",
+    "typed_json",
     "units",
 }
 BACKENDS = {"backends.cuda", "backends.ort", "backends.tensorrt"}
@@ -112,8 +116,9 @@ ALLOWED: dict[str, set[str]] = {
         *VALUES, "backends", "cache", "candidates", "check", "deliver", "interface", "load",
         "machine_speed", "onnx_io.versions", "pack", "replan", "search",
     },
-    "cli": set(),
-    "start": {"cli"},
+    "interruption": set(),
+    "cli": {"interruption"},
+    "start": {"cli", "interruption"},
     "__main__": {"start"},
 }  # fmt: skip
 """Which module of the compiler may import which. A stage imports earlier stages' types."""
