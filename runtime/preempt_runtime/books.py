@@ -179,7 +179,7 @@ class Books:
                 job.blocked_before_ns -= self.free_ns - start_ns
         for launch in self.in_flight:
             if self._overtakes(job, queue, launch):
-                launch.overtaken.append(job)
+                launch.overtaken = (*launch.overtaken, job)
 
     def _overtakes(self, job: Job, queue: TaskQueue, launch: Launch) -> bool:
         """Whether a job of equal rank would have been picked before what was launched."""

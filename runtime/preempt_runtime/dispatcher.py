@@ -167,8 +167,8 @@ class Dispatcher:
             job.inputs = None
         self._device.launch(buffers, segment_idx, is_urgent=job.priority is not None)
 
-    def _take_outputs(self, job: Job, queue: TaskQueue, segment_idx: int) -> None:
-        if segment_idx == queue.last_segment and job.fate is None:
+    def _take_outputs(self, job: Job, queue: TaskQueue, step: int | str) -> None:
+        if step == queue.last_segment and job.fate is None:
             job.value = queue.buffers.read_outputs()
 
     def _call(self, job: Job, task: Task, step: str) -> None:
@@ -193,7 +193,7 @@ class Dispatcher:
         error = None
         try:
             self._device.wait(len(in_flight))
-            self._take_outputs(launch.job, launch.queue, launch.step)  # type: ignore[arg-type]
+            self._take_outputs(launch.job, launch.queue, launch.step)
         except Exception as err:
             error = err
         self._ended(launch, error)
@@ -218,12 +218,14 @@ class Dispatcher:
                     is_urgent=job.priority is not None,
                 )
             )
+        if job.is_settled:  # its launch was refused, and a segment before it has failed
+            return
         if error is not None:
             books.stop(job, queue, _FAILED, end_ns, error)
         elif job.fate is None or job.fate[1] is None:  # none before it has failed
             job.num_segments_run += 1
             books.ran(job)
-        if job.is_done or job.num_in_flight:
+        if job.is_settled or job.num_in_flight:
             return
         if job.fate is not None:
             books.stop(job, queue, job.fate[0], end_ns, job.fate[1])

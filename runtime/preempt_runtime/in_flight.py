@@ -18,4 +18,4 @@ class Launch:
         self.queue = queue
         self.step = step
         self.launch_ns = launch_ns
-        self.overtaken: list[Job] = []
+        self.overtaken: tuple[Job, ...] = ()

@@ -8,12 +8,19 @@ import pytest
 
 from preempt_runtime.backends.ort import OrtDevice
 from preempt_runtime.clock import VirtualClock
-from preempt_runtime.device import Array
-from preempt_runtime.errors import InputError
+from preempt_runtime.device import Array, JobBuffers
+from preempt_runtime.errors import DeviceError, InputError
 from preempt_runtime.executor import Executor
 from preempt_runtime.policies import EarliestDeadline, FixedPriority
 from preempt_runtime.records import JobState
-from preempt_runtime.testing import EXAMPLE_INPUTS, FakeDevice, NoopDevice, run_schedule
+from preempt_runtime.testing import (
+    EXAMPLE_INPUTS,
+    FakeDevice,
+    NoopDevice,
+    Recording,
+    lines_from_recording,
+    run_schedule,
+)
 from tests.runtime.executor_world import World, task
 
 LONG = task("b", 10, 10, 10, 10)
@@ -95,6 +102,36 @@ def test_a_failing_segment_ends_its_job_when_the_next_has_completed() -> None:
         "bad#2 failed release=1 start=15 end=30"
         " error='DeviceError: bad: segment 1 was told to fail'",
     ]
+
+
+class RefusingDevice(FakeDevice):
+    """Refuses the second segment of every network."""
+
+    def launch(self, buffers: JobBuffers, segment_idx: int, *, is_urgent: bool) -> None:
+        if segment_idx == 1:
+            raise DeviceError("queue full")
+        super().launch(buffers, segment_idx, is_urgent=is_urgent)
+
+
+@pytest.mark.parametrize("fails_before", [False, True])
+def test_a_refused_launch_waits_for_what_is_in_flight_and_ends_its_job_once(
+    fails_before: bool,
+) -> None:
+    clock, recording = VirtualClock(), Recording()
+    device = RefusingDevice(clock, [("t", 0)] if fails_before else [], max_depth=3)
+    executor = Executor(device, FixedPriority(), clock, [recording], depth=3)
+    executor.add_task(task("t", 5, 5))
+    executor.add_task(task("b", 4))
+    handles = [executor.submit(name, EXAMPLE_INPUTS) for name in ("t", "b", "t")]
+    executor.run()
+    executor.check_integrity()
+    error = "t: segment 0 was told to fail" if fails_before else "queue full"
+    for handle in (handles[0], handles[2]):
+        assert str(handle.record.error) == f"DeviceError: {error}"
+    assert handles[1].state is JobState.FINISHED
+    assert executor.counts("t")["failed"] == 2
+    lines = lines_from_recording(recording)
+    assert lines[:5] == ["0-5 t#0[0]", "5-5 t#0[1]", "5-9 b#1[0]", "9-14 t#2[0]", "14-14 t#2[1]"]
 
 
 def test_a_cancelled_job_ends_when_nothing_of_it_is_in_flight() -> None:
