@@ -22,6 +22,7 @@ HOST_MAY_IMPORT = {
     "output_file",
     "start",
     "stdout",
+    "svg",
     "units",
 }
 BACKENDS = {"backends.cuda", "backends.ort", "backends.tensorrt"}
