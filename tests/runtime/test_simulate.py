@@ -75,6 +75,8 @@ name = "radar"
 segments = ["1ms", "500us"]
 priority = 4
 max_pending = 2
+period = "8ms"
+deadline = "40ms"
 arrival = { kind = "poisson", rate = 60.0 }
 
 [[task]]

@@ -53,10 +53,7 @@ def test_the_document_is_that_of_a_run_and_says_simulated(
     captured = capsys.readouterr()
     document = json.loads(captured.out)
     assert captured.err == ""
-    assert list(document) == [
-        *("taskset", "policy", "seed", "duration_ns", "ended_by", "device"),
-        *("device_busy_frac", "tasks", "options", "simulated"),
-    ]
+    assert {"taskset", "policy", "duration_ns", "ended_by", "device_busy_frac"} < set(document)
     assert (document["device"], document["seed"]) == ("simulated", 4)
     assert document["simulated"] == {
         "costs": "worst",
