@@ -101,39 +101,30 @@ def simulate(
     with Executor(
         device, policy, clock, observers, switch_interval_s=None, depth=taskset.depth
     ) as executor:
-        for task in taskset.tasks:
-            network = network_from_costs(
-                costs[task.name], options.mode, seed=task.seed, task=task.name
-            )
-            executor.add_task(task_from_spec(task, network))
-            arrivals = _until_overfull(arrivals_of(task), watch)
-            executor.add_source(task.name, arrivals, network.inputs_of)
-        with contextlib.ExitStack() as stack:
-            interruption = Interruption()
-            if catches_signals:
-                interruption = stack.enter_context(
-                    caught_signals(lambda: _cancel_everything(executor, taskset))
-                )
-            _run(executor, taskset, options.duration_ns, watch, interruption)
-    ended_by = interruption.signum
+        _add_tasks(executor, taskset, costs, options.mode, watch)
+        ended_by = _run(executor, taskset, options.duration_ns, watch, catches_signals)
     if watch.overfull is not None:
         raise InputError(
             f"{taskset.path}: task {watch.overfull!r}: more than {options.max_backlog} of its jobs"
             f" wait at {clock.now_ns()} ns, its queue grows without bound; set max_pending,"
             " mailbox = 'latest' or late = 'drop', lower the load or shorten the duration"
         )
-    loads = {
-        task.name: offered_load(task, costs[task.name], options.mode) for task in taskset.tasks
-    }
-    return SimulationReport(
-        run=_run_report(taskset, policy, costs, collector, tally, clock.now_ns(), ended_by),
-        mode=options.mode,
-        resume_cost_ns=taskset.resume_cost_ns,
-        costs=costs,
-        offered_loads=loads,
-        max_backlogs={task.name: watch.most(task.name) for task in taskset.tasks},
-        warnings=() if ended_by is not None else watch.warnings(taskset.tasks),
-    )
+    run = _run_report(taskset, policy, costs, collector, tally, clock.now_ns(), ended_by)
+    return _report(taskset, costs, options.mode, run, watch)
+
+
+def _add_tasks(
+    executor: Executor,
+    taskset: TaskSetSpec,
+    costs: Mapping[str, TaskCosts],
+    mode: CostMode,
+    watch: BacklogWatch,
+) -> None:
+    for task in taskset.tasks:
+        network = network_from_costs(costs[task.name], mode, seed=task.seed, task=task.name)
+        executor.add_task(task_from_spec(task, network))
+        arrivals = _until_overfull(arrivals_of(task), watch)
+        executor.add_source(task.name, arrivals, network.inputs_of)
 
 
 def _until_overfull(arrivals: Arrivals, watch: BacklogWatch) -> Arrivals:
@@ -153,15 +144,42 @@ def _run(
     taskset: TaskSetSpec,
     duration_ns: int,
     watch: BacklogWatch,
-    interruption: Interruption,
-) -> None:
+    catches_signals: bool,
+) -> signal.Signals | None:
+    interruption = Interruption()
+
     def is_over() -> bool:
         if watch.overfull is not None and interruption.signum is None:
             _cancel_everything(executor, taskset)
             return True
         return interruption.signum is not None
 
-    executor.run(duration_ns, until=is_over)
+    with contextlib.ExitStack() as stack:
+        if catches_signals:
+            caught = caught_signals(lambda: _cancel_everything(executor, taskset))
+            interruption = stack.enter_context(caught)
+        executor.run(duration_ns, until=is_over)
+    return interruption.signum
+
+
+def _report(
+    taskset: TaskSetSpec,
+    costs: Mapping[str, TaskCosts],
+    mode: CostMode,
+    run: RunReport,
+    watch: BacklogWatch,
+) -> SimulationReport:
+    return SimulationReport(
+        run=run,
+        mode=mode,
+        resume_cost_ns=taskset.resume_cost_ns,
+        costs=costs,
+        offered_loads={
+            task.name: offered_load(task, costs[task.name], mode) for task in taskset.tasks
+        },
+        max_backlogs={task.name: watch.most(task.name) for task in taskset.tasks},
+        warnings=() if run.ended_by is not None else watch.warnings(taskset.tasks),
+    )
 
 
 def _run_report(

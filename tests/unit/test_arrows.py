@@ -25,6 +25,7 @@ HOST_MAY_IMPORT = {
     "start",
     "stdout",
     "strict_json",
+    "svg",
     "typed_json",
     "units",
 }
