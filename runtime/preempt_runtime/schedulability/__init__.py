@@ -5,6 +5,15 @@ formulas with their sources, and what must hold for a bound to mean anything.
 """
 
 from preempt_runtime.schedulability.analysis import ANALYSED_POLICIES, analyse
+from preempt_runtime.schedulability.bounds import Choice, choose_bounds
+from preempt_runtime.schedulability.changes import Change, Problem, single_changes
+from preempt_runtime.schedulability.cuts import (
+    Front,
+    even_front,
+    fixed_front,
+    front_from_cuts,
+)
+from preempt_runtime.schedulability.limits import segment_limits
 from preempt_runtime.schedulability.model import (
     SOURCES,
     AnalysedTask,
@@ -19,8 +28,18 @@ __all__ = [
     "SOURCES",
     "AnalysedTask",
     "Assumptions",
+    "Change",
+    "Choice",
+    "Front",
+    "Problem",
     "SetBound",
     "Source",
     "TaskBound",
     "analyse",
+    "choose_bounds",
+    "even_front",
+    "fixed_front",
+    "front_from_cuts",
+    "segment_limits",
+    "single_changes",
 ]

@@ -62,7 +62,9 @@ class Load:
 def load_from_task(task: AnalysedTask, assumptions: Assumptions, *, rank: int) -> Load:
     """The load of a task; one without period only blocks."""
     factor = assumptions.corun_factor * task.corun_factor
-    segment_ns = tuple(inflated_ns(cost_ns, assumptions, factor) for cost_ns in task.segment_ns)
+    # Evenly cut networks have hundreds of segments of two lengths.
+    counted_ns = {cost: inflated_ns(cost, assumptions, factor) for cost in set(task.segment_ns)}
+    segment_ns = tuple(counted_ns[cost_ns] for cost_ns in task.segment_ns)
     later_ns = max(segment_ns[1:], default=0)
     resumed_ns = later_ns + assumptions.resume_cost_ns if later_ns else 0
     return Load(

@@ -1,0 +1,62 @@
+"""`preemptc plan`: whether a task set keeps its deadlines, and under which bounds."""
+
+from pathlib import Path
+
+import click
+
+from preempt_runtime.errors import InfeasibleError
+from preempt_runtime.taskset import read_taskset
+from preemptc.cache import BuildCache
+from preemptc.commands.options import FILE, cache_option, json_option
+from preemptc.commands.values import duration_ns, fraction, target_name
+from preemptc.plan import PlanOptions, compile_plan, plan_taskset, refusal
+from preemptc.plan_report import document_of, tables_of
+from preemptc.terminal import show, watched
+
+
+@click.command("plan")
+@click.argument("taskset", type=FILE)
+@click.option(
+    "--margin",
+    "margin_frac",
+    type=fraction,
+    metavar="SHARE",
+    help="What bounds add to every cost.  [default: the task set's]",
+)
+@click.option(
+    "--target",
+    type=target_name,
+    default="cpu",
+    show_default=True,
+    metavar="NAME",
+    help="What executes networks that are not compiled yet.",
+)
+@click.option(
+    "--dispatch",
+    "dispatch_ns",
+    type=duration_ns,
+    metavar="TIME",
+    help="The dispatcher's own time per segment, such as 50us.",
+)
+@click.option("--compile", "is_compiling", is_flag=True, help="Compile the networks, check again.")
+@cache_option
+@json_option
+def command(
+    taskset: Path, margin_frac: float | None, target: str, dispatch_ns: int | None,
+    is_compiling: bool, cache: Path, as_json: bool,
+) -> None:  # fmt: skip
+    """Say whether a task set keeps every deadline, and under which bounds on segments.
+
+    Costs come from bundles (measured maxima), from profiles, or from the task set. Bounds are
+    chosen so that the analysis holds at the least overhead. Exit code 1 if it does not hold.
+    """
+    spec = read_taskset(taskset)
+    options = PlanOptions(target=target, margin_frac=margin_frac, dispatch_ns=dispatch_ns or 0)
+    build_cache = BuildCache(cache)
+    with watched() as progress:
+        plan = plan_taskset(spec, options, build_cache, progress)
+        if is_compiling and plan.choice.is_schedulable:
+            plan = compile_plan(plan, options, build_cache, progress)
+    show(document_of(plan), tables_of(plan), as_json=as_json)
+    if (reason := refusal(plan)) is not None:
+        raise InfeasibleError(reason)

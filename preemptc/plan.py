@@ -1,0 +1,267 @@
+"""Plan a task set: choose every network's bound so that all deadlines are kept, or say what would.
+
+Nothing here decides by itself: bounds, responses and proposals come from
+`preempt_runtime.schedulability`, costs from `plan_costs`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from preempt_runtime.errors import InputError
+from preempt_runtime.schedulability import (
+    AnalysedTask,
+    Assumptions,
+    Change,
+    Choice,
+    Problem,
+    TaskBound,
+    fixed_front,
+    segment_limits,
+    single_changes,
+)
+from preempt_runtime.schedulability.changes import exact, rounded_down_ns
+from preempt_runtime.task_table import TaskSpec
+from preempt_runtime.taskset import TaskSetSpec
+from preempt_runtime.units import fmt_ns
+from preemptc.backends import BackendOptions, Progress
+from preemptc.cache import BuildCache
+from preemptc.pipeline import CompileOptions, compile_model
+from preemptc.plan_costs import CostOptions, TaskCosts, bundle_costs, costs_of_tasks
+from preemptc.replan import Goal
+from preemptc.targets import CPU
+
+_QUANTILE = "max"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanOptions:
+    """What a plan depends on beside the task set; `margin_frac` replaces the set's own."""
+
+    target: str
+    margin_frac: float | None = None
+    dispatch_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compilation:
+    """One bundle to compile: `max_segment_ns` is None for a network that stays whole."""
+
+    model: Path
+    bundle: Path | None
+    profile: Path | None
+    target: str
+    threads: int | None
+    max_segment_ns: int | None
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The command that does it."""
+        cut = ("--segments", "1")
+        if self.max_segment_ns is not None:
+            cut = ("--max-segment", exact(self.max_segment_ns))
+        return (
+            *("preemptc", "compile", str(self.model), "--target", self.target, *cut),
+            *("--bound-quantile", _QUANTILE),
+            *(("--threads", str(self.threads)) if self.threads is not None else ()),
+            *(("--profile", str(self.profile)) if self.profile is not None else ()),
+            *(("-o", str(self.bundle)) if self.bundle is not None else ()),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskSetPlan:
+    """What was chosen, what the analysis says of it, and what to compile.
+
+    `limits_ns` are bounds on segments by task, None where a network may stay whole or is as it
+    is; `changes` are proposals for a set that is not schedulable. `is_compiled` tells whether the
+    costs are those of the bundles just compiled.
+    """
+
+    taskset: TaskSetSpec
+    costs: Mapping[str, TaskCosts]
+    choice: Choice
+    limits_ns: Mapping[str, int | None]
+    compilations: tuple[Compilation, ...]
+    changes: tuple[Change, ...]
+    is_compiled: bool = False
+
+
+def plan_taskset(
+    taskset: TaskSetSpec, options: PlanOptions, cache: BuildCache, progress: Progress
+) -> TaskSetPlan:
+    """The least costly cuts under which the analysis finds every deadline kept, if there are any.
+
+    Raises:
+        PreemptError: costs cannot be found, or a task lacks what the policy needs.
+    """
+    where = CostOptions(target=options.target, threads=_threads(taskset, options.target))
+    costs = costs_of_tasks(taskset.tasks, where, cache, progress)
+    progress("analysis", 0.0)
+    problem = _problem(taskset, costs, options)
+    choice = problem.choose()
+    limits_ns = {
+        name: None if limit_ns is None else _readable_ns(limit_ns, choice.cut_of(name))
+        for name, limit_ns in segment_limits(choice, problem.fronts).items()
+    }
+    if not choice.is_schedulable:
+        progress("what would help", 0.0)
+    return TaskSetPlan(
+        taskset=taskset,
+        costs=costs,
+        choice=choice,
+        limits_ns=limits_ns,
+        compilations=_compilations(taskset, limits_ns, options.target),
+        changes=() if choice.is_schedulable else single_changes(problem, choice),
+    )
+
+
+def _readable_ns(limit_ns: int, cut: tuple[int, ...]) -> int:
+    """A bound of three digits where one is as good: it still allows the chosen cut."""
+    rounded_ns = rounded_down_ns(limit_ns)
+    return rounded_ns if rounded_ns >= max(cut) else limit_ns
+
+
+def compile_plan(
+    plan: TaskSetPlan, options: PlanOptions, cache: BuildCache, progress: Progress
+) -> TaskSetPlan:
+    """The same set with its networks compiled, judged again by what their segments then took.
+
+    Raises:
+        InputError: a task names no bundle to write.
+        PreemptError: a network cannot be compiled under its bound.
+    """
+    for task in plan.taskset.tasks:
+        if task.model is not None and task.bundle is None:
+            raise InputError(
+                f"task {task.name!r}: no bundle to compile {task.model} into; write bundle ="
+                f" {task.model.stem + '.bundle'!r}, or leave --compile out"
+            )
+    for each in plan.compilations:
+        assert each.bundle is not None
+        compile_model(each.model, each.bundle, _compile_options(each), cache, progress)
+    costs = {
+        task.name: plan.costs[task.name]
+        if task.model is None or task.bundle is None
+        else bundle_costs(task.bundle, task.plan)
+        for task in plan.taskset.tasks
+    }
+    chosen = {
+        name: replace(found, front=fixed_front(plan.choice.cut_of(name)))
+        if found.source == "given"
+        else found
+        for name, found in costs.items()
+    }
+    problem = _problem(plan.taskset, chosen, options)
+    choice = problem.choose()
+    return replace(
+        plan,
+        costs=chosen,
+        choice=choice,
+        changes=() if choice.is_schedulable else single_changes(problem, choice),
+        is_compiled=True,
+    )
+
+
+def _problem(taskset: TaskSetSpec, costs: Mapping[str, TaskCosts], options: PlanOptions) -> Problem:
+    margin_frac = options.margin_frac
+    return Problem(
+        tasks=tuple(_analysed(task, costs[task.name]) for task in taskset.tasks),
+        fronts={name: found.front for name, found in costs.items()},
+        free_fronts={
+            name: found.free_front for name, found in costs.items() if found.free_front is not None
+        },
+        policy=taskset.policy,
+        assumptions=Assumptions(
+            depth=taskset.depth,
+            resume_cost_ns=taskset.resume_cost_ns,
+            dispatch_ns=options.dispatch_ns,
+            margin_frac=taskset.margin_frac if margin_frac is None else margin_frac,
+        ),
+    )
+
+
+def _analysed(task: TaskSpec, costs: TaskCosts) -> AnalysedTask:
+    return AnalysedTask(
+        name=task.name,
+        segment_ns=costs.front.cuts[0],
+        period_ns=task.period_ns,
+        jitter_ns=task.jitter_ns,
+        deadline_ns=task.deadline_ns,
+        priority=task.priority,
+        is_best_effort=task.is_best_effort,
+        source=costs.source,
+    )
+
+
+def _compilations(
+    taskset: TaskSetSpec, limits_ns: Mapping[str, int | None], target: str
+) -> tuple[Compilation, ...]:
+    """One per bundle; of tasks that share it, the smallest bound counts."""
+    found: dict[tuple[Path, Path | None], Compilation] = {}
+    for task in taskset.tasks:
+        if task.model is None:
+            continue
+        limit_ns = task.max_segment_ns if task.max_segment_ns else limits_ns[task.name]
+        place = (task.model, task.bundle)
+        if place in found and found[place].max_segment_ns is not None:
+            others_ns = found[place].max_segment_ns or 0
+            limit_ns = others_ns if limit_ns is None else min(limit_ns, others_ns)
+        found[place] = Compilation(
+            model=task.model,
+            bundle=task.bundle,
+            profile=task.profile,
+            target=target,
+            threads=_threads(taskset, target),
+            max_segment_ns=limit_ns,
+        )
+    return tuple(found.values())
+
+
+def _threads(taskset: TaskSetSpec, target: str) -> int | None:
+    """The set's threads, which count on a CPU only."""
+    return taskset.threads if target == CPU.name else None
+
+
+def _compile_options(each: Compilation) -> CompileOptions:
+    is_whole = each.max_segment_ns is None
+    return CompileOptions(
+        target=each.target,
+        goal=Goal(
+            max_segment_ns=each.max_segment_ns,
+            num_segments=1 if is_whole else None,
+            quantile=_QUANTILE,
+        ),
+        backend=BackendOptions(threads=each.threads),
+        profile=each.profile,
+    )
+
+
+def refusal(plan: TaskSetPlan) -> str | None:
+    """One line: which task is late, by how much, and which single change would do; None: none."""
+    late = [bound for bound in plan.choice.bound.tasks if not bound.is_schedulable]
+    if not late:
+        return None
+    worst = max(late, key=lambda bound: -(bound.slack_ns or 0))
+    others = f" (and {len(late) - 1} more)" if len(late) > 1 else ""
+    return f"{plan.taskset.path}: task {worst.name!r}{others} {_why(worst)}; {_advice(plan)}"
+
+
+def _why(bound: TaskBound) -> str:
+    if bound.response_ns is None or bound.deadline_ns is None:
+        return f"has no bound: {bound.reason}"
+    times = f"bound {fmt_ns(bound.response_ns)}, allowed {fmt_ns(bound.deadline_ns)}"
+    return f"{bound.reason} ({times})"
+
+
+def _advice(plan: TaskSetPlan) -> str:
+    if plan.changes:
+        return f"this alone would do: {plan.changes[0].text}"
+    unknown = [
+        task.name
+        for task in plan.taskset.tasks
+        if task.period_ns is None and not task.is_best_effort
+    ]
+    if unknown:
+        return f"write a period for {unknown[0]!r}, or best_effort = true"
+    return "no single change that was tried would do: take load off the device"

@@ -1,0 +1,159 @@
+"""What each task of a set may cost: from its bundle, its network, or numbers in the file."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from preempt_runtime.bundle import open_bundle
+from preempt_runtime.errors import BundleError
+from preempt_runtime.manifest import PlanSpec
+from preempt_runtime.schedulability import (
+    Front,
+    Source,
+    even_front,
+    fixed_front,
+    front_from_cuts,
+)
+from preempt_runtime.task_table import CostSpec, TaskSpec
+from preemptc.backends import BackendOptions, Progress
+from preemptc.cache import BuildCache
+from preemptc.pipeline import (
+    CompileOptions,
+    candidates_of,
+    costs_without_device,
+    prepare,
+    profile_model,
+)
+from preemptc.replan import Goal
+from preemptc.search import SegmentCosts, pareto_front, search_bound, segment_costs
+
+_MAX_CUTS = 200
+_WHOLE = Goal(num_segments=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskCosts:
+    """The ways to cut a task's network, and where their costs come from.
+
+    `free_front` has those that a bound in the file rules out, too; None where the file leaves the
+    choice, or where there is none.
+    """
+
+    front: Front
+    free_front: Front | None
+    source: Source
+    origin: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostOptions:
+    """Where networks without a bundle are profiled."""
+
+    target: str
+    threads: int | None
+
+
+def costs_of_tasks(
+    tasks: tuple[TaskSpec, ...], options: CostOptions, cache: BuildCache, progress: Progress
+) -> dict[str, TaskCosts]:
+    """The costs of each task by its name; a network that several tasks name is profiled once.
+
+    Raises:
+        PreemptError: a bundle or a network cannot be read, or its bound cannot be kept.
+    """
+    return {task.name: _costs(task, options, cache, progress) for task in tasks}
+
+
+def _costs(
+    task: TaskSpec, options: CostOptions, cache: BuildCache, progress: Progress
+) -> TaskCosts:
+    if task.model is not None:
+        return _network_costs(task, task.model, options, cache, progress)
+    if task.bundle is not None:
+        return bundle_costs(task.bundle, task.plan)
+    assert task.cost is not None, "the task set's reader asks for a bundle, a model or costs"
+    return _given_costs(task.cost, task.max_segment_ns)
+
+
+def _given_costs(cost: CostSpec, max_segment_ns: int | None) -> TaskCosts:
+    free = None
+    if cost.segment_ns is not None:
+        front = fixed_front(cost.segment_ns)
+    elif max_segment_ns is not None:
+        front = fixed_front(cost.segments_ns(max_segment_ns))
+        free = even_front(cost.total_ns, cost.point_cost_ns)
+    else:
+        front = even_front(cost.total_ns, cost.point_cost_ns)
+    return TaskCosts(front=front, free_front=free, source="given", origin="the file")
+
+
+def bundle_costs(path: Path, plan_id: str | None) -> TaskCosts:
+    """The measured maxima of a bundle's plan, or what was predicted where nothing is built yet.
+
+    Raises:
+        BundleError: damaged, or it has no plan of that name.
+    """
+    plan = _plan(path, plan_id)
+    segment_ns = tuple(
+        max(1, segment.predicted_ns if segment.latency is None else segment.latency.max_ns)
+        for segment in plan.segments
+    )
+    is_measured = all(segment.latency is not None for segment in plan.segments)
+    return TaskCosts(
+        front=fixed_front(segment_ns),
+        free_front=None,
+        source="measured" if is_measured and plan.source == "measured" else "estimated",
+        origin=f"{path.name}, plan {plan.id!r}",
+    )
+
+
+def _plan(path: Path, plan_id: str | None) -> PlanSpec:
+    plans: Mapping[str, PlanSpec] = {p.id: p for p in open_bundle(path).manifest.plans}
+    if plan_id is None:
+        return next(iter(plans.values()))
+    if plan_id not in plans:
+        raise BundleError(f"{path}: no plan is called {plan_id!r}; there are {', '.join(plans)}")
+    return plans[plan_id]
+
+
+def _network_costs(
+    task: TaskSpec, model: Path, options: CostOptions, cache: BuildCache, progress: Progress
+) -> TaskCosts:
+    compiling = CompileOptions(
+        target=options.target,
+        goal=_WHOLE,
+        backend=BackendOptions(threads=options.threads),
+        profile=task.profile,
+    )
+    prepared = prepare(model, compiling, cache, progress)
+    if prepared.backend.is_portable:
+        profile = costs_without_device(prepared, compiling)
+    else:
+        profile = profile_model(prepared, compiling, cache, progress)
+    costs = segment_costs(candidates_of(prepared, profile, compiling), profile)
+    progress(f"cuts of {task.name}", 0.0)
+    every = front_of_network(costs)
+    bound_ns = task.max_segment_ns
+    return TaskCosts(
+        front=every if bound_ns is None else fixed_front(_kept(costs, bound_ns)),
+        free_front=None if bound_ns is None else every,
+        source="predicted" if profile.source == "measured" else "estimated",
+        origin=task.profile.name if task.profile else f"a profile of {model.name}",
+    )
+
+
+def _kept(costs: SegmentCosts, bound_ns: int) -> tuple[int, ...]:
+    return _positive(search_bound(costs, bound_ns).predicted_ns)
+
+
+def front_of_network(costs: SegmentCosts) -> Front:
+    """The Pareto front of a network's plans; of very many, evenly spaced ones."""
+    plans = pareto_front(costs)
+    step = max(1.0, (len(plans) - 1) / (_MAX_CUTS - 1))
+    shown = sorted({min(len(plans) - 1, round(idx * step)) for idx in range(_MAX_CUTS)})
+    return front_from_cuts(_positive(plans[idx].predicted_ns) for idx in shown)
+
+
+def _positive(segment_ns: tuple[int, ...]) -> tuple[int, ...]:
+    """A segment of nothing but free nodes still takes its nanosecond."""
+    return tuple(max(1, cost_ns) for cost_ns in segment_ns)

@@ -1,0 +1,133 @@
+"""What `preemptc plan` says, to programs and to people."""
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from preempt_runtime.schedulability import TaskBound
+from preempt_runtime.schedulability.changes import exact
+from preempt_runtime.units import fmt_ns
+from preemptc.plan import TaskSetPlan
+from preemptc.report import Table, facts, fmt_percent
+
+_SOURCES = {
+    "measured": "measured maxima",
+    "given": "given in the file",
+    "predicted": "predicted from measured medians",
+    "estimated": "estimated",
+}
+
+
+def document_of(plan: TaskSetPlan) -> Mapping[str, Any]:
+    """What `plan` tells programs; times are integer nanoseconds."""
+    bound, assumed = plan.choice.bound, plan.choice.bound.assumptions
+    return {
+        "taskset": str(plan.taskset.path),
+        "policy": bound.policy,
+        "schedulable": bound.is_schedulable,
+        "source": bound.source,
+        "compiled": plan.is_compiled,
+        "assumptions": asdict(assumed),
+        "tasks": [_task_document(plan, task) for task in bound.tasks],
+        "commands": [list(each.words) for each in plan.compilations],
+        "changes": [asdict(change) for change in plan.changes],
+    }
+
+
+def _task_document(plan: TaskSetPlan, task: TaskBound) -> Mapping[str, Any]:
+    costs = plan.costs[task.name]
+    return {
+        **asdict(task),
+        "slack_ns": task.slack_ns,
+        "schedulable": task.is_schedulable,
+        "segment_ns": list(plan.choice.cut_of(task.name)),
+        "max_segment_ns": plan.limits_ns[task.name],
+        "origin": costs.origin,
+    }
+
+
+def tables_of(plan: TaskSetPlan) -> tuple[Table, ...]:
+    """What `plan` tells people."""
+    tables = [_summary(plan), _task_table(plan)]
+    if plan.compilations and plan.choice.is_schedulable and not plan.is_compiled:
+        rows = tuple((shlex.join(each.words),) for each in plan.compilations)
+        tables.append(Table(title="to compile it so (--compile does)", rows=rows))
+    if plan.changes:
+        rows = tuple((change.text,) for change in plan.changes)
+        tables.append(Table(title="each of these alone would make it schedulable", rows=rows))
+    return tuple(tables)
+
+
+def _summary(plan: TaskSetPlan) -> Table:
+    bound, assumed = plan.choice.bound, plan.choice.bound.assumptions
+    values = {
+        "verdict": _verdict(plan),
+        "costs": ", ".join(_costs_lines(plan)),
+        "margin": f"{fmt_percent(assumed.margin_frac)} on every cost",
+        "in flight": f"{assumed.depth} segment{'s' if assumed.depth > 1 else ''}",
+    }
+    for label, value_ns in (
+        ("resuming", assumed.resume_cost_ns),
+        ("dispatching", assumed.dispatch_ns),
+    ):
+        if value_ns:
+            values[label] = fmt_ns(value_ns)
+    return facts(f"{plan.taskset.name} under {bound.policy}", values)
+
+
+def _verdict(plan: TaskSetPlan) -> str:
+    if not plan.choice.is_schedulable:
+        return "not schedulable"
+    return f"every deadline is kept, if costs are as they are here: {_basis(plan)}"
+
+
+def _basis(plan: TaskSetPlan) -> str:
+    return _SOURCES[plan.choice.bound.source]
+
+
+def _costs_lines(plan: TaskSetPlan) -> list[str]:
+    by_source: dict[str, list[str]] = {}
+    for name, costs in plan.costs.items():
+        by_source.setdefault(costs.source, []).append(name)
+    return [f"{_SOURCES[source]} ({', '.join(names)})" for source, names in by_source.items()]
+
+
+def _task_table(plan: TaskSetPlan) -> Table:
+    columns = (
+        *("task", "cost", "segments", "longest", "blocking", "response", "deadline", "slack"),
+        *("max segment", "costs"),
+    )
+    rows = tuple(_task_row(plan, task) for task in plan.choice.bound.tasks)
+    notes = [
+        f"{task.name}: {task.reason}"
+        for task in plan.choice.bound.tasks
+        if task.reason is not None and task.response_ns is None
+    ]
+    return Table(
+        title="bounds, with margin",
+        columns=columns,
+        numbers=frozenset(columns) - {"task", "costs"},
+        rows=rows,
+        notes=tuple(notes),
+    )
+
+
+def _task_row(plan: TaskSetPlan, task: TaskBound) -> tuple[str, ...]:
+    limit_ns = plan.limits_ns[task.name]
+    return (
+        task.name,
+        fmt_ns(task.cost_ns),
+        str(len(plan.choice.cut_of(task.name))),
+        fmt_ns(task.longest_ns),
+        _time(task.blocking_ns),
+        _time(task.response_ns),
+        "best effort" if task.is_best_effort else _time(task.deadline_ns),
+        _time(task.slack_ns),
+        "-" if limit_ns is None else exact(limit_ns),
+        _SOURCES[task.source],
+    )
+
+
+def _time(value_ns: int | None) -> str:
+    return "-" if value_ns is None else fmt_ns(value_ns)

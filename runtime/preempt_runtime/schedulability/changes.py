@@ -1,0 +1,191 @@
+"""Single changes that would make a task set schedulable, each verified by the analysis."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from preempt_runtime.schedulability.analysis import ANALYSED_POLICIES
+from preempt_runtime.schedulability.bounds import Choice, choose_bounds
+from preempt_runtime.schedulability.cuts import Front, front_from_cuts
+from preempt_runtime.schedulability.limits import segment_limits
+from preempt_runtime.schedulability.model import AnalysedTask, Assumptions, scaled_ns
+from preempt_runtime.units import fmt_ns
+
+Kind = Literal["bound", "priority", "cost", "deadline", "period"]
+_COST_FACTORS = tuple(percent / 100 for percent in range(95, 45, -5))
+_PERIOD_FACTORS = (1.05, 1.1, 1.2, 1.35, 1.5, 1.75, 2.0, 2.5, 3.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """What bounds are chosen for. `free_fronts` are those of networks whose bound is prescribed."""
+
+    tasks: tuple[AnalysedTask, ...]
+    fronts: Mapping[str, Front]
+    free_fronts: Mapping[str, Front]
+    policy: str
+    assumptions: Assumptions
+
+    def choose(self) -> Choice:
+        """The best cuts."""
+        return choose_bounds(self.tasks, self.fronts, self.policy, self.assumptions)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """One change of one task that makes every task schedulable; `text` says it to people."""
+
+    kind: Kind
+    task: str
+    text: str
+
+
+def single_changes(problem: Problem, choice: Choice) -> tuple[Change, ...]:
+    """At most one change per kind and task, the cheapest kinds first, then the smallest changes.
+
+    Args:
+        problem: one that is not schedulable.
+        choice: its least late cuts.
+    """
+    if problem.policy not in ANALYSED_POLICIES or any(
+        _is_unknown(task, problem) for task in problem.tasks
+    ):
+        return ()
+    late = [bound.name for bound in choice.bound.tasks if not bound.is_schedulable]
+    urgent = [task for task in problem.tasks if not task.is_best_effort]
+    return (
+        *_other_bounds(problem),
+        *_swaps(problem, urgent, late),
+        *_cheaper(problem),
+        *_later_deadlines(problem, urgent, choice),
+        *_longer_periods(problem, urgent),
+    )
+
+
+def _is_unknown(task: AnalysedTask, problem: Problem) -> bool:
+    """Nothing bounds its releases, and it counts: no change of another task helps."""
+    return task.period_ns is None and (problem.policy == "fifo" or not task.is_best_effort)
+
+
+def _is_solved(problem: Problem, changed: AnalysedTask) -> bool:
+    tasks = tuple(changed if task.name == changed.name else task for task in problem.tasks)
+    return replace(problem, tasks=tasks).choose().is_schedulable
+
+
+def _other_bounds(problem: Problem) -> Iterator[Change]:
+    for name, free in problem.free_fronts.items():
+        choice = replace(problem, fronts={**problem.fronts, name: free}).choose()
+        if not choice.is_schedulable:
+            continue
+        limit_ns = segment_limits(choice, {**problem.fronts, name: free})[name]
+        found_ns = limit_ns if limit_ns is not None else max(free.cuts[0])
+        bound_ns = max(rounded_down_ns(found_ns), max(choice.cut_of(name)))
+        yield Change(kind="bound", task=name, text=f"max_segment = {exact(bound_ns)} for {name!r}")
+
+
+def _swaps(problem: Problem, urgent: Sequence[AnalysedTask], late: list[str]) -> Iterator[Change]:
+    if problem.policy != "fixed-priority":
+        return
+    tried = set()
+    for task in (task for task in urgent if task.name in late):
+        for other in urgent:
+            pair = frozenset((task.name, other.name))
+            if task.priority == other.priority or pair in tried:
+                continue
+            tried.add(pair)
+            swapped = {
+                task.name: replace(task, priority=other.priority),
+                other.name: replace(other, priority=task.priority),
+            }
+            tasks = tuple(swapped.get(entry.name, entry) for entry in problem.tasks)
+            if replace(problem, tasks=tasks).choose().is_schedulable:
+                text = f"the priorities of {task.name!r} and {other.name!r} swapped"
+                yield Change(kind="priority", task=task.name, text=text)
+
+
+def _cheaper(problem: Problem) -> Iterator[Change]:
+    found = []
+    for task in problem.tasks:
+        for factor in _COST_FACTORS:
+            front = scaled_front(problem.fronts[task.name], factor)
+            changed = replace(problem, fronts={**problem.fronts, task.name: front})
+            if changed.choose().is_schedulable:
+                found.append((-factor, task.name))
+                break
+    for factor, name in sorted(found):
+        text = f"{name!r} at x{-factor:g} of its cost, as a lower precision might"
+        yield Change(kind="cost", task=name, text=text)
+
+
+def scaled_front(front: Front, factor: float) -> Front:
+    """The front of a network that is faster by a factor, in every segment.
+
+    >>> scaled_front(Front(cuts=((10,), (6, 6))), 0.5).cuts
+    ((5,), (3, 3))
+    """
+    every = {cost_ns for cut in front.cuts for cost_ns in cut}
+    faster_ns = {cost_ns: max(1, scaled_ns(cost_ns, factor)) for cost_ns in every}
+    return front_from_cuts(tuple(faster_ns[cost_ns] for cost_ns in cut) for cut in front.cuts)
+
+
+def _later_deadlines(
+    problem: Problem, urgent: Sequence[AnalysedTask], choice: Choice
+) -> Iterator[Change]:
+    for task in urgent:
+        bound = choice.bound.task(task.name)
+        if bound.is_schedulable or bound.response_ns is None:
+            continue
+        deadline_ns = rounded_up_ns(bound.response_ns)
+        if _is_solved(problem, replace(task, deadline_ns=deadline_ns)):
+            yield _instead("deadline", task.name, deadline_ns, bound.deadline_ns)
+
+
+def _longer_periods(problem: Problem, urgent: Sequence[AnalysedTask]) -> Iterator[Change]:
+    found = []
+    for task in urgent:
+        for factor in _PERIOD_FACTORS if task.period_ns is not None else ():
+            period_ns = rounded_up_ns(scaled_ns(task.period_ns or 0, factor))
+            if _is_solved(problem, replace(task, period_ns=period_ns)):
+                found.append((factor, task, period_ns))
+                break
+    for _, task, period_ns in sorted(found, key=lambda entry: (entry[0], entry[1].name)):
+        yield _instead("period", task.name, period_ns, task.period_ns)
+
+
+def _instead(kind: Kind, name: str, value_ns: int, now_ns: int | None) -> Change:
+    now = "" if now_ns is None else f" instead of {fmt_ns(now_ns)}"
+    return Change(kind=kind, task=name, text=f"a {kind} of {exact(value_ns)}{now} for {name!r}")
+
+
+def rounded_up_ns(value_ns: int) -> int:
+    """Three significant digits, rounded up, so that what is shown is what was verified.
+
+    >>> rounded_up_ns(12_345_678), rounded_up_ns(999)
+    (12400000, 999)
+    """
+    step: int = 10 ** max(0, len(str(value_ns)) - 3)
+    return -(-value_ns // step) * step
+
+
+def rounded_down_ns(value_ns: int) -> int:
+    """Three significant digits, rounded down.
+
+    >>> rounded_down_ns(12_345_678)
+    12300000
+    """
+    step: int = 10 ** max(0, len(str(value_ns)) - 3)
+    return value_ns // step * step
+
+
+def exact(value_ns: int) -> str:
+    """A duration as an option or a task set takes it, not rounded.
+
+    >>> exact(12_300_000), exact(1_234_567), exact(50_000), exact(2_000_000_000)
+    ('12.3ms', '1234.567us', '50us', '2s')
+    """
+    for unit, scale in (("s", 10**9), ("ms", 10**6), ("us", 1000)):
+        if value_ns >= scale and value_ns % (scale // 1000) == 0:
+            whole, rest = divmod(value_ns, scale)
+            digits = f"{rest * 1000 // scale:03d}".rstrip("0")
+            return f"{whole}.{digits}{unit}" if digits else f"{whole}{unit}"
+    return f"{value_ns}ns"

@@ -1,0 +1,97 @@
+"""Blocking tolerance: the longest segment that more urgent tasks can bear from a less urgent one.
+
+Lengths are those of the analysis: with margin, dispatching and the cost of resuming.
+Source: Yao, Buttazzo and Bertogna, RTCSA 2009 (fixed priorities), Bertogna and Baruah 2010 (EDF);
+here by bisection over the exact tests, so that depth and jitter count, too.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from preempt_runtime.schedulability.analysis import outcome_of
+from preempt_runtime.schedulability.edf import demand_overrun_ns, edf_busy_period_ns
+from preempt_runtime.schedulability.fixed_priority import Bounded
+from preempt_runtime.schedulability.loads import BEST_EFFORT_RANK, Load, Unbounded
+from preempt_runtime.schedulability.model import Assumptions
+
+
+def priority_tolerance_ns(
+    level: Sequence[Load], ahead: Sequence[Load], most_ns: int, assumptions: Assumptions
+) -> int | None:
+    """The longest segment from below that every task of a level can bear, up to `most_ns`.
+
+    None where a task of the level is late without any.
+
+    Args:
+        level: the tasks of one rank.
+        ahead: all tasks of that rank and above.
+        most_ns: no segment from below is longer.
+        assumptions: of the analysis.
+    """
+
+    def is_borne(longest_ns: int) -> bool:
+        blocker = _blocker(longest_ns)
+        return all(_is_in_time(load, (*ahead, blocker), assumptions) for load in level)
+
+    return _largest(is_borne, most_ns)
+
+
+def deadline_tolerance_ns(
+    ahead: Sequence[Load], deadline_ns: int | None, most_ns: int, assumptions: Assumptions
+) -> int | None:
+    """The longest segment of a task with that deadline that tasks with shorter ones can bear.
+
+    For best effort, whose deadline is None, over all intervals; else over those shorter than the
+    deadline, as in longer ones the task's own demand counts.
+    """
+    if not ahead:
+        return most_ns
+    depth = assumptions.depth
+    charged = [replace(x, cost_ns=x.cost_ns + assumptions.resume_cost_ns) for x in ahead]
+
+    def is_borne(longest_ns: int) -> bool:
+        blockers = [(deadline_ns, longest_ns)] if longest_ns else []
+        if deadline_ns is not None:
+            return not demand_overrun_ns(
+                charged, blockers, depth, deadline_ns, before_ns=deadline_ns
+            )
+        busy_ns = edf_busy_period_ns(charged, longest_ns, depth)
+        return not isinstance(busy_ns, Unbounded) and not demand_overrun_ns(
+            charged, blockers, depth, busy_ns
+        )
+
+    return _largest(is_borne, most_ns)
+
+
+def _largest(is_borne: Callable[[int], bool], most_ns: int) -> int | None:
+    """The largest length up to `most_ns` that is borne, 0 meaning none at all."""
+    if is_borne(most_ns):
+        return most_ns
+    if not is_borne(0):
+        return None
+    low_ns, high_ns = 0, most_ns
+    while high_ns - low_ns > 1:
+        middle_ns = (low_ns + high_ns) // 2
+        low_ns, high_ns = (middle_ns, high_ns) if is_borne(middle_ns) else (low_ns, middle_ns)
+    return low_ns
+
+
+def _is_in_time(load: Load, loads: Sequence[Load], assumptions: Assumptions) -> bool:
+    outcome = outcome_of(load, loads, assumptions)
+    if not isinstance(outcome, Bounded):
+        return False
+    return load.deadline_ns == 0 or outcome.response_ns <= load.deadline_ns
+
+
+def _blocker(longest_ns: int) -> Load:
+    return Load(
+        name="",
+        cost_ns=longest_ns,
+        longest_ns=longest_ns,
+        last_ns=longest_ns,
+        num_segments=1,
+        period_ns=0,
+        jitter_ns=0,
+        deadline_ns=0,
+        rank=BEST_EFFORT_RANK,
+    )

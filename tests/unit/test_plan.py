@@ -1,0 +1,240 @@
+"""`preemptc plan`: verdicts, bounds, proposals and bundles, from a task set to its bundles."""
+
+import json
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from models.make import make
+from preempt_runtime.bundle import open_bundle
+from preempt_runtime.errors import BundleError
+from preempt_runtime.task_table import CostSpec
+from preemptc import replan
+from preemptc.backends.ort import profiler
+from preemptc.cli import main
+from preemptc.plan_costs import bundle_costs, front_of_network
+from preemptc.search import SegmentCosts, pareto_front
+
+ROBOT = """\
+[taskset]
+name = "robot"
+
+[[task]]
+name = "detector"
+cost = "8ms"
+priority = 10
+period = "33ms"
+deadline = "20ms"
+
+[[task]]
+name = "planner"
+segments = ["6ms", "6ms", "5ms"]
+priority = 5
+period = "100ms"
+
+[[task]]
+name = "captioner"
+cost = "90ms"
+point_cost = "100us"
+best_effort = true
+arrival = { kind = "closed_loop" }
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_measurements() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("_TRIAL_RUNS", "_FINAL_RUNS"):
+            patch.setattr(replan, name, 3)
+        for name in ("_TRIAL_BUDGET_NS", "_FINAL_BUDGET_NS"):
+            patch.setattr(replan, name, 0)
+        patch.setattr(profiler, "_BUDGET_NS", 20_000_000)
+        patch.setattr(profiler, "_CHAIN_RUNS", 5)
+        yield
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("plan")
+    make("tiny_cnn", folder / "tiny.onnx")
+    make("light/squeezenet", folder / "long.onnx")
+    return folder
+
+
+def plan(text: str, work: Path, *options: str, code: int = 0) -> Result:
+    file = work / "robot.toml"
+    file.write_text(text)
+    arguments = ["plan", str(file), "--cache", str(work / "cache"), *options]
+    result = CliRunner().invoke(main, arguments, catch_exceptions=False)
+    assert result.exit_code == code, result.output
+    return result
+
+
+def document(text: str, work: Path, *options: str, code: int = 0) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(plan(text, work, "--json", *options, code=code).stdout)
+    return found
+
+
+def test_a_plan_that_can_be_computed_by_hand(work: Path) -> None:
+    found = document(ROBOT, work)
+    detector, planner, captioner = found["tasks"]
+    # 8.8 of 20 ms are its own: it bears 11.2 ms and 1 ns, of which 1/11 is margin
+    assert (detector["cost_ns"], planner["cost_ns"]) == (8_800_000, 18_700_000)
+    assert captioner["max_segment_ns"] == 10_100_000
+    assert max(captioner["segment_ns"]) == 10_088_889  # 90.8 ms in 9
+    assert detector["blocking_ns"] == 11_097_778 - 1
+    assert detector["response_ns"] == 8_800_000 + 11_097_777
+    # blocked, then its own first two, then the detector, and once more: it comes every 33 ms
+    assert planner["response_ns"] == 11_097_777 + 18_700_000 + 8_800_000 + 8_800_000
+    assert (found["schedulable"], found["source"]) == (True, "given")
+    assert captioner["response_ns"] is None
+
+
+def test_people_see_the_same_figures_and_where_they_come_from(work: Path) -> None:
+    text = plan(ROBOT, work, "--margin", "20%", "--dispatch", "50us").stdout
+    assert "every deadline is kept" in text
+    assert "given in the file (detector, planner, captioner)" in text
+    assert "20 % on every cost" in text
+    assert "dispatching  50 us" in text
+    (row,) = [line.split() for line in text.splitlines() if line.strip().startswith("detector")]
+    assert row[1:5] == ["9.65", "ms", "1", "9.65"]
+
+
+def test_a_late_task_is_named_with_a_change_that_helps(work: Path) -> None:
+    bad = ROBOT.replace('"90ms"', '"90ms"\nmax_segment = "20ms"')
+    result = plan(bad, work, code=1)
+    assert "not schedulable" in result.stdout
+    (line,) = [text for text in result.stderr.splitlines() if "error" in text]
+    assert "task 'detector' may end 8.69 ms after" in line
+    assert line.endswith("this alone would do: max_segment = 10.1ms for 'captioner'")
+    assert document(bad, work, code=1)["changes"][0]["kind"] == "bound"
+    plan(bad.replace('max_segment = "20ms"', 'max_segment = "10.1ms"'), work)
+
+
+def test_releases_without_a_least_gap_are_said_and_not_passed_over(work: Path) -> None:
+    late = ROBOT.replace('period = "100ms"', 'arrival = { kind = "poisson", rate = 5 }')
+    result = plan(late, work, code=1)
+    assert "the releases of task 'planner' have no least time between them" in result.stdout
+    assert "write a period for 'planner', or best_effort = true" in result.stderr
+    assert document(late, work, code=1)["tasks"][0]["schedulable"] is True
+
+
+def test_a_policy_without_analysis_is_refused(work: Path) -> None:
+    result = plan(ROBOT.replace("[taskset]", '[taskset]\npolicy = "llf"'), work, code=1)
+    assert "no analysis for policy 'llf', only for fixed-priority, " in result.stdout
+
+
+def test_edf_needs_no_priorities(work: Path) -> None:
+    text = ROBOT.replace("[taskset]", '[taskset]\npolicy = "edf"')
+    text = text.replace("priority = 10\n", "").replace("priority = 5\n", "")
+    found = document(text, work)
+    assert found["policy"] == "edf"
+    assert found["tasks"][2]["max_segment_ns"] == 10_100_000
+
+
+def test_the_chosen_cut_is_the_one_that_the_file_would_give(work: Path) -> None:
+    """Written into the file as max_segment, a chosen bound gives the same segments."""
+    captioner = document(ROBOT, work)["tasks"][2]
+    cost = CostSpec(total_ns=90_000_000, point_cost_ns=100_000)
+    assert list(cost.segments_ns(captioner["max_segment_ns"])) == captioner["segment_ns"]
+
+
+# Networks
+
+NETWORKS = """\
+[taskset]
+threads = 1
+
+[[task]]
+name = "urgent"
+model = "tiny.onnx"
+bundle = "urgent.bundle"
+priority = 2
+period = "100s"
+deadline = "50s"
+
+[[task]]
+name = "idle"
+model = "tiny.onnx"
+bundle = "idle.bundle"
+best_effort = true
+arrival = { kind = "closed_loop" }
+"""
+
+
+def test_networks_are_profiled_compiled_and_judged_by_what_was_measured(work: Path) -> None:
+    found = document(NETWORKS, work)
+    assert (found["source"], found["compiled"]) == ("predicted", False)
+    assert [shlex.join(words).split("compile ")[1] for words in found["commands"]] == [
+        f"{work}/tiny.onnx --target cpu --segments 1 --bound-quantile max --threads 1"
+        f" -o {work}/{name}.bundle"
+        for name in ("urgent", "idle")
+    ]
+    again = document(NETWORKS, work, "--compile")
+    assert (again["source"], again["compiled"]) == ("measured", True)
+    for task in again["tasks"]:
+        manifest = open_bundle(work / f"{task['name']}.bundle").manifest
+        measured = [s.latency.max_ns for s in manifest.plans[0].segments if s.latency]
+        assert task["segment_ns"] == measured
+    bundles_alone = NETWORKS.replace('model = "tiny.onnx"\n', "")
+    assert (
+        document(bundles_alone, work)["tasks"][0]["segment_ns"] == again["tasks"][0]["segment_ns"]
+    )
+    with pytest.raises(BundleError, match="no plan is called 'x'; there are "):
+        bundle_costs(work / "idle.bundle", "x")
+
+
+ESTIMATED = NETWORKS.replace("tiny", "long")  # on a GPU that is elsewhere: the same everywhere
+
+
+def test_a_device_that_is_elsewhere_gives_estimates(work: Path) -> None:
+    found = document(ESTIMATED, work, "--target", "orin")
+    assert found["source"] == "estimated"
+    assert {words[4] for words in found["commands"]} == {"orin"}
+    result = plan(
+        ESTIMATED.replace('"50s"', '"50s"\nmax_segment = "1us"'), work, "--target", "orin", code=1
+    )
+    assert "alone takes" in result.stderr
+
+
+def test_a_long_network_is_cut_as_far_as_the_urgent_one_needs(work: Path) -> None:
+    whole_ns = document(ESTIMATED, work, "--target", "orin")["tasks"][0]["cost_ns"]
+    deadline_ns = whole_ns + whole_ns // 3
+    tight = ESTIMATED.replace('"50s"', f'"{deadline_ns}ns"')
+    urgent, idle = document(tight, work, "--target", "orin")["tasks"]
+    assert (urgent["max_segment_ns"], len(urgent["segment_ns"])) == (None, 1)
+    assert len(idle["segment_ns"]) > 2
+    assert max(idle["segment_ns"]) <= idle["max_segment_ns"] <= whole_ns // 3
+    assert urgent["response_ns"] <= deadline_ns < urgent["response_ns"] + whole_ns // 10
+
+
+def test_a_bound_in_the_file_is_kept_and_a_bundle_of_two_tasks_keeps_the_smaller(
+    work: Path,
+) -> None:
+    text = ESTIMATED.replace('"50s"', '"50s"\nmax_segment = "200us"')
+    found = document(text.replace("idle.bundle", "urgent.bundle"), work, "--target", "orin")
+    assert 100_000 < max(found["tasks"][0]["segment_ns"]) <= 200_000
+    (command,) = found["commands"]
+    assert command[command.index("--max-segment") + 1] == "200us"
+    assert "--segments" not in command
+
+
+def test_a_network_without_a_bundle_cannot_be_compiled(work: Path) -> None:
+    text = NETWORKS.replace('bundle = "idle.bundle"\n', "")
+    result = plan(text, work, "--compile", code=1)
+    assert "task 'idle': no bundle to compile" in result.stderr
+
+
+def test_fronts_of_networks_are_their_pareto_fronts() -> None:
+    costs = SegmentCosts(
+        positions=tuple(range(401)), work_ns=(1000,) * 400, boundary_ns=(0, *[10] * 399)
+    )
+    plans = pareto_front(costs)
+    front = front_of_network(costs)
+    assert front.cuts[0] == (400_000,)
+    assert max(front.cuts[-1]) == plans[-1].max_predicted_ns
+    assert set(front.cuts) <= {found.predicted_ns for found in plans}
