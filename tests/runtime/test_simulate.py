@@ -76,7 +76,6 @@ segments = ["1ms", "500us"]
 priority = 4
 period = "16ms"
 max_pending = 2
-period = "8ms"
 deadline = "40ms"
 arrival = { kind = "poisson", rate = 60.0 }
 
