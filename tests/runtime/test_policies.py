@@ -195,7 +195,7 @@ def test_fixed_priority_picks_a_job_of_the_highest_priority(ready: list[View]) -
     assert picked.priority == (max(priorities) if priorities else None)
 
 
-@settings(max_examples=1000)
+@settings(max_examples=300)
 @given(ready=views(), now_ns=st.integers(50, 100))
 def test_prema_is_its_definition(ready: list[View], now_ns: int) -> None:
     realtime = [view for view in ready if not view.is_best_effort]
