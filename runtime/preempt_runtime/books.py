@@ -107,12 +107,11 @@ class Books:
         """Note that it has: its task has had its turn."""
         self._num_turns += 1
         queue.turn = self._num_turns
-        job.key = key_of(self._policy, job)
+        self.rekey(job)
 
-    def ran(self, job: Job) -> None:
-        """Note that one more of its segments has completed."""
-        if self._policy.has_moving_urgency:
-            job.key = key_of(self._policy, job)
+    def rekey(self, job: Job) -> None:
+        """Ask the policy for the job's urgency once more."""
+        job.key = key_of(self._policy, job)
 
     def hold(self, job: Job, queue: TaskQueue) -> None:
         """Nothing more of it is to be launched; it ends when what is in flight has completed."""

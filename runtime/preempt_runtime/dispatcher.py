@@ -121,7 +121,8 @@ class Dispatcher:
                 if isinstance(step, int):
                     self._launch(job, queue, step)
                     self._device.wait()
-                    self._take_outputs(job, queue, step)
+                    if step == queue.last_segment:
+                        job.value = queue.buffers.read_outputs()
                 else:
                     self._call(job, queue.task, step)
         except BaseException:
@@ -167,10 +168,6 @@ class Dispatcher:
             job.inputs = None
         self._device.launch(buffers, segment_idx, is_urgent=job.priority is not None)
 
-    def _take_outputs(self, job: Job, queue: TaskQueue, step: int | str) -> None:
-        if step == queue.last_segment and job.fate is None:
-            job.value = queue.buffers.read_outputs()
-
     def _call(self, job: Job, task: Task, step: str) -> None:
         stream = self._device.stream(is_urgent=job.priority is not None)
         result: Any
@@ -193,7 +190,8 @@ class Dispatcher:
         error = None
         try:
             self._device.wait(len(in_flight))
-            self._take_outputs(launch.job, launch.queue, launch.step)
+            if launch.step == launch.queue.last_segment and launch.job.fate is None:
+                launch.job.value = launch.queue.buffers.read_outputs()
         except Exception as err:
             error = err
         self._ended(launch, error)
@@ -224,7 +222,8 @@ class Dispatcher:
             books.stop(job, queue, _FAILED, end_ns, error)
         elif job.fate is None or job.fate[1] is None:  # none before it has failed
             job.num_segments_run += 1
-            books.ran(job)
+            if self._policy.has_moving_urgency:
+                books.rekey(job)
         if job.is_settled or job.num_in_flight:
             return
         if job.fate is not None:

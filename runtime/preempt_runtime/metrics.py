@@ -25,7 +25,8 @@ class Quantiles:
 class TaskMetrics:
     """One task over one run.
 
-    `missed` are finished jobs that finished after their deadline. Jobs released and not yet ended
+    `missed` are finished jobs that finished after their deadline; a job that was dropped for being
+    late is `dropped` alone. Jobs released and not yet ended
     are in `released` only. `response` is of finished jobs, `blocking` of all that ended after
     they had started; both are None without samples. `rate_per_s` counts finished jobs.
     """

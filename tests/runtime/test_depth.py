@@ -80,6 +80,19 @@ def test_another_task_follows_behind_a_job_that_is_wholly_in_flight() -> None:
     ]
 
 
+def test_what_ran_behind_a_failed_segment_does_not_count() -> None:
+    world = World(task("bad", 5, 5, 5, 5), failures=(("bad", 1),), depth=3)
+    handle = world.executor.submit("bad", EXAMPLE_INPUTS)
+    world.executor.run()
+    assert (handle.state, handle.record.num_segments_run) == (JobState.FAILED, 1)
+    assert world.lines()[:4] == [
+        "0-5 bad#0[0]",
+        "5-10 bad#0[1]",
+        "10-15 bad#0[2]",
+        "15-20 bad#0[3]",
+    ]
+
+
 def test_a_failing_segment_ends_its_job_when_the_next_has_completed() -> None:
     assert run_schedule(
         [task("bad", 5, 5, 5, 5, priority=1), task("good", 4, 4)],
@@ -165,7 +178,7 @@ def test_a_late_job_is_dropped_when_nothing_of_it_is_in_flight() -> None:
 
 def test_a_lone_late_job_is_not_skipped_because_the_one_before_it_is_in_flight() -> None:
     lines = run_schedule(
-        [task("t", 9, relative_deadline_ns=1, late="skip")],
+        [task("t", 3, 3, relative_deadline_ns=1, late="skip")],
         [(0, "t"), (0, "t")],
         FixedPriority(),
         depth=2,

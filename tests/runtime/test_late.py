@@ -120,6 +120,23 @@ def test_a_late_job_makes_room_in_a_bounded_queue() -> None:
     ]
 
 
+def test_the_newest_by_release_is_kept_in_whatever_order_jobs_are_submitted() -> None:
+    world = World(HOG, task("t", 4, priority=1, relative_deadline_ns=5, late="skip"))
+    world.executor.submit("hog", EXAMPLE_INPUTS)
+    for at_ns, release_ns in ((10, 8), (12, 6)):
+        world.clock.call_at(
+            at_ns,
+            lambda release_ns=release_ns: world.executor.submit(  # type: ignore[misc]
+                "t", EXAMPLE_INPUTS, release_ns=release_ns
+            ),
+        )
+    world.executor.run()
+    assert world.lines()[-2:] == [
+        "t#1 finished release=8 start=20 end=24 response=16 missed=1",
+        "t#2 skipped release=6 end=20",
+    ]
+
+
 @pytest.mark.parametrize("late", ["skip", "drop"])
 def test_a_task_that_never_runs_does_not_hoard_jobs(late: LatePolicy) -> None:
     world = World(

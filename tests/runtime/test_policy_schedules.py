@@ -135,6 +135,18 @@ def test_dysta_runs_the_shortest_and_hurries_the_pressed() -> None:
     )[:3] == ["0-9 b#2[0]", "9-17 a#1[0]", "17-26 c#0[0]"]
 
 
+def test_dysta_keeps_from_switching_for_little() -> None:
+    # At 4 both have 4 left. S of a: 2 * (99 * 4 + 100 - 4) - 4 = 980, of b: 2 * 491 - 1 = 981.
+    assert run_schedule(
+        [
+            task("a", 4, 4, priority=0, relative_deadline_ns=100),
+            task("b", 4, priority=0, relative_deadline_ns=98),
+        ],
+        [(0, "a"), (1, "b")],
+        Dysta(),
+    )[:3] == ["0-4 a#0[0]", "4-8 a#0[1]", "8-12 b#1[0]"]
+
+
 def test_the_started_one_of_two_equals_goes_on_and_then_they_take_turns() -> None:
     assert [
         line.split()[1]

@@ -71,8 +71,10 @@ def test_every_job_ends_once_and_the_device_never_idles_in_vain(
 ) -> None:
     tasks, releases = task_set
     if "positive priority" in policy.needs:
-        tasks = [replace(each, priority=each.priority and abs(each.priority) + 1) for each in tasks]
-        tasks = [replace(each, priority=each.priority or None) for each in tasks]
+        tasks = [
+            replace(each, priority=None if each.priority is None else abs(each.priority) + 1)
+            for each in tasks
+        ]
     world = World(*tasks, policy=policy, failures=tuple(failures), depth=depth)
     handles = [
         world.executor.submit(name, {"x": np.full(1, 100 * idx, np.float32)}, release_ns=at_ns)

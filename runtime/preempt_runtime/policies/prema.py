@@ -15,11 +15,11 @@ class Prema:
     """Jobs with the most tokens, by level; of these the one with the least left to run.
 
     tokens = priority * (1 + waited / cost), where waited is the time since the release in which
-    the job did not run. The threshold is the largest of 9, 3 and 1 that a ready job's tokens
-    reach; candidates are the jobs that reach it.
+    the job did not run, at least 0. The threshold is the largest of 9, 3 and 1 that a ready job's
+    tokens reach; candidates are the jobs that reach it.
 
-    Tokens grow in a straight line while a job waits, so each level is reached at a time that is
-    known beforehand: release - remaining + ceil(level * cost / priority).
+    Tokens grow in a straight line while a job waits, so each level above its priority is reached
+    at a time that is known beforehand: release - remaining + ceil(level * cost / priority).
 
     Source: Choi and Rhu, "PREMA: A Predictive Multi-task Scheduling Algorithm For Preemptible
     Neural Processing Units", HPCA 2020, algorithm 2. Adapted: preemption at the plan's points, for
@@ -42,7 +42,10 @@ class Prema:
             return _BEST_EFFORT
         weight = max(1, job.priority)
         base_ns = job.release_ns - job.remaining_ns
-        high_ns, middle_ns = (base_ns - (-level * job.cost_ns // weight) for level in _LEVELS)
+        high_ns, middle_ns = (
+            job.release_ns if weight >= level else base_ns - (-level * job.cost_ns // weight)
+            for level in _LEVELS
+        )
         return (0, job.remaining_ns, high_ns, middle_ns)
 
     def pick(self, ready: Sequence[_J], now_ns: int) -> _J:
