@@ -9,6 +9,7 @@ from preempt_runtime.task_table import TaskSpec
 MAX_BACKLOG = 250_000  # jobs of one task; about 200 MB
 _GROWS_FROM = 10
 _GROWS_BY = 1.5
+_GROWS_AT_MOST_BY = 4.0  # more is a burst at the end
 
 
 @dataclass(slots=True)
@@ -24,11 +25,17 @@ class BacklogWatch:
 
     They are counted as the dispatcher sees them, at preemption points.
 
-    `overfull` is the first task of which more than `limit` wait: such a run is to be given up.
+    `overfull` is the first task of which more than `limit` wait, though its queue has no bound:
+    such a run is to be given up.
     """
 
-    def __init__(self, half_time_ns: int, limit: int = MAX_BACKLOG) -> None:
+    def __init__(
+        self, tasks: Iterable[TaskSpec], half_time_ns: int, limit: int = MAX_BACKLOG
+    ) -> None:
         self.overfull: str | None = None
+        self._unbounded = {
+            task.name for task in tasks if task.mailbox == "queue" and task.max_pending is None
+        }
         self._half_time_ns = half_time_ns
         self._limit = limit
         self._backlogs: dict[str, _Backlog] = {}
@@ -44,7 +51,7 @@ class BacklogWatch:
         backlog.last = backlog.now
         if backlog.now > backlog.most:
             backlog.most = backlog.now
-            if backlog.most > self._limit and self.overfull is None:
+            if backlog.most > self._limit and self.overfull is None and task in self._unbounded:
                 self.overfull = task
 
     def segment_ended(self, record: SegmentRecord) -> None:
@@ -58,22 +65,23 @@ class BacklogWatch:
         """The most jobs of the task that were released and unended at any time."""
         return self._backlogs[task].most if task in self._backlogs else 0
 
-    def warnings(self, tasks: Iterable[TaskSpec]) -> tuple[str, ...]:
+    def warnings(self) -> tuple[str, ...]:
         """A line for each task whose queue has no bound and was still growing at the end.
 
         It was, if at its last release half as many jobs again were there as at half time: one
         that grows from nothing at a steady rate has twice as many.
         """
         return tuple(
-            f"task {task.name!r}: its queue grows without bound under this load:"
+            f"task {task!r}: its queue grows without bound under this load:"
             f" {found.at_half_time} jobs at half time, {found.last} at the last release;"
             " set max_pending, mailbox = 'latest' or late = 'drop', or lower the load"
-            for task in tasks
-            if (found := self._backlogs.get(task.name)) is not None and _grows(found)
+            for task, found in self._backlogs.items()
+            if task in self._unbounded and _grows(found)
         )
 
 
 def _grows(found: _Backlog) -> bool:
     if found.at_half_time is None or found.last < _GROWS_FROM:
         return False
-    return found.last >= _GROWS_BY * found.at_half_time
+    growth = found.last / max(1, found.at_half_time)
+    return _GROWS_BY <= growth <= _GROWS_AT_MOST_BY
