@@ -94,7 +94,7 @@ def simulate(
     _check_depth(taskset)
     check_length(taskset, costs, options.mode, duration_ns=options.duration_ns, is_traced=is_traced)
     clock = VirtualClock()
-    watch = BacklogWatch(taskset.tasks, options.duration_ns // 2, options.max_backlog)
+    watch = BacklogWatch(taskset.tasks, options.duration_ns, options.max_backlog)
     collector, tally = MetricsCollector(MAX_SAMPLES), RunTally()
     device = SimulatedDevice(clock, taskset.resume_cost_ns)
     observers: tuple[Instrument, ...] = (collector, tally, watch, *instruments)
