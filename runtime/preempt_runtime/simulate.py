@@ -40,7 +40,7 @@ MAX_SAMPLES = 1_000_000  # of each task, for its quantiles; 80 bytes each
 class SimulationOptions:
     """What a simulation may change: `policy` None is the task set's own.
 
-    `max_backlog` ends a simulation in which more jobs of one task wait.
+    `max_backlog` ends a simulation in which more jobs of one task wait, if nothing bounds them.
     """
 
     duration_ns: int
@@ -94,7 +94,7 @@ def simulate(
     check_needs(policy, taskset.tasks, where=f"{taskset.path}: ")
     check_length(taskset, costs, options.mode, duration_ns=options.duration_ns, is_traced=is_traced)
     clock = VirtualClock()
-    watch = BacklogWatch(options.duration_ns // 2, options.max_backlog)
+    watch = BacklogWatch(taskset.tasks, options.duration_ns, options.max_backlog)
     collector, tally = MetricsCollector(MAX_SAMPLES), RunTally()
     device = SimulatedDevice(clock, taskset.resume_cost_ns)
     observers: tuple[Instrument, ...] = (collector, tally, watch, *instruments)
@@ -178,7 +178,7 @@ def _report(
             task.name: offered_load(task, costs[task.name], mode) for task in taskset.tasks
         },
         max_backlogs={task.name: watch.most(task.name) for task in taskset.tasks},
-        warnings=() if run.ended_by is not None else watch.warnings(taskset.tasks),
+        warnings=() if run.ended_by is not None else watch.warnings(),
     )
 
 

@@ -1,21 +1,25 @@
 """How many jobs of each task wait, and whether a queue grew as long as jobs were released."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 
 from preempt_runtime.records import JobRecord, SegmentRecord
 from preempt_runtime.task_table import TaskSpec
 
 MAX_BACKLOG = 250_000  # jobs of one task; about 200 MB
+_NUM_QUARTERS = 4
 _GROWS_FROM = 10
 _GROWS_BY = 1.5
+_GROWS_AT_MOST_BY = 4.0  # more is a burst at the end
 
 
 @dataclass(slots=True)
 class _Backlog:
     now: int = 0
     most: int = 0
-    at_half_time: int | None = None
+    at_quarters: list[int] = field(default_factory=list)
+    next_quarter_ns: int = 0
     last: int = 0
 
 
@@ -24,12 +28,18 @@ class BacklogWatch:
 
     They are counted as the dispatcher sees them, at preemption points.
 
-    `overfull` is the first task of which more than `limit` wait: such a run is to be given up.
+    `overfull` is the first task of which more than `limit` wait, though its queue has no bound:
+    such a run is to be given up.
     """
 
-    def __init__(self, half_time_ns: int, limit: int = MAX_BACKLOG) -> None:
+    def __init__(
+        self, tasks: Iterable[TaskSpec], duration_ns: int, limit: int = MAX_BACKLOG
+    ) -> None:
         self.overfull: str | None = None
-        self._half_time_ns = half_time_ns
+        self._unbounded = {
+            task.name for task in tasks if task.mailbox == "queue" and task.max_pending is None
+        }
+        self._quarter_ns = max(1, duration_ns // 4)
         self._limit = limit
         self._backlogs: dict[str, _Backlog] = {}
 
@@ -38,13 +48,14 @@ class BacklogWatch:
         backlog = self._backlogs.get(task)
         if backlog is None:
             backlog = self._backlogs[task] = _Backlog()
-        if backlog.at_half_time is None and release_ns >= self._half_time_ns:
-            backlog.at_half_time = backlog.now
+        while backlog.next_quarter_ns <= release_ns:
+            backlog.at_quarters.append(backlog.now)
+            backlog.next_quarter_ns += self._quarter_ns
         backlog.now += 1
         backlog.last = backlog.now
         if backlog.now > backlog.most:
             backlog.most = backlog.now
-            if backlog.most > self._limit and self.overfull is None:
+            if backlog.most > self._limit and self.overfull is None and task in self._unbounded:
                 self.overfull = task
 
     def segment_ended(self, record: SegmentRecord) -> None:
@@ -58,22 +69,25 @@ class BacklogWatch:
         """The most jobs of the task that were released and unended at any time."""
         return self._backlogs[task].most if task in self._backlogs else 0
 
-    def warnings(self, tasks: Iterable[TaskSpec]) -> tuple[str, ...]:
-        """A line for each task whose queue has no bound and was still growing at the end.
+    def warnings(self) -> tuple[str, ...]:
+        """A line for each task whose queue has no bound and grew from quarter to quarter.
 
-        It was, if at its last release half as many jobs again were there as at half time: one
-        that grows from nothing at a steady rate has twice as many.
+        One that grows from nothing at a steady rate has twice as many jobs at its last release as
+        at half time.
         """
         return tuple(
-            f"task {task.name!r}: its queue grows without bound under this load:"
-            f" {found.at_half_time} jobs at half time, {found.last} at the last release;"
+            f"task {task!r}: its queue grows without bound under this load:"
+            f" {found.at_quarters[2]} jobs at half time, {found.last} at the last release;"
             " set max_pending, mailbox = 'latest' or late = 'drop', or lower the load"
-            for task in tasks
-            if (found := self._backlogs.get(task.name)) is not None and _grows(found)
+            for task, found in self._backlogs.items()
+            if task in self._unbounded and _grows(found)
         )
 
 
 def _grows(found: _Backlog) -> bool:
-    if found.at_half_time is None or found.last < _GROWS_FROM:
+    counts = [*found.at_quarters[:_NUM_QUARTERS], found.last]
+    if len(counts) <= _NUM_QUARTERS or found.last < _GROWS_FROM:
         return False
-    return found.last >= _GROWS_BY * found.at_half_time
+    if any(later <= earlier for earlier, later in pairwise(counts)):
+        return False
+    return _GROWS_BY <= found.last / counts[2] <= _GROWS_AT_MOST_BY

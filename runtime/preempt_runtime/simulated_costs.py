@@ -1,12 +1,15 @@
 """What a task's segments cost in a simulation: measured, estimated, or given as numbers.
 
-A segment's cost is known by its median, its 99th percentile and its maximum. What lies between is
-taken as a straight line, what lies below the median as the median: nothing is known of faster
-runs, and to invent them would flatter the schedule.
+A segment's cost is known by its median, its 99th percentile and its maximum. Draws are log-normal
+from the median to p99, so that a rare outlier stays rare, and a straight line from there to the
+maximum. Below the median they are the median: nothing is known of faster runs, and to invent them
+would flatter the schedule.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Literal
 
 from preempt_runtime.bundle import Bundle, open_bundle
@@ -20,6 +23,8 @@ CostMode = Literal["fixed", "worst", "random"]
 COST_MODES: tuple[CostMode, ...] = ("fixed", "worst", "random")
 CostSource = Literal["measured", "estimated", "given"]
 _MEDIAN, _P99 = 0.5, 0.99
+_NORMAL = NormalDist()
+_Z_P99 = _NORMAL.inv_cdf(_P99)
 _MACHINE_FIELDS = ("gpu", "cpu_model")
 
 
@@ -34,29 +39,39 @@ class SegmentCost:
     def drawn_ns(self, share: float) -> int:
         """The cost at a share in [0, 1) of all runs.
 
-        >>> cost = SegmentCost(p50_ns=100, p99_ns=149, max_ns=200)
-        >>> [cost.drawn_ns(share) for share in (0.1, 0.5, 0.7, 0.99)]
-        [100, 100, 120, 149]
+        >>> cost = SegmentCost(p50_ns=100, p99_ns=144, max_ns=244)
+        >>> [cost.drawn_ns(share) for share in (0.1, 0.5, 0.8775979, 0.99, 0.995)]
+        [100, 100, 120, 144, 194]
         """
         if share < _MEDIAN:
             return self.p50_ns
         if share < _P99:
-            frac = (share - _MEDIAN) / (_P99 - _MEDIAN)
-            return self.p50_ns + round(frac * (self.p99_ns - self.p50_ns))
+            return round(self.p50_ns * math.exp(self.sigma * _NORMAL.inv_cdf(share)))
         return self.p99_ns + round((share - _P99) / (1 - _P99) * (self.max_ns - self.p99_ns))
+
+    @property
+    def sigma(self) -> float:
+        """Standard deviation of the logarithm; 0 where the median is 0, and has none."""
+        return math.log(self.p99_ns / self.p50_ns) / _Z_P99 if self.p50_ns else 0.0
 
     def mean_ns(self, mode: CostMode) -> float:
         """What a run costs on average in a mode; in `random`, the mean of what is drawn.
 
-        >>> SegmentCost(p50_ns=100, p99_ns=200, max_ns=200).mean_ns("random")
-        125.5
+        >>> SegmentCost(p50_ns=100, p99_ns=100, max_ns=300).mean_ns("random")
+        101.0
         """
         if mode == "fixed":
             return self.p50_ns
         if mode == "worst":
             return self.max_ns
-        upper_ns = (_P99 - _MEDIAN) * (self.p50_ns + self.p99_ns) / 2
-        return _MEDIAN * self.p50_ns + upper_ns + (1 - _P99) * (self.p99_ns + self.max_ns) / 2
+        sigma = self.sigma
+        upper = math.exp(sigma * sigma / 2) * (_normal_cdf(_Z_P99 - sigma) - _normal_cdf(-sigma))
+        last_ns = (1 - _P99) * (self.p99_ns + self.max_ns) / 2
+        return round(self.p50_ns * (_MEDIAN + upper) + last_ns, 6)
+
+
+def _normal_cdf(z: float) -> float:
+    return math.erfc(-z / math.sqrt(2)) / 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,13 +13,6 @@ from preempt_runtime.manifest import GraphSpec, Latency, SegmentSpec, TensorSpec
 from preempt_runtime.simulated_costs import CostMode, SegmentCost, TaskCosts
 
 _JOB = "job"
-_GRAPH = GraphSpec(
-    id="simulated",
-    variant="full",
-    exit_of=None,
-    inputs=(TensorSpec(name=_JOB, dtype="int64", shape=(1,)),),
-    outputs=(),
-)
 
 
 class CostStream:
@@ -64,8 +57,8 @@ class SimulatedBuffers:
         self.segment_ns: list[int] = []
 
     def write_inputs(self, inputs: Mapping[str, Array]) -> None:
-        """Take the job's number, its only input."""
-        self.segment_ns = self._stream.job_ns(int(inputs[_JOB][0]))
+        """Take the job's number, its only input, if costs depend on it."""
+        self.segment_ns = self._stream.job_ns(int(inputs[_JOB][0]) if inputs else 0)
 
     def read_outputs(self) -> dict[str, Array]:
         """There are none."""
@@ -77,26 +70,38 @@ class SimulatedBuffers:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulatedNetwork:
-    """A task's network, as far as a schedule depends on it; `segments` name no files."""
+    """A task's network, as far as a schedule depends on it; `segments` name no files.
+
+    Its input is the number of the job, where jobs cost differently; else it has none.
+    """
 
     name: str
     segments: tuple[SegmentSpec, ...]
     stream: CostStream
-    graph: GraphSpec = _GRAPH
+
+    @property
+    def graph(self) -> GraphSpec:
+        """No outputs."""
+        return _CONSTANT if self.stream.is_constant else _DRAWN
 
     def new_buffers(self) -> SimulatedBuffers:
         """Buffers for the one task whose stream this is."""
         return SimulatedBuffers(self.stream)
 
     def inputs_of(self, job_idx: int) -> Mapping[str, Array]:
-        """The job's number; shared by all where they cost the same."""
-        return _FIRST_JOB if self.stream.is_constant else {_JOB: np.array((job_idx,), np.int64)}
+        """The job's number, where it is an input."""
+        return {} if self.stream.is_constant else {_JOB: np.array((job_idx,), np.int64)}
 
     def close(self) -> None:
         """Nothing to release."""
 
 
-_FIRST_JOB: Mapping[str, Array] = {_JOB: np.zeros(1, np.int64)}
+def _graph(*inputs: TensorSpec) -> GraphSpec:
+    return GraphSpec(id="simulated", variant="full", exit_of=None, inputs=inputs, outputs=())
+
+
+_CONSTANT = _graph()
+_DRAWN = _graph(TensorSpec(name=_JOB, dtype="int64", shape=(1,)))
 
 
 def network_from_costs(
@@ -136,31 +141,29 @@ class SimulatedDevice:
     max_depth = MAX_DEPTH
 
     def __init__(self, clock: VirtualClock, resume_cost_ns: int = 0) -> None:
-        self._clock = clock
+        self._advance = clock.advance
         self._resume_cost_ns = resume_cost_ns
-        self._free_ns = 0
-        self._ends_ns: deque[int] = deque()
+        self._in_flight_ns: deque[int] = deque()
         self._last: JobBuffers | None = None
 
     def launch(self, buffers: JobBuffers, segment_idx: int, *, is_urgent: bool) -> None:
         """Take a segment of a `SimulatedNetwork`."""
         assert type(buffers) is SimulatedBuffers, "a simulated device runs simulated networks"
-        start_ns = self._clock.now_ns()
-        if self._ends_ns and self._free_ns > start_ns:
-            start_ns = self._free_ns
+        cost_ns = buffers.segment_ns[segment_idx]
         if self._last is not buffers:
             if segment_idx:
-                start_ns += self._resume_cost_ns
+                cost_ns += self._resume_cost_ns
             self._last = buffers
-        self._free_ns = start_ns + buffers.segment_ns[segment_idx]
-        self._ends_ns.append(self._free_ns)
+        self._in_flight_ns.append(cost_ns)
 
     def wait(self, num_left: int = 0) -> None:
-        """Let time pass until all but the last `num_left` launched segments have ended."""
-        while len(self._ends_ns) > num_left:
-            left_ns = self._ends_ns.popleft() - self._clock.now_ns()
-            if left_ns > 0:
-                self._clock.advance(left_ns)
+        """Let time pass until all but the last `num_left` launched segments have ended.
+
+        While one is in flight no time passes but here, so each begins when the one before ends.
+        """
+        in_flight_ns = self._in_flight_ns
+        while len(in_flight_ns) > num_left:
+            self._advance(in_flight_ns.popleft())
 
     def stream(self, *, is_urgent: bool) -> None:
         """There are no streams."""

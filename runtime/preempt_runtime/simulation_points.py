@@ -14,7 +14,7 @@ from preempt_runtime.units import fmt_ns, parse_duration_ns
 
 Value = float | int | str
 _KEYS = "load, policy, max_segment, max_segment:TASK"
-MAX_LOAD = 100.0
+_MIN_LOAD, _MAX_LOAD = 0.001, 100.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,8 +81,10 @@ def _load(word: str) -> float:
         value = float(word.rstrip("%")) / (100 if word.endswith("%") else 1)
     except ValueError:
         value = -1.0
-    if not 0 < value <= MAX_LOAD:
-        raise InputError(f"load {word!r}, allowed above 0 to {MAX_LOAD:g}, such as 0.7 or 70%")
+    if not _MIN_LOAD <= value <= _MAX_LOAD:
+        raise InputError(
+            f"load {word!r}, allowed {_MIN_LOAD:g} to {_MAX_LOAD:g}, such as 0.7 or 70%"
+        )
     return value
 
 

@@ -146,6 +146,7 @@ def test_seeds_alone_repeat_one_point(folder: Path, capsys: pytest.CaptureFixtur
         (("--sweep", "load=0.5", "--sweep", "load=0.7"), "--sweep load is there twice"),
         (("--sweep", "policy=fifo", "--policy", "fifo"), "both --policy and --sweep policy"),
         (("--sweep", "load=0.5", "--trace", "t.json"), "--trace is of one simulation"),
+        (("--sweep", "load=0.5", "--sweep", "max_segment=10us"), "allowed above 50.4 us"),
         (("--plot", "p.svg"), "--plot draws a sweep; add --sweep"),
         (("--jobs", "2"), "--jobs is for many simulations"),
         (("--trace", "set.toml"), "set.toml: is an input of this command"),
@@ -170,10 +171,34 @@ def test_an_error_is_one_line_and_exit_1(
 
 
 @pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('cost = "3ms"', 'model = "net.onnx"', "task 'camera': no bundle, so its costs are not"),
+        ('cost = "3ms"', "", "key 'bundle' is missing, write the bundle's directory; or what"),
+        ('cost = "3ms"', 'cost = "-3ms"', "key 'cost'"),
+        ('cost = "3ms"', 'bundle = "no.bundle"', "no.bundle does not exist"),
+        ('cost = "40ms"', 'cost = "0ms"', "key 'cost'"),
+    ],
+)
+def test_a_task_set_that_cannot_be_simulated_is_one_line(
+    folder: Path, capsys: pytest.CaptureFixture[str], old: str, new: str, message: str
+) -> None:
+    (folder / "net.onnx").write_bytes(b"")
+    assert old in TASKS
+    (folder / "set.toml").write_text(TASKS.replace(old, new), encoding="utf-8")
+    for arguments in ((), ("--sweep", "load=0.5", "--json")):
+        assert simulate(*arguments) == 1
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert captured.err.count("\n") == 1
+        assert message in captured.err
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("--sweep", "speed=1,2"), "found key 'speed', allowed load, policy, max_segment"),
-        (("--sweep", "load=-1"), "load '-1', allowed above 0 to 100"),
+        (("--sweep", "load=-1"), "load '-1', allowed 0.001 to 100"),
         (("--duration", "-5s"), "--duration"),
         (("--duration", "0s"), "is no time at all"),
         (("--costs", "lucky"), "invalid choice: 'lucky'"),

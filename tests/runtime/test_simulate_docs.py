@@ -34,6 +34,17 @@ def test_outputs_follow_their_commands(
     assert num_checked == 2
 
 
+def test_the_python_example_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    blocks = BLOCK.findall((ROOT / "docs/simulation.md").read_text(encoding="utf-8"))
+    monkeypatch.chdir(tmp_path)
+    (costs,), (code,) = ([text for kind, text in blocks if kind == k] for k in ("toml", "python"))
+    (tmp_path / "costs.toml").write_text(costs, encoding="utf-8")
+    exec(compile(code, "docs/simulation.md", "exec"), {})
+    assert "num_samples=400" in capsys.readouterr().out
+
+
 def test_the_picture_is_what_its_command_draws(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -116,6 +116,25 @@ def test_a_queue_that_holds_too_many_ends_the_simulation(tmp_path: Path) -> None
         run(taskset_of(tmp_path), 1.5, max_backlog=50)
 
 
+def test_a_queue_with_a_bound_of_its_own_may_hold_more(tmp_path: Path) -> None:
+    report, _ = run(taskset_of(tmp_path, "max_pending = 60"), 1.5, max_backlog=50)
+    assert report.max_backlogs["middle"] in (61, 62)
+    assert report.warnings == ()
+
+
+def test_a_burst_at_the_end_is_no_growth(tmp_path: Path) -> None:
+    releases = [*range(0, 900, 20), *([900] * 40)]
+    (tmp_path / "at.txt").write_text("".join(f"{ms}ms\n" for ms in releases), encoding="utf-8")
+    (tmp_path / "set.toml").write_text(
+        '[[task]]\nname = "a"\ncost = "10ms"\npriority = 1\n'
+        'arrival = { kind = "trace", path = "at.txt" }\n',
+        encoding="utf-8",
+    )
+    taskset = read_taskset(tmp_path / "set.toml")
+    report = simulate(taskset, read_costs(taskset), SimulationOptions(duration_ns=1_000 * MS))
+    assert (report.max_backlogs["a"], report.warnings) == (40, ())
+
+
 def test_releases_stop_in_the_middle_of_a_segment_when_too_many_wait(tmp_path: Path) -> None:
     text = (
         '[[task]]\nname = "flood"\ncost = "1ms"\npriority = 1\nperiod = "1us"\n'
