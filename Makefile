@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := preemptc runtime/preempt_runtime models bench tests docs
 
-.PHONY: help setup demo test lint type unit test-gpu golden bench bench-gpu bench-gpu-pair bench-commands bench-policies bench-simulation publish fuzz size clean
+.PHONY: help setup demo test lint type unit test-gpu golden bench bench-gpu bench-gpu-pair bench-commands bench-policies bench-simulation bench-schedulability publish fuzz size clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -55,6 +55,9 @@ bench-policies: setup ## Measure how long each policy takes to decide
 
 bench-simulation: setup ## Measure how many segments a second are simulated
 	$(BIN)/python -m bench.simulation
+
+bench-schedulability: setup ## Check response-time bounds on 20,000 random task sets, count what cutting gains (6 minutes)
+	nice $(BIN)/python -m bench.schedulability
 
 publish: setup ## Put the newest results into docs/results and the README
 	$(BIN)/python -m bench.publish

@@ -17,6 +17,12 @@ _SOURCES = {
     "predicted": "predicted from measured medians",
     "estimated": "estimated",
 }
+_BASIS = {
+    "measured": "its measured maximum",
+    "given": "the file says",
+    "predicted": "predicted from medians: --compile measures",
+    "estimated": "estimated: --compile on the device measures",
+}
 
 
 def document_of(plan: TaskSetPlan) -> Mapping[str, Any]:
@@ -62,7 +68,8 @@ def tables_of(plan: TaskSetPlan) -> tuple[Table, ...]:
 def _summary(plan: TaskSetPlan) -> Table:
     bound, assumed = plan.choice.bound, plan.choice.bound.assumptions
     values = {
-        "verdict": _verdict(plan),
+        "verdict": "every deadline is kept" if bound.is_schedulable else "not schedulable",
+        "as long as": f"no segment takes longer than {_BASIS[bound.source]} plus the margin",
         "costs": ", ".join(_costs_lines(plan)),
         "margin": f"{fmt_percent(assumed.margin_frac)} on every cost",
         "in flight": f"{assumed.depth} segment{'s' if assumed.depth > 1 else ''}",
@@ -74,16 +81,6 @@ def _summary(plan: TaskSetPlan) -> Table:
         if value_ns:
             values[label] = fmt_ns(value_ns)
     return facts(f"{plan.taskset.name} under {bound.policy}", values)
-
-
-def _verdict(plan: TaskSetPlan) -> str:
-    if not plan.choice.is_schedulable:
-        return "not schedulable"
-    return f"every deadline is kept, if costs are as they are here: {_basis(plan)}"
-
-
-def _basis(plan: TaskSetPlan) -> str:
-    return _SOURCES[plan.choice.bound.source]
 
 
 def _costs_lines(plan: TaskSetPlan) -> list[str]:
@@ -105,7 +102,7 @@ def _task_table(plan: TaskSetPlan) -> Table:
         if task.reason is not None and task.response_ns is None
     ]
     return Table(
-        title="bounds, with margin",
+        title="bounds; times with margin, max segment without, as compile takes it",
         columns=columns,
         numbers=frozenset(columns) - {"task", "costs"},
         rows=rows,

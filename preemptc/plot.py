@@ -1,7 +1,7 @@
-"""A Pareto front as an SVG picture, written without any plotting library."""
+"""Pareto fronts and curves as SVG pictures, written without any plotting library."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from preempt_runtime.errors import InputError
 from preempt_runtime.svg import GRID, INK, document, linear_ticks, log_ticks, scale, words
@@ -11,6 +11,9 @@ _WIDTH, _HEIGHT = 720, 440
 _LEFT, _RIGHT, _TOP, _BOTTOM = 76, 24, 64, 60
 _LINE = "#1f5fa8"
 _LEAST_PERCENT = 0.01  # less than this is no overhead, and no scale
+
+_COLOURS = ("#1f5fa8", "#c2410c", "#15803d", "#7c3aed", "#6b7280")
+_DASHES = ("", "8 3", "2 3", "10 3 2 3", "4 2")
 
 FrontPoint = tuple[int, float, int]
 
@@ -52,6 +55,53 @@ def pareto_svg(points: Sequence[FrontPoint], *, title: str, label: str) -> str:
         f'<path d="{_staircase(places)}" fill="none" stroke="{_LINE}" stroke-width="1.5"/>',
         *(_dot(place, point) for place, point in zip(places, ordered, strict=True)),
     ]
+    return document(_WIDTH, _HEIGHT, parts)
+
+
+def curves_svg(
+    curves: Mapping[str, Sequence[tuple[float, float]]],
+    *,
+    title: str,
+    label: str,
+    x_name: str,
+    y_name: str,
+) -> str:
+    """An SVG document: curves over one linear axis each, named in a legend, at most five.
+
+    Args:
+        curves: the points of each curve by its name, ascending in x.
+        title: Stands above the picture.
+        label: Second line.
+        x_name: What stands below the horizontal axis.
+        y_name: What stands beside the vertical one.
+
+    Raises:
+        InputError: no curve, more than five, or one without a point.
+    """
+    if not 1 <= len(curves) <= len(_COLOURS) or not all(curves.values()):
+        raise InputError(f"{title}: {len(curves)} curves, allowed 1 to 5, each with a point")
+    points = [point for curve in curves.values() for point in curve]
+    x_ticks = linear_ticks(min(x for x, _ in points), max(x for x, _ in points))
+    y_ticks = linear_ticks(min(0.0, *(y for _, y in points)), max(y for _, y in points))
+    x_of = scale(x_ticks[0], x_ticks[-1], _LEFT, _WIDTH - _RIGHT)
+    y_of = scale(y_ticks[0], y_ticks[-1], _HEIGHT - _BOTTOM, _TOP)
+    parts = [
+        words(_LEFT, 26, title, size=16),
+        words(_LEFT, 46, label),
+        *(_x_tick(x_of(tick), tick) for tick in x_ticks),
+        *(_y_tick(y_of(tick), tick) for tick in y_ticks),
+        words((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 16, x_name, "middle"),
+        words(18, (_TOP + _HEIGHT - _BOTTOM) / 2, y_name, "middle", is_upright=True),
+    ]
+    for idx, (name, curve) in enumerate(curves.items()):
+        stroke = f'stroke="{_COLOURS[idx]}" stroke-width="2" stroke-dasharray="{_DASHES[idx]}"'
+        path = "L".join(f"{x_of(x):.1f},{y_of(y):.1f}" for x, y in curve)
+        height = _HEIGHT - _BOTTOM - 20 - 18 * (len(curves) - 1 - idx)
+        parts += [
+            f'<path d="M{path}" fill="none" {stroke}/>',
+            f'<path d="M{_LEFT + 12},{height}h34" {stroke}/>',
+            words(_LEFT + 54, height + 4, name),
+        ]
     return document(_WIDTH, _HEIGHT, parts)
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from bench.random_sets import SetShape, random_tasks, release_patterns
+from bench.rta_oracle import oracle_responses
 from bench.segment_simulator import Rules, observed_responses
 from preempt_runtime.errors import InputError
 from preempt_runtime.policies import policy_from_name
@@ -16,7 +17,6 @@ from preempt_runtime.schedulability.edf import demand_overrun_ns, edf_busy_perio
 from preempt_runtime.schedulability.loads import MAX_POINTS, Unbounded
 from preempt_runtime.task import Task
 from preempt_runtime.testing import FakeNetwork, run_schedule
-from tests.runtime.rta_oracle import oracle_responses
 
 NUM_ORACLE_SETS = 2000
 NUM_SIMULATED_SETS = 200
@@ -67,10 +67,10 @@ def test_blocking_is_the_longest_lower_segment_less_the_instant_in_which_it_star
 def test_depth_lets_lower_segments_stand_before_the_first_job_and_slip_in_before_the_next() -> None:
     tasks = (task("a", (2,), 100, priority=2), task("b", (2,), 100, priority=1), task("idle", (5,)))
     # Depth 3. idle -1..4, 4..9, 9..14, a 14..16; b comes while a is in flight and two more idle
-    # segments stand behind it: those run 16..21 and 21..26.
+    # segments stand behind it: those run 16..21 and 21..26. b comes 1 ns after a at the soonest.
     found = analyse(tasks, "fixed-priority", Assumptions(depth=3))
     assert [bound.blocking_ns for bound in found.tasks] == [14, 14, None]
-    assert [bound.response_ns for bound in found.tasks] == [14 + 2, 14 + 2 + 10 + 2, None]
+    assert [bound.response_ns for bound in found.tasks] == [14 + 2, 14 + 2 + 10 + 2 - 1, None]
 
 
 def test_slipping_in_is_seen_in_a_schedule() -> None:
@@ -82,7 +82,7 @@ def test_slipping_in_is_seen_in_a_schedule() -> None:
         tasks, {"a": [1], "b": [11], "idle": [0]}, Rules(policy="fixed-priority", depth=2)
     )
     assert seen == {"a": 18, "b": 15}
-    assert responses(tasks, "fixed-priority", depth=2) == [18, 9 + 9 + 5 + 2, None]
+    assert responses(tasks, "fixed-priority", depth=2) == [18, 9 + 9 + 5 + 2 - 1, None]
 
 
 @pytest.mark.parametrize("policy", ["fixed-priority", "edf"])

@@ -1,6 +1,7 @@
 """`preemptc plan`: verdicts, bounds, proposals and bundles, from a task set to its bundles."""
 
 import json
+import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -238,3 +239,11 @@ def test_fronts_of_networks_are_their_pareto_fronts() -> None:
     assert front.cuts[0] == (400_000,)
     assert max(front.cuts[-1]) == plans[-1].max_predicted_ns
     assert set(front.cuts) <= {found.predicted_ns for found in plans}
+
+
+def test_the_readme_shows_what_plan_prints(work: Path) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    blocks = re.findall(r"^```(toml|text)\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
+    (taskset,) = [block for kind, block in blocks if block.startswith("# deadlines.toml")]
+    shown = [block for kind, block in blocks if kind == "text"]
+    assert plan(taskset, work).stdout in shown

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from preempt_runtime.errors import InputError
-from preemptc.plot import pareto_svg
+from preemptc.plot import curves_svg, pareto_svg
 
 SVG = "{http://www.w3.org/2000/svg}"
 FRONT = ((40_000_000, 0.0, 1), (11_000_000, 0.012, 4), (3_000_000, 0.065, 15))
@@ -83,3 +83,29 @@ def test_nothing_to_draw_is_an_error() -> None:
     for points in ((), ((0, 0.1, 1),)):
         with pytest.raises(InputError, match="at least one point"):
             pareto_svg(points, title="t", label="l")
+
+
+CURVES = {"planned": [(0.1, 100.0), (0.9, 40.0)], "<none>": [(0.1, 50.0), (0.9, 0.0)]}
+
+
+def test_curves_start_and_end_where_the_axes_say() -> None:
+    svg = curves_svg(CURVES, title="t", label="l", x_name="load", y_name="share (%)")
+    root = ElementTree.fromstring(svg)
+    assert {"load", "share (%)", "planned", "<none>"} <= set(texts(root))
+    ticks = {text.text: text for text in root.findall(f"{SVG}text")}
+    paths = [path.attrib for path in root.findall(f"{SVG}path") if "stroke-width" in path.attrib]
+    first, _, second, _ = [path["d"] for path in paths]
+    assert len({path["stroke"] for path in paths}) == len(CURVES)
+    (x, y), (end_x, end_y) = [tuple(map(float, p.split(","))) for p in first[1:].split("L")]
+    assert float(ticks["0"].attrib["x"]) < x < float(ticks["0.2"].attrib["x"])
+    assert float(ticks["0.8"].attrib["x"]) < end_x < float(ticks["1"].attrib["x"])
+    assert y < end_y == pytest.approx(float(ticks["40"].attrib["y"]) - 4)
+    assert float(second.split("L")[1].split(",")[1]) > end_y
+
+
+@pytest.mark.parametrize("curves", [{}, {"a": []}, {str(n): [(0.0, 1.0)] for n in range(6)}])
+def test_no_curve_an_empty_one_or_too_many_are_refused(
+    curves: dict[str, list[tuple[float, float]]],
+) -> None:
+    with pytest.raises(InputError, match="curves, allowed 1 to 5"):
+        curves_svg(curves, title="t", label="l", x_name="x", y_name="y")

@@ -6,8 +6,8 @@ it; a segment of a task k can block it from the start only if D_k > A + D_i:
     F = B(A) + n_i(A + 1) C_i - (last_i - 1) + sum over j of n_j(min(A + 1 + D_i - D_j, F)) C_j
     R = F + last_i - 1 - A
 
-With `depth` D in flight, B(A) = D q(A) - 1 + (jobs - 1) (D - 1) q', where jobs are all those ahead
-and the job itself, and q' is the longest segment that may slip in between two of them.
+With `depth` D in flight, B(A) = D q(A) - 1, and D - 1 segments more for each further job before
+the job itself is ready, as in `fixed_priority`.
 
 Source: Bozhko and Brandenburg, ECRTS 2020 (PROSA, edf/limited_preemptive); Spuri 1996; Baruah,
 ECRTS 2005 (the demand test); docs/schedulability.md for depth and for the cost of resuming.
@@ -65,13 +65,18 @@ def edf_bound(
         busy_ns: what `edf_busy_period_ns` found.
     """
     others = [other for other in loads if other is not load]
-    shifted = [_meeting_offsets(load, other, busy_ns) for other in others]
+    steps = [_meeting_offsets(load, other, busy_ns) for other in others]
+    if depth > 1:
+        steps += [iter((1,)), *(iter(other.steps(busy_ns)) for other in others)]
     response_ns = 0
-    for offset_ns in offsets_before(busy_ns, load.steps(busy_ns), *shifted):
+    for offset_ns in offsets_before(busy_ns, load.steps(busy_ns), *steps):
         found_ns = _last_start_ns(load, others, offset_ns, best_effort_ns, depth)
         if found_ns is None:
             return Unbounded("the start of its last segment was not found")
-        response_ns = max(response_ns, found_ns + load.last_ns - 1 - offset_ns)
+        end_ns = found_ns + load.last_ns - 1
+        if depth > 1:  # what slips in may be counted more often than it is released
+            end_ns = min(end_ns, busy_ns)
+        response_ns = max(response_ns, end_ns - offset_ns)
     first_ns = _longest_later_ns(others, load.deadline_ns, best_effort_ns)
     return Bounded(max(0, depth * first_ns - 1), response_ns)
 
@@ -89,19 +94,22 @@ def _last_start_ns(
     own_jobs = load.arrivals(offset_ns + 1)
     latest_ns = offset_ns + load.deadline_ns
     first_ns = _longest_later_ns(others, latest_ns, best_effort_ns)
-    # Its own first job in the busy period can only be preceded by later deadlines that came
-    # before it; one that waits for its predecessor's buffers by any that came meanwhile.
-    slipping_ns = load.deadline_ns if own_jobs == 1 else 0
-    slipped_ns = (depth - 1) * _longest_later_ns(others, slipping_ns, best_effort_ns)
-    fixed_ns = max(0, depth * first_ns - 1) - slipped_ns
-    fixed_ns += own_jobs * (load.cost_ns + slipped_ns) - (load.last_ns - 1)
+
+    def jobs_ahead(window_ns: int) -> Iterator[tuple[Load, int]]:
+        for other in others:
+            yield other, other.arrivals(min(latest_ns + 1 - other.deadline_ns, window_ns))
+
+    fixed_ns = max(0, depth * first_ns - 1) + own_jobs * load.cost_ns - (load.last_ns - 1)
+    if depth > 1:
+        # Until its release only what was released before it and is due later can slip in. While
+        # it waits for its predecessors' buffers, anything that came meanwhile can.
+        later_ns = _longest_later_ns(others, load.deadline_ns, best_effort_ns)
+        any_ns = _longest_later_ns(others, 0, best_effort_ns)
+        jobs_before = sum(num for _, num in jobs_ahead(offset_ns + 1)) if offset_ns > 0 else 0
+        fixed_ns += (depth - 1) * (jobs_before * later_ns + (own_jobs - 1) * any_ns)
 
     def demand(window_ns: int) -> int:
-        return fixed_ns + sum(
-            other.arrivals(min(latest_ns + 1 - other.deadline_ns, window_ns))
-            * (other.cost_ns + slipped_ns)
-            for other in others
-        )
+        return fixed_ns + sum(num * other.cost_ns for other, num in jobs_ahead(window_ns))
 
     return smallest_fixed_point(demand, 1)
 

@@ -6,22 +6,23 @@ runs to its end. For each offset A of a release in the busy period
 
     F = B + n_i(A + 1) C_i - (last_i - 1) + sum over h of n_h(F) C_h,    R = F + last_i - 1 - A
 
-with n the arrival curves and B the blocking. With `depth` D in flight, D less urgent segments may
-stand before the first job, and D - 1 may slip in before each further one, while a job before it
-has its last segment in flight: B = D q - 1 + (jobs - 1) (D - 1) q. That equals q - 1 and a cost
-of (D - 1) q more for every job, which is how it is computed here.
+with n the arrival curves and B the blocking. With `depth` D in flight, D less urgent segments of
+length q may stand before the first job, and D - 1 may slip in before each further one that becomes
+ready until the job itself is ready: the jobs of others released by A, and its own n_i(A + 1) - 1
+before it, for whose buffers it may wait: B = D q - 1 + (jobs) (D - 1) q.
 
 Source: Bozhko and Brandenburg, ECRTS 2020 (PROSA, fixed_priority/limited_preemptive); Yao, Buttazzo
 and Bertogna 2010; docs/schedulability.md for depth and for the cost of resuming.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from preempt_runtime.schedulability.loads import (
     Load,
     Unbounded,
     busy_period_ns,
+    offsets_before,
     smallest_fixed_point,
 )
 
@@ -55,14 +56,16 @@ def fixed_priority_bound(
     own = next(other for other in level if other.name == load.name)
     others = [other for other in level if other is not own]
     response_ns, start_ns = 0, 1
-    for offset_ns in own.steps(busy_ns):
-        fixed_ns = blocking_ns + own.arrivals(offset_ns + 1) * (own.cost_ns + slipped_ns)
-        fixed_ns -= own.last_ns - 1
+    for offset_ns in _offsets(own, others, busy_ns, slipped_ns):
+        own_jobs = own.arrivals(offset_ns + 1)
+        jobs_before = own_jobs - 1
+        if offset_ns > 0 and slipped_ns > 0:
+            jobs_before += sum(other.arrivals(offset_ns + 1) for other in others)
+        fixed_ns = max(0, depth * longest_lower_ns - 1) + jobs_before * slipped_ns
+        fixed_ns += own_jobs * own.cost_ns - (own.last_ns - 1)
 
         def demand(window_ns: int, fixed_ns: int = fixed_ns) -> int:
-            return fixed_ns + sum(
-                other.arrivals(window_ns) * (other.cost_ns + slipped_ns) for other in others
-            )
+            return fixed_ns + sum(other.arrivals(window_ns) * other.cost_ns for other in others)
 
         found_ns = smallest_fixed_point(demand, start_ns)
         if found_ns is None:
@@ -70,6 +73,13 @@ def fixed_priority_bound(
         start_ns = found_ns  # later releases start no earlier
         response_ns = max(response_ns, found_ns + own.last_ns - 1 - offset_ns)
     return Bounded(max(0, depth * longest_lower_ns - 1), response_ns)
+
+
+def _offsets(own: Load, others: Sequence[Load], busy_ns: int, slipped_ns: int) -> Iterable[int]:
+    """Where the demand before the task's job rises; the response is longest at one of them."""
+    if slipped_ns == 0:
+        return own.steps(busy_ns)
+    return offsets_before(busy_ns, own.steps(busy_ns), (1,), *(x.steps(busy_ns) for x in others))
 
 
 def charged_for_resuming(
