@@ -81,9 +81,11 @@ def analysed_task(task: Task, observed_ns: Sequence[int] = ()) -> AnalysedTask:
     segment_ns = [
         max(1, seg.predicted_ns if seg.latency is None else seg.latency.max_ns) for seg in segments
     ]
+    is_longer = any(seen > known for seen, known in zip(observed_ns, segment_ns, strict=False))
     for idx, seen_ns in enumerate(observed_ns):
         segment_ns[idx] = max(segment_ns[idx], seen_ns)
     is_measured = all(seg.latency is not None for seg in segments)
+    around_ns = (task.pre_ns or 0) + (task.post_ns or 0)
     source: Source = "measured" if is_measured else "estimated"
     return AnalysedTask(
         name=task.name,
@@ -98,6 +100,8 @@ def analysed_task(task: Task, observed_ns: Sequence[int] = ()) -> AnalysedTask:
         priority=task.priority,
         is_best_effort=task.is_best_effort,
         source=source,
+        # What was seen of single segments says nothing of a whole job: then their sum counts.
+        total_ns=None if task.total_ns is None or is_longer else task.total_ns + around_ns,
     )
 
 

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from preempt_runtime.bundle import Bundle, open_bundle
@@ -34,7 +34,9 @@ class LoadedTask:
     @property
     def task(self) -> Task:
         """The task as the executor takes it."""
-        return task_from_spec(self.spec, self.network)
+        chained = self.plan.chained
+        total_ns = None if chained is None else chained.max_ns
+        return replace(task_from_spec(self.spec, self.network), total_ns=total_ns)
 
     def inputs_of(self, job_idx: int) -> Mapping[str, Array]:
         """What the task's job of that number computes on."""

@@ -36,6 +36,7 @@ class Task:
     `pre(inputs, stream)` returns the network's inputs, `post(outputs, stream)` the job's result.
     Both run on the dispatcher as segments of their own, so they are non-preemptive and count;
     `pre_ns` and `post_ns` are the longest that they were seen to take, which admission asks for.
+    `total_ns` is the longest that all segments were seen to take together, where that is known.
     `check_inputs` scans floating-point inputs for NaN at submit.
     """
 
@@ -52,6 +53,7 @@ class Task:
     post: Post | None = None
     pre_ns: int | None = None
     post_ns: int | None = None
+    total_ns: int | None = None
     check_inputs: bool = False
     remaining_by_step_ns: tuple[int, ...] = field(init=False, repr=False, compare=False)
 
@@ -82,6 +84,7 @@ class Task:
             "period": self.period_ns,
             "time of pre": self.pre_ns,
             "time of post": self.post_ns,
+            "time in all": self.total_ns,
         }
         for what, duration_ns in durations.items():
             if duration_ns is not None and duration_ns < 1:

@@ -250,3 +250,19 @@ def test_an_answer_in_the_background_is_awaited_at_the_end() -> None:
         tell(excess)
         tell(excess)
     assert seen == [excess, excess]
+
+
+def test_what_a_whole_job_was_seen_to_take_counts_where_it_is_less() -> None:
+    long = replace(LONG, network=FakeNetwork(segment_ns=(4, 4, 4)))
+    assert analysed_task(replace(long, total_ns=9)).total_ns == 9
+    by_sum = admission().bound((URGENT, long)).task("long")
+    by_total = admission().bound((URGENT, replace(long, total_ns=9))).task("long")
+    assert (by_sum.cost_ns, by_total.cost_ns) == (12, 9)
+    assert (by_sum.response_ns, by_total.response_ns) == (18, 15)
+    assert by_total.longest_ns == 4
+    # More than the sum, or less than one segment, it says nothing.
+    assert admission().bound((URGENT, replace(long, total_ns=99))).task("long") == by_sum
+    assert admission().bound((URGENT, replace(long, total_ns=1))).task("long").cost_ns == 4
+    # A segment that was seen to take longer makes what was measured of whole jobs void.
+    again = admission().bound((URGENT, replace(long, total_ns=9)), {"long": (5, 1, 1)})
+    assert again.task("long").cost_ns == 13
