@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := preemptc runtime/preempt_runtime models bench tests docs
 
-.PHONY: help setup demo test lint type unit test-gpu golden bench bench-gpu bench-gpu-pair bench-commands bench-schedulability publish fuzz size clean
+.PHONY: help setup demo test lint type unit test-gpu golden bench bench-gpu bench-gpu-pair bench-commands bench-policies bench-simulation bench-schedulability publish fuzz size clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -49,6 +49,12 @@ bench-gpu-pair: setup ## Measure an urgent network beside a long one on the GPU 
 
 bench-commands: setup ## Measure commands as whole processes, and the dispatcher's own time
 	$(BIN)/python -m bench.commands
+
+bench-policies: setup ## Measure how long each policy takes to decide
+	$(BIN)/python -m bench.policies
+
+bench-simulation: setup ## Measure how many segments a second are simulated
+	$(BIN)/python -m bench.simulation
 
 bench-schedulability: setup ## Check response-time bounds on 20,000 random task sets, count what cutting gains (6 minutes)
 	nice $(BIN)/python -m bench.schedulability

@@ -13,7 +13,7 @@ from preemptc.profile import LatencyProfile
 from preemptc.replan import Goal
 
 NODE_FACTOR = 1.2
-_RAISES, _RAISE_FACTOR = 4, 1.25
+_RAISES, _RAISE_FACTOR = 8, 1.25  # to six times the bound: neighbours were seen to take that
 _REDERIVATIONS = 2
 
 

@@ -17,6 +17,7 @@ import click
 from preempt_runtime.errors import PreemptError
 from preempt_runtime.stdout import STDOUT_BROKEN, check_stdout, is_stdout_broken
 from preemptc import __version__
+from preemptc.interruption import INTERRUPTED, LINE
 
 SUMMARIES: Mapping[str, str] = MappingProxyType(
     {
@@ -31,12 +32,13 @@ SUMMARIES: Mapping[str, str] = MappingProxyType(
         "targets": "Show what networks can be compiled for.",
     }
 )
-_INTERRUPTED = 130
 
 
 def _refuse(reason: str) -> None:
+    words = " ".join(reason.split())
+    line = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in words)
     with contextlib.suppress(OSError):  # stderr may be as full as stdout
-        click.echo(f"preemptc: error: {' '.join(reason.split())}", err=True)
+        click.echo(f"preemptc: error: {line}", err=True)
 
 
 class CommandGroup(click.Group):
@@ -80,8 +82,8 @@ class CommandGroup(click.Group):
             _refuse(str(err))
             ctx.exit(1)
         except KeyboardInterrupt:
-            click.echo("preemptc: interrupted; nothing half-written", err=True)
-            ctx.exit(_INTERRUPTED)
+            click.echo(LINE, err=True)
+            ctx.exit(INTERRUPTED)
 
 
 @click.group(name="preemptc", cls=CommandGroup)

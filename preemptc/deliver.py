@@ -25,6 +25,7 @@ _ELSEWHERE_FILE = "elsewhere.json"
 _FOLDER = "bundle"
 _CHUNK_BYTES = 1 << 22
 _MAX_READS = 8
+_MAX_NAME_BYTES = 255  # of every file system that Linux commonly has
 _RANDOM_NAME = f"-[a-z0-9_]{{8}}({re.escape(ASIDE_SUFFIX)})?"  # as tempfile ends its names
 
 
@@ -116,6 +117,12 @@ def check_place(output: Path, cache: BuildCache) -> None:
             f"{output}: the cache {cache.root} lies in it, which a bundle would replace; choose"
             " another place with -o or --cache"
         )
+    if output.name in ("", ".."):
+        raise BuildError(
+            f"{output}: names no directory of its own, and a bundle replaces a whole one; give one"
+            " such as net.bundle with -o"
+        )
+    _check_name(output)
     with guard(output):
         if (foreign := _foreign(output)) is not None:
             raise BuildError(
@@ -125,6 +132,17 @@ def check_place(output: Path, cache: BuildCache) -> None:
         if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
             code = errno.EACCES if above.is_dir() else errno.ENOTDIR
             raise OSError(code, os.strerror(code), str(above))
+
+
+def _check_name(output: Path) -> None:
+    """Refuse a name that is too long for the directory that a bundle is first written into."""
+    partial = f"{PARTIAL_PREFIX}{output.name}-{'x' * 8}{ASIDE_SUFFIX}"
+    if (surplus := len(os.fsencode(partial)) - _MAX_NAME_BYTES) > 0:
+        num_bytes = len(os.fsencode(output.name))
+        raise BuildError(
+            f"{output}: a name of {num_bytes} bytes, at most {num_bytes - surplus}; choose a"
+            " shorter one with -o"
+        )
 
 
 def _foreign(output: Path) -> str | None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from preempt_runtime.errors import BuildError, InputError
+from preempt_runtime.input_file import check_regular, read_regular
 from preempt_runtime.inputs import read_inputs
 from preempt_runtime.manifest import CheckSpec
 from preemptc import __version__
@@ -28,6 +29,7 @@ from preemptc.model import Lowered, Model
 from preemptc.onnx_io.versions import LIBRARY_VERSIONS
 from preemptc.pack import PROFILE_FILE, pack, pack_portable
 from preemptc.profile import (
+    MAX_PROFILE_BYTES,
     MEASURED_AT,
     LatencyProfile,
     json_from_profile,
@@ -76,6 +78,9 @@ def compile_model(
         PreemptError: the stage's own error; nothing half-made stays behind.
     """
     start_ns = time.monotonic_ns()
+    for given, what in ((options.profile, "the profile"), (options.inputs, "the inputs")):
+        if given is not None:
+            check_regular(given, what)
     check_place(output, cache)
     prepared = prepare(path, options, cache, progress)
     fields = _bundle_fields(prepared, options, cache)
@@ -176,10 +181,7 @@ def read_profile(path: Path) -> LatencyProfile:
     Raises:
         InputError: missing, or no profile of this version.
     """
-    try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as err:
-        raise InputError(f"{path}: cannot be read as a profile ({err})") from err
+    text = read_regular(path, "the profile", max_bytes=MAX_PROFILE_BYTES)
     return profile_from_json(text, str(path))
 
 

@@ -191,6 +191,7 @@ def _analysed(task: TaskSpec, costs: TaskCosts) -> AnalysedTask:
         priority=task.priority,
         is_best_effort=task.is_best_effort,
         source=costs.source,
+        total_ns=costs.total_ns,
     )
 
 

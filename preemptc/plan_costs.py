@@ -36,13 +36,15 @@ class TaskCosts:
     """The ways to cut a task's network, and where their costs come from.
 
     `free_front` has those that a bound in the file rules out, too; None where the file leaves the
-    choice, or where there is none.
+    choice, or where there is none. `total_ns` is the most that all segments of a bundle were seen
+    to take together, where that was measured.
     """
 
     front: Front
     free_front: Front | None
     source: Source
     origin: str
+    total_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +106,7 @@ def bundle_costs(path: Path, plan_id: str | None) -> TaskCosts:
         free_front=None,
         source="measured" if is_measured and plan.source == "measured" else "estimated",
         origin=f"{path.name}, plan {plan.id!r}",
+        total_ns=plan.chained.max_ns if is_measured and plan.chained is not None else None,
     )
 
 

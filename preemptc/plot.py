@@ -1,21 +1,21 @@
 """Pareto fronts and curves as SVG pictures, written without any plotting library."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from html import escape
+from collections.abc import Mapping, Sequence
 
 from preempt_runtime.errors import InputError
+from preempt_runtime.svg import GRID, INK, document, linear_ticks, log_ticks, scale, words
 from preempt_runtime.units import fmt_ns
 
 _WIDTH, _HEIGHT = 720, 440
 _LEFT, _RIGHT, _TOP, _BOTTOM = 76, 24, 64, 60
-_INK, _GRID, _LINE = "#222222", "#dddddd", "#1f5fa8"
+_LINE = "#1f5fa8"
+_LEAST_PERCENT = 0.01  # less than this is no overhead, and no scale
 
 _COLOURS = ("#1f5fa8", "#c2410c", "#15803d", "#7c3aed", "#6b7280")
 _DASHES = ("", "8 3", "2 3", "10 3 2 3", "4 2")
 
 FrontPoint = tuple[int, float, int]
-Scale = Callable[[float], float]
 
 
 def pareto_svg(points: Sequence[FrontPoint], *, title: str, label: str) -> str:
@@ -36,25 +36,26 @@ def pareto_svg(points: Sequence[FrontPoint], *, title: str, label: str) -> str:
     ordered = sorted(points)
     bounds_ms = [bound_ns / 1e6 for bound_ns, _, _ in ordered]
     percents = [100 * overhead_frac for _, overhead_frac, _ in ordered]
-    x_ticks = _log_ticks(bounds_ms[0], bounds_ms[-1])
-    y_ticks = _linear_ticks(min(0.0, *percents), max(percents))
-    x_of = _scale(math.log(x_ticks[0]), math.log(x_ticks[-1]), _LEFT, _WIDTH - _RIGHT)
-    y_of = _scale(y_ticks[0], y_ticks[-1], _HEIGHT - _BOTTOM, _TOP)
+    x_ticks = log_ticks(bounds_ms[0], bounds_ms[-1])
+    least, most = min(0.0, *percents), max(percents)
+    y_ticks = linear_ticks(least, most if most - least > _LEAST_PERCENT else least + 1.0)
+    x_of = scale(math.log(x_ticks[0]), math.log(x_ticks[-1]), _LEFT, _WIDTH - _RIGHT)
+    y_of = scale(y_ticks[0], y_ticks[-1], _HEIGHT - _BOTTOM, _TOP)
     places = [
         (x_of(math.log(bound_ms)), y_of(percent))
         for bound_ms, percent in zip(bounds_ms, percents, strict=True)
     ]
-    lines = [
-        *_head(title, label),
+    parts = [
+        words(_LEFT, 26, title, size=16),
+        words(_LEFT, 46, label),
         *(_x_tick(x_of(math.log(tick)), tick) for tick in x_ticks),
         *(_y_tick(y_of(tick), tick) for tick in y_ticks),
-        _text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 16, "longest segment (ms)", "middle"),
-        _text(18, (_TOP + _HEIGHT - _BOTTOM) / 2, "overhead (%)", "middle", is_upright=True),
+        words((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 16, "longest segment (ms)", "middle"),
+        words(18, (_TOP + _HEIGHT - _BOTTOM) / 2, "overhead (%)", "middle", is_upright=True),
         f'<path d="{_staircase(places)}" fill="none" stroke="{_LINE}" stroke-width="1.5"/>',
         *(_dot(place, point) for place, point in zip(places, ordered, strict=True)),
-        "</svg>",
     ]
-    return "\n".join(lines) + "\n"
+    return document(_WIDTH, _HEIGHT, parts)
 
 
 def curves_svg(
@@ -80,69 +81,28 @@ def curves_svg(
     if not 1 <= len(curves) <= len(_COLOURS) or not all(curves.values()):
         raise InputError(f"{title}: {len(curves)} curves, allowed 1 to 5, each with a point")
     points = [point for curve in curves.values() for point in curve]
-    x_ticks = _linear_ticks(min(x for x, _ in points), max(x for x, _ in points))
-    y_ticks = _linear_ticks(min(0.0, *(y for _, y in points)), max(y for _, y in points))
-    x_of = _scale(x_ticks[0], x_ticks[-1], _LEFT, _WIDTH - _RIGHT)
-    y_of = _scale(y_ticks[0], y_ticks[-1], _HEIGHT - _BOTTOM, _TOP)
-    lines = [
-        *_head(title, label),
+    x_ticks = linear_ticks(min(x for x, _ in points), max(x for x, _ in points))
+    y_ticks = linear_ticks(min(0.0, *(y for _, y in points)), max(y for _, y in points))
+    x_of = scale(x_ticks[0], x_ticks[-1], _LEFT, _WIDTH - _RIGHT)
+    y_of = scale(y_ticks[0], y_ticks[-1], _HEIGHT - _BOTTOM, _TOP)
+    parts = [
+        words(_LEFT, 26, title, size=16),
+        words(_LEFT, 46, label),
         *(_x_tick(x_of(tick), tick) for tick in x_ticks),
         *(_y_tick(y_of(tick), tick) for tick in y_ticks),
-        _text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 16, x_name, "middle"),
-        _text(18, (_TOP + _HEIGHT - _BOTTOM) / 2, y_name, "middle", is_upright=True),
+        words((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 16, x_name, "middle"),
+        words(18, (_TOP + _HEIGHT - _BOTTOM) / 2, y_name, "middle", is_upright=True),
     ]
     for idx, (name, curve) in enumerate(curves.items()):
         stroke = f'stroke="{_COLOURS[idx]}" stroke-width="2" stroke-dasharray="{_DASHES[idx]}"'
         path = "L".join(f"{x_of(x):.1f},{y_of(y):.1f}" for x, y in curve)
         height = _HEIGHT - _BOTTOM - 20 - 18 * (len(curves) - 1 - idx)
-        lines += [
+        parts += [
             f'<path d="M{path}" fill="none" {stroke}/>',
             f'<path d="M{_LEFT + 12},{height}h34" {stroke}/>',
-            _text(_LEFT + 54, height + 4, name),
+            words(_LEFT + 54, height + 4, name),
         ]
-    return "\n".join([*lines, "</svg>"]) + "\n"
-
-
-def _head(title: str, label: str) -> tuple[str, ...]:
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}"'
-        f' width="{_WIDTH}" height="{_HEIGHT}" font-family="sans-serif" font-size="12">',
-        f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="#ffffff"/>',
-        _text(_LEFT, 26, title, size=16),
-        _text(_LEFT, 46, label),
-    )
-
-
-def _scale(low: float, high: float, start: float, end: float) -> Scale:
-    return lambda value: start + (value - low) / (high - low) * (end - start)
-
-
-def _log_ticks(low: float, high: float) -> list[float]:
-    """Values 1, 2 and 5 times powers of ten around [low, high]; powers alone where it is wide.
-
-    >>> _log_ticks(0.7, 9.0)
-    [0.5, 1.0, 2.0, 5.0, 10.0]
-    """
-    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1
-    steps = (1, 2, 5) if high / low < 1e4 else (1,)
-    ticks = [step * 10.0**power for power in range(first, last) for step in steps]
-    start = max(idx for idx, tick in enumerate(ticks) if tick <= low)
-    end = min(idx for idx, tick in enumerate(ticks) if tick >= high)
-    return ticks[start : max(end, start + 1) + 1]
-
-
-def _linear_ticks(low: float, high: float) -> list[float]:
-    """Four to eleven round values around [low, high].
-
-    >>> _linear_ticks(0.0, 9.0)
-    [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]
-    """
-    high = high if high - low > 0.01 else low + 1.0
-    extent = high - low
-    power = 10.0 ** math.floor(math.log10(extent))
-    step = next(part * power for part in (0.2, 0.5, 1, 2) if extent <= 5 * part * power)
-    first, last = math.floor(low / step), math.ceil(high / step)
-    return [round(idx * step, 12) for idx in range(first, last + 1)]
+    return document(_WIDTH, _HEIGHT, parts)
 
 
 def _staircase(places: Sequence[tuple[float, float]]) -> str:
@@ -162,27 +122,11 @@ def _dot(place: tuple[float, float], point: FrontPoint) -> str:
 
 def _x_tick(x: float, tick: float) -> str:
     top, bottom = _TOP, _HEIGHT - _BOTTOM
-    line = f'<path d="M{x:.1f},{top}V{bottom + 4}" stroke="{_GRID}"/>'
-    return line + _text(x, bottom + 20, f"{tick:g}", "middle")
+    line = f'<path d="M{x:.1f},{top}V{bottom + 4}" stroke="{GRID}"/>'
+    return line + words(x, bottom + 20, f"{tick:g}", "middle")
 
 
 def _y_tick(y: float, tick: float) -> str:
-    colour = _INK if tick == 0 else _GRID
+    colour = INK if tick == 0 else GRID
     line = f'<path d="M{_LEFT - 4},{y:.1f}H{_WIDTH - _RIGHT}" stroke="{colour}"/>'
-    return line + _text(_LEFT - 10, y + 4, f"{tick:g}", "end")
-
-
-def _text(
-    x: float,
-    y: float,
-    text: str,
-    anchor: str = "start",
-    *,
-    size: int = 12,
-    is_upright: bool = False,
-) -> str:
-    turn = f' transform="rotate(-90 {x:.1f} {y:.1f})"' if is_upright else ""
-    return (
-        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}"'
-        f' fill="{_INK}"{turn}>{escape(text)}</text>'
-    )
+    return line + words(_LEFT - 10, y + 4, f"{tick:g}", "end")

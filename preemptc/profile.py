@@ -3,15 +3,23 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from preempt_runtime.errors import InputError
 from preempt_runtime.manifest import Latency
+from preempt_runtime.manifest_check import check_latency
+from preempt_runtime.strict_json import Place, brief, document_from_json
+from preempt_runtime.typed_json import record_from_value
 
 PROFILE_SCHEMA = "preemptc/profile"
 PROFILE_VERSION = 1
+MAX_PROFILE_BYTES = 256 << 20
 MEASURED_AT = "measured_at"
 """In `machine`: when it was measured, UTC in ISO 8601; it is cached with the profile."""
+_TODO = "give one that `preemptc profile MODEL -o FILE` wrote"
+_MAX_NODE_NS = 10**13  # almost three hours
+_MAX_TOTAL_NS = 10**17
+_MAX_NS_PER_BYTE = 1000  # a boundary that moves a megabyte a second
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,12 +60,6 @@ class LatencyProfile:
     boundary: BoundaryCost
     machine: Mapping[str, str | int | float]
 
-    def __post_init__(self) -> None:
-        if len(self.node_ns) != len(self.node_names):
-            raise InputError(f"profile: {len(self.node_ns)} costs for {len(self.node_names)} nodes")
-        if any(cost < 0 for cost in self.node_ns):
-            raise InputError("profile: a node has a negative cost")
-
     @property
     def total_ns(self) -> int:
         """Predicted time of the whole network."""
@@ -76,36 +78,44 @@ def json_from_profile(profile: LatencyProfile) -> str:
     return json.dumps(document, indent=1, sort_keys=True) + "\n"
 
 
-def _name(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"the node name {value!r} is no string")
-    return value
-
-
-def profile_from_json(text: str, where: str) -> LatencyProfile:
-    """The profile of a JSON document.
+def profile_from_json(text: str | bytes, where: str) -> LatencyProfile:
+    """The profile of a JSON document, read strictly.
 
     Raises:
         InputError: not a profile of this version; `where` names the file in the message.
     """
-    try:
-        document: dict[str, Any] = json.loads(text)
-        schema, version = document.pop("schema"), document.pop("version")
-        if (schema, version) != (PROFILE_SCHEMA, PROFILE_VERSION):
-            raise InputError(
-                f"{where}: {schema} version {version}, this preemptc reads {PROFILE_SCHEMA}"
-                f" version {PROFILE_VERSION}; run `preemptc profile` again"
-            )
-        document["boundary"] = BoundaryCost(**document["boundary"])
-        document["node_latency"] = tuple(Latency(**entry) for entry in document["node_latency"])
-        document["whole"] = Latency(**document["whole"]) if document["whole"] else None
-        document["node_names"] = tuple(map(_name, document["node_names"]))
-        document["node_ns"] = tuple(int(cost) for cost in document["node_ns"])
-        document["machine"] = dict(document["machine"])
-        return LatencyProfile(**document)
-    except InputError:
-        raise
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as err:
-        raise InputError(
-            f"{where}: not a latency profile ({err}); write one with `preemptc profile -o FILE`"
-        ) from err
+    place = Place(where=where, todo=_TODO, error=InputError)
+    document = document_from_json(text, place, max_bytes=MAX_PROFILE_BYTES)
+    if not isinstance(document, dict) or document.pop("schema", None) != PROFILE_SCHEMA:
+        raise place.refuse(f'not a latency profile (no "schema": "{PROFILE_SCHEMA}")')
+    if (version := document.pop("version", None)) != PROFILE_VERSION or type(version) is not int:
+        what = f"found {brief(version)}, this preemptc reads version {PROFILE_VERSION}"
+        raise place.field("version").refuse(what)
+    profile = record_from_value(document, LatencyProfile, place)
+    _check(profile, place)
+    return profile
+
+
+def _check(profile: LatencyProfile, place: Place) -> None:
+    """Refuse values that nothing takes: plans add them up in 64 bits."""
+    num_nodes = len(profile.node_names)
+    for name, found in (("node_ns", profile.node_ns), ("node_latency", profile.node_latency)):
+        if len(found) != num_nodes and (found or name == "node_ns"):
+            what = f"{len(found)} entries for the {num_nodes} nodes of node_names"
+            raise place.field(name).refuse(what)
+    for idx, cost in enumerate(profile.node_ns):
+        _check_within(cost, _MAX_NODE_NS, "ns", place.field("node_ns").item(idx))
+    _check_within(profile.total_ns, _MAX_TOTAL_NS, "ns in all", place.field("node_ns"))
+    at = place.field("boundary")
+    _check_within(profile.boundary.fixed_ns, _MAX_NODE_NS, "ns", at.field("fixed_ns"))
+    _check_within(
+        profile.boundary.ns_per_byte, _MAX_NS_PER_BYTE, "ns per byte", at.field("ns_per_byte")
+    )
+    for idx, latency in enumerate(profile.node_latency):
+        check_latency(latency, place.field("node_latency").item(idx))
+    check_latency(profile.whole, place.field("whole"))
+
+
+def _check_within(found: float, most: int, unit: str, place: Place) -> None:
+    if not 0 <= found <= most:
+        raise place.refuse(f"found {found}, allowed 0 to {most} {unit}")

@@ -13,6 +13,7 @@ from preemptc.candidates import CandidateCounts
 from preemptc.commands.options import (
     DEFAULT_OVERHEAD_FRAC,
     FILE,
+    MAX_SEED,
     Request,
     max_live_bytes_option,
     network_options,
@@ -79,7 +80,11 @@ from preemptc.terminal import show, watched
     "--inputs", type=FILE, metavar="FILE.npz", help="Recorded inputs to check, beside random ones."
 )
 @click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of random inputs."
+    "--seed",
+    type=click.IntRange(0, MAX_SEED),
+    default=0,
+    show_default=True,
+    help="Of random inputs.",
 )
 @max_live_bytes_option
 def command(

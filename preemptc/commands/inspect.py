@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from preempt_runtime.bundle import Bundle, open_bundle
+from preempt_runtime.errors import BundleError
 from preempt_runtime.manifest import CheckSpec, GraphSpec, Manifest, PlanSpec, TensorSpec
 from preempt_runtime.units import fmt_bytes
 from preemptc.commands.options import bundle_argument, json_option
@@ -76,13 +77,18 @@ def read_contents(bundle: Bundle) -> Contents:
     """What `inspect` shows of a bundle.
 
     Raises:
-        PreemptError: its profile is damaged.
+        PreemptError: its profile is damaged, or has fewer nodes than a plan.
     """
     manifest = bundle.manifest
     profile = None
     if any(artefact.path == _PROFILE for artefact in manifest.artefacts):
-        text = bundle.read_bytes(_PROFILE).decode(errors="replace")
-        profile = profile_from_json(text, str(bundle.root / _PROFILE))
+        profile = profile_from_json(bundle.read_bytes(_PROFILE), str(bundle.root / _PROFILE))
+        for plan in manifest.plans:
+            if (end := plan.segments[-1].range[1]) > (num_nodes := len(profile.node_names)):
+                raise BundleError(
+                    f"{bundle.root}: the segments of plan {plan.id!r} end at node {end}, but"
+                    f" {_PROFILE} knows {num_nodes} nodes; compile the bundle again"
+                )
     names_here = {plan.target for plan in manifest.plans} & TARGETS.keys()
     devices = {name: local_device(TARGETS[name]) for name in names_here}
     matches = {

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import click
 
+from preempt_runtime.errors import InputError
 from preempt_runtime.output_file import check_output
 from preemptc.backends import BackendOptions
 from preemptc.cache import BuildCache
@@ -19,8 +20,35 @@ from preemptc.replan import Goal
 CACHE_VARIABLE = "PREEMPTC_CACHE"
 DEFAULT_OVERHEAD_FRAC = 0.03
 DEFAULT_GOAL = Goal(max_overhead_frac=DEFAULT_OVERHEAD_FRAC)
-FILE = click.Path(path_type=Path)
+MAX_SEED = (1 << 63) - 1  # a manifest has integers of 64 bits
 
+
+class FilePath(click.Path):
+    """A path that every library can take: not empty, which would be the current folder, and UTF-8.
+
+    ONNX Runtime and ONNX take text, and refuse what stands for other bytes with a traceback.
+    """
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path.
+
+        Raises:
+            InputError: it is empty, or not UTF-8.
+        """
+        path = super().convert(value, param, ctx)
+        name = param.opts[-1] if param else "path"
+        if not str(value):
+            raise InputError(f"{name}: the path is empty; write one")
+        try:
+            str(path).encode()
+        except UnicodeEncodeError as err:
+            raise InputError(
+                f"{name}: {str(path)!a} is not UTF-8; rename it, or choose another"
+            ) from err
+        return path
+
+
+FILE = FilePath(path_type=Path)
 Function = Callable[..., None]
 Shapes = Mapping[str, tuple[int, ...]]
 

@@ -1,14 +1,16 @@
 """Model files: read them, check their external data, write graph and weights apart."""
 
+import errno
 import hashlib
+import math
 import os
 import re
+import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
@@ -20,6 +22,8 @@ WEIGHTS_FILE = "weights.data"
 _NUM_BYTES = re.compile(r"[0-9]{1,19}")
 _PACKED_BITS = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2}
 INLINE_MAX_BYTES = 1024  # shapes, axes, scales: shape inference reads these from the graph itself
+_FULL_BYTES = 1 << 16  # what a failed write may leave unused
+_MAX_INT64 = (1 << 63) - 1
 _ALIGNMENT = 4096  # ONNX Runtime maps external data by page
 
 
@@ -38,7 +42,8 @@ def read(path: Path) -> OnnxFile:
         ModelError: missing, not ONNX, truncated, or external data missing or short.
     """
     if not _is_file(path):
-        raise ModelError(f"{path}: no such file; give the path of an ONNX model")
+        what = "is a directory" if os.path.isdir(path) else "no such file"
+        raise ModelError(f"{path}: {what}; give the path of an ONNX model")
     try:
         proto = onnx.load(str(path), load_external_data=False)
     except Exception as err:  # protobuf's DecodeError has no stable public name
@@ -61,24 +66,44 @@ def _is_file(path: Path) -> bool:
 
 
 def _check_external(tensor: onnx.TensorProto, path: Path) -> None:
+    if tensor.data_type not in TensorProto.DataType.values() or not tensor.data_type:
+        raise ModelError(
+            f"{path}: weight {tensor.name!r} has the unknown data type {tensor.data_type};"
+            " export the model again, or update preemptc"
+        )
+    if tensor.data_type == TensorProto.STRING:
+        raise ModelError(
+            f"{path}: weight {tensor.name!r} holds strings, which ONNX never keeps in another file;"
+            " export the model again"
+        )
+    if any(dim < 0 for dim in tensor.dims) or tensor_bytes(tensor) > _MAX_INT64:
+        raise ModelError(
+            f"{path}: weight {tensor.name!r} has the impossible shape {list(tensor.dims)[:64]};"
+            " export the model again"
+        )
     try:
         location, offset, length = external_range(tensor)
     except ModelError as err:
         raise ModelError(f"{path}: {err}") from err
     data = path.parent / location.replace("\0", "")
-    inside = "\0" not in location and data.resolve().is_relative_to(path.parent.resolve())
-    if not location or os.path.isabs(location) or not inside:
+    # os.path: pathlib raises at a loop of links.
+    inside = Path(os.path.realpath(data)).is_relative_to(os.path.realpath(path.parent))
+    if not location or "\0" in location or os.path.isabs(location) or not inside:
         raise ModelError(
-            f"{path}: weight {tensor.name!r} stands in {location!r}, outside the model's folder;"
-            " save the model again with its data beside it"
+            f"{path}: weight {tensor.name!r} stands in {location[:80]!r}, outside the model's"
+            " folder; save the model again with its data beside it"
         )
     if length < (needed := _stored_bytes(tensor)):
         raise ModelError(
             f"{path}: weight {tensor.name!r} has {fmt_bytes(length)} of external data, its shape"
             f" needs {fmt_bytes(needed)}; export the model again"
         )
-    found = data.stat().st_size if _is_file(data) else 0
-    if found < offset + length:
+    if not _is_file(data):
+        raise ModelError(
+            f"{path}: weight {tensor.name!r} stands in {location[:80]!r}, which is missing or no"
+            " regular file; copy the data file beside the model"
+        )
+    if (found := data.stat().st_size) < offset + length:
         raise ModelError(
             f"{data}: {fmt_bytes(found)}, but weight {tensor.name!r} of {path.name} ends at"
             f" {fmt_bytes(offset + length)}; copy the data file completely"
@@ -125,9 +150,9 @@ def _stored_bytes(tensor: onnx.TensorProto) -> int:
 
 def tensor_bytes(tensor: onnx.TensorProto) -> int:
     """Size of a dense tensor; types that numpy lacks count as one byte an element."""
-    num_items = int(np.prod(tensor.dims, dtype=np.int64)) if tensor.dims else 1
+    num_items: int = math.prod(tensor.dims)
     try:
-        item_bytes = helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+        item_bytes: int = helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
     except KeyError:
         item_bytes = 1
     return num_items * item_bytes
@@ -154,6 +179,16 @@ def one_line(err: BaseException) -> str:
     """The text of another library's error, on one line of bounded length."""
     text = " ".join(str(err).split())
     return text[:300] or type(err).__name__
+
+
+def check_disk(folder: Path) -> None:
+    """Return if there is space left: libraries that write do not say that it was that.
+
+    Raises:
+        OSError: the disk of `folder` is full.
+    """
+    if shutil.disk_usage(folder).free < _FULL_BYTES:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
 
 
 def write(source: OnnxFile, folder: Path) -> str:

@@ -187,6 +187,12 @@ def _check_types(proto: onnx.ModelProto, name: str) -> None:
         if graph.sparse_initializer:
             weight = graph.sparse_initializer[0].values.name
             raise ModelError(f"{name}: weight {weight!r} is sparse; export it as a dense tensor")
+    outputs = [value.name for value in proto.graph.output]
+    if twice := [output for output in outputs if outputs.count(output) > 1]:
+        raise ModelError(
+            f"{name}: {twice[0]!r} is listed {outputs.count(twice[0])} times among the outputs;"
+            " list it once"
+        )
     for value in (*proto.graph.input, *proto.graph.output):
         if value.type.tensor_type.elem_type == TensorProto.STRING:
             raise ModelError(

@@ -1,4 +1,4 @@
-"""`preempt-rt`: run task sets, and examine the machine that they run on.
+"""`preempt-rt`: run and simulate task sets, and examine the machine that they run on.
 
 Exit codes: 0 done; 1 an error, told in one line, or a `fail` finding of the doctor; 2 wrong usage;
 130 or 143 a run that Ctrl-C or SIGTERM ended early, after its results were printed.
@@ -10,19 +10,20 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from preempt_runtime import __version__
 from preempt_runtime.bundle import open_bundle
+from preempt_runtime.cli_simulate import add_simulate, run_simulate
+from preempt_runtime.cli_values import duration, integer, path, policy
 from preempt_runtime.clock import MonotonicClock
 from preempt_runtime.doctor import AskedPlan, Finding, doctor
-from preempt_runtime.errors import InputError, PreemptError
-from preempt_runtime.load_taskset import bundle_path
+from preempt_runtime.errors import PreemptError
+from preempt_runtime.load_taskset import bundle_path, check_taskset_output
 from preempt_runtime.loading import FindBackend, open_backend
-from preempt_runtime.output_file import check_output
-from preempt_runtime.policies import policy_from_name
+from preempt_runtime.policies import POLICIES
 from preempt_runtime.process import ProcessOptions
 from preempt_runtime.run_report import document_from_report, print_report
 from preempt_runtime.run_taskset import RunOptions, run_taskset
@@ -35,9 +36,8 @@ from preempt_runtime.stdout import (
 from preempt_runtime.system_view import view_this_machine
 from preempt_runtime.tables import print_table
 from preempt_runtime.task_table import MAX_SEED
-from preempt_runtime.taskset import TaskSetSpec, read_taskset
+from preempt_runtime.taskset import read_taskset
 from preempt_runtime.trace import TraceRecorder, write_trace
-from preempt_runtime.units import parse_duration_ns
 
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 
@@ -57,6 +57,8 @@ def main(argv: Sequence[str] | None = None, find_backend: FindBackend = open_bac
         try:
             if arguments.command == "run":
                 return _run(arguments, find_backend)
+            if arguments.command == "simulate":
+                return run_simulate(arguments)
             return _doctor(arguments, find_backend)
         except PreemptError as err:
             return _refuse(err)
@@ -68,14 +70,16 @@ def main(argv: Sequence[str] | None = None, find_backend: FindBackend = open_bac
 
 
 def _refuse(reason: PreemptError | str) -> int:
-    print(f"preempt-rt: error: {' '.join(str(reason).split())}", file=sys.stderr)
+    words = " ".join(str(reason).split())
+    line = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in words)
+    print(f"preempt-rt: error: {line}", file=sys.stderr)
     return 1
 
 
 def _run(arguments: argparse.Namespace, find_backend: FindBackend) -> int:
     taskset = read_taskset(arguments.taskset, seed=arguments.seed)
     if arguments.trace is not None:
-        _check_trace_place(arguments.trace, taskset)
+        check_taskset_output(arguments.trace, taskset, "the trace")
     recorder = TraceRecorder()
     report = run_taskset(
         taskset,
@@ -94,13 +98,6 @@ def _run(arguments: argparse.Namespace, find_backend: FindBackend) -> int:
         if arguments.trace is not None:
             write_trace(arguments.trace, recorder.trace([task.name for task in taskset.tasks]))
     return 0 if report.ended_by is None else 128 + report.ended_by
-
-
-def _check_trace_place(trace: Path, taskset: TaskSetSpec) -> None:
-    if not trace.absolute().parent.is_dir():
-        raise InputError(f"{trace}: no directory to write the trace into; make it first")
-    bundles = [task.bundle for task in taskset.tasks if task.bundle is not None]
-    check_output(trace, files=taskset.files, folders=bundles)
 
 
 def _run_options(arguments: argparse.Namespace) -> RunOptions:
@@ -167,25 +164,35 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--json", action="store_true", help="one JSON document on stdout")
     common.add_argument("-v", "--verbose", action="store_true", help="say more on stderr")
     _add_run(commands.add_parser("run", parents=[common], help="run a task set and measure it"))
+    add_simulate(
+        commands.add_parser(
+            "simulate", parents=[common], help="run a task set on a virtual clock, on no device"
+        )
+    )
     examine = commands.add_parser(
         "doctor", parents=[common], help="look for what would make bounds false"
     )
     examine.add_argument(
-        "targets", nargs="*", type=Path, metavar="TASKSET|BUNDLE", help="what would be loaded"
+        "targets",
+        nargs="*",
+        type=path("TASKSET|BUNDLE"),
+        metavar="TASKSET|BUNDLE",
+        help="what would be loaded",
     )
     return parser
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("taskset", type=Path, metavar="TASKSET.toml", help="see docs/taskset.md")
-    add("--duration", type=_duration, default="10s", metavar="TIME", help="default: 10s")
-    add("--policy", type=_policy, metavar="NAME", help="instead of the task set's own")
-    add("--trace", type=Path, metavar="FILE", help="write a trace that Perfetto opens")
-    add("--seed", type=_integer(0, MAX_SEED), metavar="N", help="instead of the task set's own")
+    add("taskset", type=path("TASKSET.toml"), metavar="TASKSET.toml", help="see docs/taskset.md")
+    add("--duration", type=duration, default="10s", metavar="TIME", help="default: 10s")
+    policies = ", ".join(POLICIES)
+    add("--policy", type=policy, metavar="NAME", help=f"instead of its own: {policies}")
+    add("--trace", type=path("--trace"), metavar="FILE", help="write a trace that Perfetto opens")
+    add("--seed", type=integer(0, MAX_SEED), metavar="N", help="instead of the task set's own")
     add(
         "--warmup",
-        type=_integer(0, 10_000),
+        type=integer(0, 10_000),
         default=3,
         metavar="N",
         help="runs of each network before the first job; default: 3",
@@ -198,39 +205,10 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         metavar="TASK=HEX",
         help="refuse any other bundle for this task; may be repeated",
     )
-    add("--sched-fifo", type=_integer(1, 99), metavar="N", help="real-time priority, 1 to 99")
+    add("--sched-fifo", type=integer(1, 99), metavar="N", help="real-time priority, 1 to 99")
     add("--affinity", type=_cores, metavar="0,1", help="stay on these cores")
     add("--mlock", action="store_true", help="keep memory resident")
     add("--gc-freeze", action="store_true", help="no garbage collection of what is loaded")
-
-
-def _duration(text: str) -> int:
-    try:
-        duration_ns = parse_duration_ns(text)
-    except InputError as err:
-        raise argparse.ArgumentTypeError(str(err)) from err
-    if duration_ns == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no time at all")
-    return duration_ns
-
-
-def _policy(text: str) -> str:
-    try:
-        return policy_from_name(text).name
-    except InputError as err:
-        raise argparse.ArgumentTypeError(str(err)) from err
-
-
-def _integer(least: int, most: int) -> Callable[[str], int]:
-    def read(text: str) -> int:
-        # isascii: `int` would also take digits of other scripts.
-        if not (
-            text.isascii() and text.isdecimal() and len(text) < 20 and least <= int(text) <= most
-        ):
-            raise argparse.ArgumentTypeError(f"{text!r}, allowed an integer, {least} to {most}")
-        return int(text)
-
-    return read
 
 
 def _cores(text: str) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ from preempt_runtime.errors import InputError
 from preempt_runtime.manifest import GraphSpec, SegmentSpec
 
 Array = NDArray[Any]
+MAX_DEPTH = 16  # segments in flight; each one more blocks an urgent job longer
 _DLPACK_CUDA = (2, 13)  # kDLCUDA, kDLCUDAManaged
 
 
@@ -65,11 +66,16 @@ class Network(Protocol):
 
 
 class Device(Protocol):
-    """Executes segments, one launch after another."""
+    """Executes segments one after another, in the order in which they were launched."""
 
     @property
     def name(self) -> str:
         """What messages and traces call this device."""
+        ...
+
+    @property
+    def max_depth(self) -> int:
+        """How many segments it can hold, the running one included; 1 where `launch` runs it."""
         ...
 
     def launch(self, buffers: JobBuffers, segment_idx: int, *, is_urgent: bool) -> None:
@@ -80,11 +86,14 @@ class Device(Protocol):
         """
         ...
 
-    def wait(self) -> None:
-        """Return when every launched segment has completed.
+    def wait(self, num_left: int = 0) -> None:
+        """Return when at most the last `num_left` launched segments may not have completed.
+
+        With 0 the work that `pre` and `post` have put on its streams has completed, too.
 
         Raises:
-            DeviceError: a launched segment failed.
+            DeviceError: of the segments that were waited for one failed; with `num_left` one less
+                than are in flight it was the oldest.
         """
         ...
 

@@ -1,102 +1,115 @@
-"""Dispatcher: the single-threaded heart of the executor. Pick, run to the next preemption point."""
+"""Dispatcher: the single-threaded heart of the executor. Pick, launch, wait for the oldest."""
 
 import contextlib
-import heapq
-import logging
-from collections.abc import Callable, Mapping
-from operator import itemgetter
+from collections.abc import Mapping
 from typing import Any
 
+from preempt_runtime.agenda import Agenda
+from preempt_runtime.books import LATE_STATES, Books
 from preempt_runtime.clock import Clock
 from preempt_runtime.device import Array, Device
 from preempt_runtime.errors import PreemptError
-from preempt_runtime.instruments import Instruments
+from preempt_runtime.in_flight import Launch
 from preempt_runtime.job import Job
-from preempt_runtime.mailbox import Level, TaskQueue
+from preempt_runtime.mailbox import TaskQueue
 from preempt_runtime.policies import Policy
 from preempt_runtime.records import JobState, SegmentRecord
-from preempt_runtime.source import Source
-from preempt_runtime.task import Task, checked_inputs, checked_submission
+from preempt_runtime.task import Task, checked_inputs
 
-_log = logging.getLogger(__name__)
-NEVER_NS = 1 << 62
-_FINISHED = JobState.FINISHED  # looked up once, as in job.py
+_FINISHED, _FAILED = JobState.FINISHED, JobState.FAILED  # looked up once, as in job.py
 
 
 class Dispatcher:
-    """Driven by one thread at a time, which `Executor` sees to; `add_queue` may come from any."""
+    """Driven by one thread at a time, which `Executor` sees to.
+
+    At most `depth` segments are in flight. With more than one, the next is launched while one
+    runs, so that the device need not wait for the host; an urgent job then waits for all of them.
+    `pre` and `post` run alone, when nothing is in flight. A picked job that cannot be launched yet
+    is waited for: nothing less urgent is launched in its place.
+    """
 
     def __init__(
         self,
         device: Device,
         policy: Policy,
         clock: Clock,
-        instruments: Instruments,
-        new_job_id: Callable[[], int],
+        books: Books,
+        agenda: Agenda,
+        depth: int,
     ) -> None:
-        self.queues: dict[str, TaskQueue] = {}
-        self.ready: list[Job] = []
-        self.horizon_ns = NEVER_NS
         self._device = device
         self._policy = policy
         self._now_ns = clock.now_ns
-        self._instruments = instruments
-        self._new_job_id = new_job_id
-        self._levels: dict[tuple[int, int], Level] = {}
-        self._timed: list[tuple[int, int, Callable[[int, Any], None], Any]] = []
-        self._num_timed = 0
-        self._loops: dict[int, Source] = {}
-        self._last: Job | None = None
-        self._busy_ns = (0, 0)
-        self._busy_rank = (0, 0)
+        self._books = books
+        self._agenda = agenda
+        self._in_flight = books.in_flight
+        self._depth = depth
 
-    # Tasks and sources
+    def turn(self) -> bool:
+        """Whether there was something to do: a job to launch a step of, or a step to wait for."""
+        now_ns = self._now_ns()
+        agenda, books = self._agenda, self._books
+        if agenda.timed and agenda.timed[0][0] <= now_ns:
+            agenda.release_due(now_ns)
+        if not books.ready:
+            if not self._in_flight:
+                return False
+            self._complete_oldest()
+            return True
+        job = self._policy.pick(books.ready, now_ns)
+        queue = books.queues[job.task.name]
+        start_ns = self._now_ns()
+        if job.late_ns <= start_ns and self._is_given_up(job, queue):
+            books.stop(job, queue, LATE_STATES[queue.task.late], start_ns)
+            return True
+        step = queue.steps[job.step_idx]
+        if self._in_flight and (isinstance(step, str) or queue.jobs[0] is not job):
+            self._complete_oldest()
+            return True
+        if not job.is_started:
+            if not job.start(start_ns):  # cancelled since the inbox was drained
+                books.stop(job, queue, JobState.CANCELLED, start_ns)
+                return True
+            books.started(job, queue)
+        if job is not books.last:
+            if books.last is not None:
+                books.last.num_preemptions += 1
+            books.last = job
+        self._run_step(Launch(job, queue, step, start_ns))
+        return True
 
-    def add_queue(self, task: Task) -> None:
-        """Make the task known; its buffers are allocated here, not in the middle of a run."""
-        queue = TaskQueue(task, self._levels.setdefault(task.rank, Level(task.rank)))
-        for other in (queue, *self.queues.values()):
-            rank = other.level.rank
-            other.levels_above = tuple(
-                level for level in self._levels.values() if level.rank > rank
-            )
-        self.queues[task.name] = queue
-
-    def close_queue(self, queue: TaskQueue, *, drain: bool) -> None:
-        """Admit nothing more; forget the queue as soon as its jobs have ended."""
-        queue.is_closed = True
-        if not drain:
-            self._cancel_jobs(queue)
-        self._forget_if_empty(queue)
-
-    def start_source(self, source: Source, origin_ns: int) -> None:
-        """Time the source's first release, its offsets counting from `origin_ns`."""
-        source.origin_ns = origin_ns
-        self._schedule(source.first_ns(), self._release, source)
-
-    def close_sources(self) -> None:
-        """Release what fell due before the horizon, then forget all that was to come."""
-        self.release_due(self._now_ns())
-        self._drop_timed()
+    def complete_all(self) -> None:
+        """Wait for everything in flight, and do its books."""
+        while self._in_flight:
+            self._complete_oldest()
 
     def cancel_all(self) -> None:
         """End every job and forget all that was to come."""
-        self._drop_timed()
-        for queue in list(self.queues.values()):
-            self._cancel_jobs(queue)
+        self._agenda.clear()
+        for queue in list(self._books.queues.values()):
+            self._books.cancel_jobs(queue)
+        self.complete_all()
+
+    def reap(self, job: Job) -> None:
+        """Do the books of a job that was cancelled; one not yet admitted is met at its release."""
+        queue = self._books.queues.get(job.task.name)
+        if queue is not None and job.is_admitted and not job.is_settled:
+            self._books.stop(job, queue, JobState.CANCELLED, self._now_ns())
 
     def quiesce(self) -> None:
         """After an error, leave nothing in flight that would still use a job's buffers."""
+        self.complete_all()
         with contextlib.suppress(Exception):
             self._device.wait()
 
     def close_buffers(self) -> None:
         """Release the memory of every task that is still known; none of them may run again."""
-        for queue in list(self.queues.values()):
+        for queue in list(self._books.queues.values()):
             queue.buffers.close()
 
     def warm_up(self, queue: TaskQueue, inputs: Mapping[str, Array]) -> None:
         """Run all steps of the task in its own buffers, on the device but in no books."""
+        self.complete_all()
         if queue.jobs and queue.jobs[0].is_started:
             raise PreemptError(
                 f"task {queue.task.name!r}: job {queue.jobs[0].id} is in its buffers;"
@@ -106,240 +119,114 @@ class Dispatcher:
         try:
             for step in queue.steps:
                 if isinstance(step, int):
-                    self._run_segment(job, queue, step)
+                    self._launch(job, queue, step)
+                    self._device.wait()
+                    if step == queue.last_segment:
+                        job.value = queue.buffers.read_outputs()
                 else:
                     self._call(job, queue.task, step)
         except BaseException:
             self.quiesce()
             raise
 
-    # Jobs
+    # Steps
 
-    def arrive(self, job: Job) -> None:
-        """Admit a submitted job, now or at its release."""
-        if job.release_ns > self._now_ns():
-            self._schedule(job.release_ns, lambda _, due: self._admit(due), job)
-        else:
-            self._admit(job)
-
-    def reap(self, job: Job) -> None:
-        """Do the books of a job that was cancelled; one not yet admitted is met at its release."""
-        queue = self.queues.get(job.task.name)
-        if queue is not None and job.is_admitted and not job.is_settled:
-            self._end(job, queue, JobState.CANCELLED, self._now_ns())
-
-    def release_due(self, now_ns: int) -> None:
-        """Admit every job whose release has come, in the order of releases."""
-        timed = self._timed
-        while timed and timed[0][0] <= now_ns and timed[0][0] < self.horizon_ns:
-            release_ns, _, action, item = heapq.heappop(timed)
-            action(release_ns, item)
-
-    def next_due_ns(self) -> int | None:
-        """The next known release before the horizon."""
-        if self._timed and self._timed[0][0] < self.horizon_ns:
-            return self._timed[0][0]
-        return None
-
-    # The turn
-
-    def turn(self) -> bool:
-        """Whether there was a job to run to its next preemption point."""
-        now_ns = self._now_ns()
-        if self._timed and self._timed[0][0] <= now_ns:
-            self.release_due(now_ns)
-        if not self.ready:
-            return False
-        job = self._policy.pick(self.ready, now_ns)
-        queue = self.queues[job.task.name]
-        start_ns = self._now_ns()
-        if not job.is_started and not job.start(start_ns):
-            self._end(job, queue, JobState.CANCELLED, start_ns)  # since the inbox was drained
+    def _is_given_up(self, job: Job, queue: TaskQueue) -> bool:
+        """Whether a job that is late need not run any more."""
+        if queue.task.late == "drop":
             return True
-        if job is not self._last:
-            if self._last is not None:
-                self._last.num_preemptions += 1
-            self._last = job
-        self._run_step(job, queue, start_ns)
-        return True
+        return not job.is_started and queue.jobs[-1] is not job
 
-    def _run_step(self, job: Job, queue: TaskQueue, start_ns: int) -> None:
-        step = queue.steps[job.step_idx]
-        error = None
+    def _run_step(self, launch: Launch) -> None:
+        """Launch a segment, and wait if as many as allowed are in flight; or call `pre`, `post`."""
+        job, queue, step = launch.job, launch.queue, launch.step
         try:
             if isinstance(step, int):
-                self._run_segment(job, queue, step)
+                self._launch(job, queue, step)
             else:
                 self._call(job, queue.task, step)
         except Exception as err:  # it is the job's: its handle raises it, the others go on
+            self.quiesce()
+            self._ended(launch, err)
+            return
+        job.step_idx += 1
+        if isinstance(step, str):
+            self._ended(launch, None)
+            return
+        job.num_in_flight += 1
+        self._in_flight.append(launch)
+        if len(self._in_flight) >= self._depth:
+            self._complete_oldest()
+        if job.num_in_flight and job.step_idx == len(queue.steps):
+            self._books.hold(job, queue)
+
+    def _launch(self, job: Job, queue: TaskQueue, segment_idx: int) -> None:
+        buffers = queue.buffers
+        if segment_idx == 0:
+            assert job.inputs is not None
+            buffers.write_inputs(job.inputs)
+            job.inputs = None
+        self._device.launch(buffers, segment_idx, is_urgent=job.priority is not None)
+
+    def _call(self, job: Job, task: Task, step: str) -> None:
+        stream = self._device.stream(is_urgent=job.priority is not None)
+        result: Any
+        if step == "pre":
+            assert task.pre is not None
+            assert job.inputs is not None
+            result = task.pre(job.inputs, stream)
+            self._device.wait()
+            job.inputs = checked_inputs(task, result)
+        else:
+            assert task.post is not None
+            result = task.post(job.value, stream)
+            self._device.wait()
+            job.value = result
+
+    def _complete_oldest(self) -> None:
+        in_flight = self._in_flight
+        launch = in_flight.popleft()
+        launch.job.num_in_flight -= 1
+        error = None
+        try:
+            self._device.wait(len(in_flight))
+            if launch.step == launch.queue.last_segment and launch.job.fate is None:
+                launch.job.value = launch.queue.buffers.read_outputs()
+        except Exception as err:
             error = err
+        self._ended(launch, error)
+
+    def _ended(self, launch: Launch, error: Exception | None) -> None:
+        """Do the books of a step that has completed or failed."""
+        job, queue, books = launch.job, launch.queue, self._books
         end_ns = self._now_ns()
-        self._occupied(queue, start_ns, end_ns)
-        if self._instruments.active:
-            self._instruments.segment_ended(
+        start_ns = launch.launch_ns if launch.launch_ns > books.free_ns else books.free_ns
+        books.occupied(launch, start_ns, end_ns)
+        job.idle_since_ns = end_ns
+        if launch.step == queue.steps[0]:
+            job.start_ns = start_ns  # it was launched then or before
+        if books.instruments.active:
+            books.instruments.segment_ended(
                 SegmentRecord(
                     job_id=job.id,
                     task=queue.task.name,
-                    segment_idx=step,
+                    segment_idx=launch.step,
                     start_ns=start_ns,
                     end_ns=end_ns,
                     is_urgent=job.priority is not None,
                 )
             )
+        if job.is_settled:  # its launch was refused, and a segment before it has failed
+            return
         if error is not None:
-            self._end(job, queue, JobState.FAILED, end_ns, error)
+            books.stop(job, queue, _FAILED, end_ns, error)
+        elif job.fate is None or job.fate[1] is None:  # none before it has failed
+            job.num_segments_run += 1
+            if self._policy.has_moving_urgency:
+                books.rekey(job)
+        if job.is_settled or job.num_in_flight:
             return
-        job.step_idx += 1
-        job.num_segments_run += 1
-        if job.step_idx == len(queue.steps):
-            self._end(job, queue, _FINISHED, end_ns)
-
-    def _run_segment(self, job: Job, queue: TaskQueue, segment_idx: int) -> None:
-        buffers = queue.buffers
-        try:
-            if segment_idx == 0:
-                assert job.inputs is not None
-                buffers.write_inputs(job.inputs)
-                job.inputs = None
-            self._device.launch(buffers, segment_idx, is_urgent=job.priority is not None)
-        except Exception:
-            self.quiesce()
-            raise
-        self._device.wait()
-        if segment_idx == queue.last_segment:
-            job.value = buffers.read_outputs()
-
-    def _call(self, job: Job, task: Task, step: str) -> None:
-        stream = self._device.stream(is_urgent=job.priority is not None)
-        result: Any
-        try:
-            if step == "pre":
-                assert task.pre is not None
-                assert job.inputs is not None
-                result = task.pre(job.inputs, stream)
-            else:
-                assert task.post is not None
-                result = task.post(job.value, stream)
-        except Exception:
-            self.quiesce()
-            raise
-        self._device.wait()
-        if step == "pre":
-            job.inputs = checked_inputs(task, result)
-        else:
-            job.value = result
-
-    # The books
-
-    def _occupied(self, queue: TaskQueue, start_ns: int, end_ns: int) -> None:
-        for level in queue.levels_above:
-            level.blocked_ns += end_ns - start_ns
-        self._busy_ns = (start_ns, end_ns)
-        self._busy_rank = queue.level.rank
-
-    def _schedule(
-        self, at_ns: int | None, action: Callable[[int, Any], None], item: object
-    ) -> None:
-        if at_ns is not None:
-            heapq.heappush(self._timed, (at_ns, self._num_timed, action, item))
-            self._num_timed += 1
-
-    def _release(self, release_ns: int, source: Source) -> None:
-        queue = self.queues.get(source.task)
-        # A task that is being removed releases nothing more, even where releases come faster
-        # than they can be admitted: else this turn would not end, and nobody would hear of it.
-        if queue is None or queue.is_closed or queue.is_refusing:
-            return
-        job = Job(id=self._new_job_id(), task=queue.task, inputs={}, release_ns=release_ns)
-        try:
-            inputs = source.make_inputs(source.num_released)
-            job.inputs = checked_submission(queue.task, inputs)
-        except Exception as err:
-            _log.error("task %s: its source stops, its inputs raised %s", source.task, err)
-            job.end(JobState.FAILED, self._now_ns(), err)
-        else:
-            source.num_released += 1
-            self._loops[job.id] = source
-            self._schedule(source.next_ns(), self._release, source)
-        self._admit(job)
-
-    def _admit(self, job: Job) -> None:
-        queue = self.queues.get(job.task.name)
-        if queue is None or queue.is_closed:
-            job.end(JobState.CANCELLED, self._now_ns())
-            job.notify()
-            return
-        job.is_admitted = True
-        job.blocked_before_ns = queue.level.blocked_ns
-        start_ns, end_ns = self._busy_ns
-        if end_ns > job.release_ns and self._busy_rank < queue.level.rank:
-            # It was released in the middle of a segment that has just ended.
-            job.blocked_before_ns -= end_ns - max(start_ns, job.release_ns)
-        queue.num_released += 1
-        self._instruments.job_released(job.id, job.task.name, job.release_ns)
-        if job.is_done:
-            self._settle(job, queue)
-            return
-        for skipped in queue.offer(job):
-            self._end(skipped, queue, JobState.SKIPPED, self._now_ns())
-        self._relist(queue)
-
-    def _drop_timed(self) -> None:
-        timed, self._timed = sorted(self._timed, key=itemgetter(0, 1)), []
-        self._loops.clear()
-        for _, _, _, item in timed:
-            if isinstance(item, Job):
-                item.end(JobState.CANCELLED, self._now_ns())
-                self._admit(item)
-
-    def _cancel_jobs(self, queue: TaskQueue) -> None:
-        for job in reversed(list(queue.jobs)):  # off the end: a million may be waiting
-            self._end(job, queue, JobState.CANCELLED, self._now_ns())
-
-    def _end(
-        self,
-        job: Job,
-        queue: TaskQueue,
-        state: JobState,
-        now_ns: int,
-        error: Exception | None = None,
-    ) -> None:
-        job.blocking_ns = queue.level.blocked_ns - job.blocked_before_ns
-        job.end(state, now_ns, error)
-        self._settle(job, queue)
-
-    def _settle(self, job: Job, queue: TaskQueue) -> None:
-        job.is_settled = True
-        if self._last is job:
-            self._last = None
-        jobs = queue.jobs
-        if jobs and jobs[-1] is job:
-            jobs.pop()
-        elif jobs and jobs[0] is job:
-            del jobs[0]
-        elif job in jobs:
-            jobs.remove(job)
-        queue.ended[job.state] += 1
-        self._relist(queue)
-        if self._instruments.active:
-            self._instruments.job_ended(job.record())
-        source = self._loops.pop(job.id, None)
-        if source is not None and job.end_ns is not None:
-            self._schedule(source.after_end_ns(job.end_ns), self._release, source)
-        self._forget_if_empty(queue)
-        job.notify()
-
-    def _relist(self, queue: TaskQueue) -> None:
-        head = queue.jobs[0] if queue.jobs else None
-        if head is not queue.listed:
-            if queue.listed is not None:
-                self.ready.remove(queue.listed)
-            if head is not None:
-                self.ready.append(head)
-            queue.listed = head
-
-    def _forget_if_empty(self, queue: TaskQueue) -> None:
-        if queue.is_closed and not queue.jobs and self.queues.get(queue.task.name) is queue:
-            del self.queues[queue.task.name]
-            queue.buffers.close()
-            queue.removed.set()
+        if job.fate is not None:
+            books.stop(job, queue, job.fate[0], end_ns, job.fate[1])
+        elif job.num_segments_run == len(queue.steps):
+            books.stop(job, queue, _FINISHED, end_ns)

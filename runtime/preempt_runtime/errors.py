@@ -33,5 +33,9 @@ class InputError(PreemptError):
     """An input, a task set or an option has the wrong name, type, shape or value: correct it."""
 
 
+class AdmissionError(PreemptError):
+    """A task was not admitted: with it, a deadline might be missed. The others are unharmed."""
+
+
 class JobCancelledError(PreemptError):
     """The job was cancelled, or skipped for a newer one, before it produced a result."""

@@ -6,18 +6,21 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 
+from preempt_runtime.admission import Admission
+from preempt_runtime.agenda import Agenda
+from preempt_runtime.books import Books
 from preempt_runtime.clock import Clock
 from preempt_runtime.device import Array, Device
-from preempt_runtime.dispatcher import NEVER_NS, Dispatcher
+from preempt_runtime.dispatcher import Dispatcher
 from preempt_runtime.errors import InputError, PreemptError
 from preempt_runtime.handle import JobHandle
 from preempt_runtime.inbox import Inbox
 from preempt_runtime.instruments import Instruments
 from preempt_runtime.integrity import check_books, counts_from_queue
-from preempt_runtime.job import Job
+from preempt_runtime.job import NEVER_NS, Job
 from preempt_runtime.mailbox import TaskQueue
 from preempt_runtime.ownership import Ownership
-from preempt_runtime.policies import Policy
+from preempt_runtime.policies import Policy, check_needs
 from preempt_runtime.records import Instrument
 from preempt_runtime.source import Arrivals, MakeInputs, Source
 from preempt_runtime.switch_interval import lowered_switch_interval
@@ -33,7 +36,7 @@ DEFAULT_SWITCH_INTERVAL_S = 20e-6
 
 
 class Executor:
-    """Runs the jobs of its tasks on one device, one segment in flight.
+    """Runs the jobs of its tasks on one device, at most `depth` segments in flight.
 
     Tasks, jobs and cancellations may come from any thread; the device is driven by one: the
     caller's in `run` and `step`, its own between `start` and `stop`. The device, its networks and
@@ -41,6 +44,14 @@ class Executor:
 
     `switch_interval_s` is the interpreter's switch interval while the executor runs; None leaves
     it as it is.
+
+    With a `depth` above 1 the device gets the next segment while one runs. It saves the time
+    between two segments, and costs blocking: an urgent job waits for all that is in flight.
+
+    With `admission`, a task joins or changes only if the analysis lets it.
+
+    Raises:
+        InputError: the device does not allow such a depth.
     """
 
     def __init__(
@@ -51,12 +62,22 @@ class Executor:
         instruments: Iterable[Instrument] = (),
         *,
         switch_interval_s: float | None = DEFAULT_SWITCH_INTERVAL_S,
+        depth: int = 1,
+        admission: Admission | None = None,
     ) -> None:
+        if not 1 <= depth <= device.max_depth:
+            raise InputError(
+                f"depth {depth}, device {device.name!r} allows 1 to {device.max_depth};"
+                " let fewer segments be in flight"
+            )
+        self._policy = policy
+        self._admission = admission
+        self._tasks: dict[str, Task] = {}
         self._clock = clock
         self._new_job_id = itertools.count().__next__
-        self._dispatcher = Dispatcher(
-            device, policy, clock, Instruments(instruments), self._new_job_id
-        )
+        self._books = Books(policy, clock.now_ns, Instruments(instruments))
+        self._agenda = Agenda(self._books, clock.now_ns, self._new_job_id)
+        self._dispatcher = Dispatcher(device, policy, clock, self._books, self._agenda, depth)
         self._switch_interval_s = switch_interval_s
         self._inbox = Inbox()
         self._tasks_lock = threading.Lock()
@@ -87,12 +108,50 @@ class Executor:
         """Make a task known and allocate its buffers; also while the executor runs.
 
         Raises:
-            InputError: another task has that name.
+            InputError: another task has that name, or it lacks what the policy needs.
+            AdmissionError: with it a deadline might be missed; nothing has changed.
         """
+        check_needs(self._policy, [task])
         with self._tasks_lock:
-            if task.name in self._dispatcher.queues:
+            if task.name in self._books.queues:
                 raise InputError(f"task {task.name!r} is there already; name this one otherwise")
-            self._dispatcher.add_queue(task)
+            if self._admission is not None:
+                self._admission.admit(self.tasks(), task)
+            self._tasks[task.name] = task
+            self._books.add_queue(task)
+
+    def change_task(self, task: Task) -> None:
+        """Give the task of that name other values, also while the executor runs.
+
+        Priority and late policy hold for its unfinished jobs, too, from the next preemption point
+        on; jobs that are released already keep their deadlines.
+
+        Raises:
+            InputError: there is no such task, it has another network, `pre` or `post`, or it lacks
+                what the policy needs.
+            AdmissionError: changed so, a deadline might be missed; nothing has changed.
+        """
+        check_needs(self._policy, [task])
+        with self._tasks_lock:
+            queue = self._queue(task.name)
+            if (task.network, task.pre, task.post) != (
+                queue.task.network,
+                queue.task.pre,
+                queue.task.post,
+            ):
+                raise InputError(
+                    f"task {task.name!r}: its network, pre and post cannot change; remove the task"
+                    " and add another"
+                )
+            if self._admission is not None:
+                others = [other for other in self.tasks() if other.name != task.name]
+                self._admission.admit(others, task)
+            self._tasks[task.name] = task
+            self._inbox.post(lambda new: self._books.change_task(queue, new), task)
+
+    def tasks(self) -> tuple[Task, ...]:
+        """The tasks as they were last added or changed, those among them that are being removed."""
+        return tuple(self._tasks[name] for name in list(self._books.queues))
 
     def remove_task(self, name: str, *, drain: bool = False, wait: bool = True) -> None:
         """Forget a task; return when its jobs have ended.
@@ -106,7 +165,7 @@ class Executor:
         """
         queue = self._queue(name)
         queue.is_refusing = True  # what was submitted before is still on its way
-        self._inbox.post(lambda closed: self._dispatcher.close_queue(closed, drain=drain), queue)
+        self._inbox.post(lambda closed: self._books.close_queue(closed, drain=drain), queue)
         if not wait or self._ownership.is_mine:
             return
         while not queue.removed.is_set():
@@ -136,7 +195,7 @@ class Executor:
         if release_ns is None:
             release_ns = self._clock.now_ns()
         job = Job(id=self._new_job_id(), task=queue.task, inputs=checked, release_ns=release_ns)
-        self._inbox.post(self._dispatcher.arrive, job)
+        self._inbox.post(self._agenda.arrive, job)
         if self._is_closed:  # looked at after the post, so that no job is left behind
             self._cancel(job)
             reason = f": {self._crash}" if self._crash is not None else ""
@@ -187,14 +246,15 @@ class Executor:
         Raises:
             AssertionError: a bug of the executor.
         """
-        check_books(self._dispatcher.queues, self._dispatcher.ready)
+        check_books(self._books.queues, self._books.ready)
 
     # The dispatching thread
 
     def step(self) -> bool:
         """One turn: take in what has arrived, run one segment of the job that the policy picks.
 
-        For whoever drives the executor himself. False: nothing was ready.
+        For whoever drives the executor himself. With a depth above 1 the segment may be in flight
+        when it returns. False: nothing was ready or in flight.
 
         Raises:
             PreemptError: it is driven already, by `run`, `start` or another `step`.
@@ -330,16 +390,16 @@ class Executor:
         finally:
             self._is_stopping = False
             self._origin_ns = None
-            self._dispatcher.horizon_ns = NEVER_NS
+            self._agenda.horizon_ns = NEVER_NS
 
     def _begin(self, origin_ns: int, end_ns: int | None) -> None:
         self._inbox.drain()  # sources that were added before the run count from its start
         self._origin_ns = origin_ns
         if end_ns is not None:
-            self._dispatcher.horizon_ns = end_ns
+            self._agenda.horizon_ns = end_ns
         sources, self._waiting_sources = self._waiting_sources, []
         for source in sources:
-            self._dispatcher.start_source(source, origin_ns)
+            self._agenda.start_source(source, origin_ns)
 
     def _turns(self, end_ns: int | None, until: Callable[[], bool] | None) -> None:
         is_bounded = end_ns is not None or until is not None
@@ -348,7 +408,7 @@ class Executor:
                 return
             if self._turn():
                 continue
-            due_ns = self._dispatcher.next_due_ns()
+            due_ns = self._agenda.next_due_ns()
             if due_ns is None and not is_bounded:
                 return
             self._clock.wait(end_ns if due_ns is None else due_ns, self._inbox.wake)
@@ -356,9 +416,9 @@ class Executor:
     def _finish(self) -> None:
         self._is_stopping = True
         self._inbox.drain()
-        if self._dispatcher.horizon_ns == NEVER_NS:
-            self._dispatcher.horizon_ns = self._clock.now_ns()
-        self._dispatcher.close_sources()
+        if self._agenda.horizon_ns == NEVER_NS:
+            self._agenda.horizon_ns = self._clock.now_ns()
+        self._agenda.close_sources()
         while self._drains and self._turn():
             pass
         self._dispatcher.cancel_all()
@@ -369,7 +429,7 @@ class Executor:
         if self._origin_ns is None:
             self._waiting_sources.append(source)
         else:
-            self._dispatcher.start_source(source, self._clock.now_ns())
+            self._agenda.start_source(source, self._clock.now_ns())
 
     def _cancel(self, job: Job) -> bool:
         is_cancelled = job.cancel(self._clock.now_ns())
@@ -380,8 +440,8 @@ class Executor:
         return is_cancelled
 
     def _queue(self, name: str) -> TaskQueue:
-        queue = self._dispatcher.queues.get(name)
+        queue = self._books.queues.get(name)
         if queue is None or queue.is_refusing:
-            known = sorted(self._dispatcher.queues)
+            known = sorted(self._books.queues)
             raise InputError(f"no task is called {name!r}; there are {known}")
         return queue

@@ -58,7 +58,7 @@ class JobHandle:
 
         Raises:
             TimeoutError: it has not ended by then; it goes on.
-            JobCancelledError: it was cancelled or skipped.
+            JobCancelledError: it was cancelled, skipped or dropped.
             Exception: what its segment, `pre` or `post` raised.
         """
         if not self.done():

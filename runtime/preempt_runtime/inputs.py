@@ -1,5 +1,6 @@
 """What a job computes on: seeded random inputs, or recorded ones from a `.npz` file."""
 
+import math
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,9 +12,11 @@ from preempt_runtime.device import Array
 from preempt_runtime.errors import InputError
 from preempt_runtime.input_file import check_regular
 from preempt_runtime.manifest import GraphSpec, TensorSpec
+from preempt_runtime.memory import exceeds_memory
 from preempt_runtime.units import fmt_bytes
 
 MAX_INPUT_BYTES = 4 << 30
+_DRAWN_BYTES = 8  # numpy draws float64 and int64, and converts
 
 
 def random_inputs(graph: GraphSpec, *, seed: int, task: str) -> dict[str, Array]:
@@ -23,7 +26,7 @@ def random_inputs(graph: GraphSpec, *, seed: int, task: str) -> dict[str, Array]
     into a table of unknown length, or a mask, and both have room for 0 and 1.
 
     Raises:
-        InputError: an input has a dtype that numpy lacks.
+        InputError: an input has a dtype that numpy lacks, or there is no memory.
     """
     rng = np.random.default_rng([seed, *task.encode()])
     return {spec.name: _random_array(rng, spec) for spec in graph.inputs}
@@ -65,15 +68,21 @@ def _random_array(rng: np.random.Generator, spec: TensorSpec) -> Array:
         raise InputError(
             f"input {spec.name!r}: numpy has no {spec.dtype}, so it cannot be random"
         ) from err
+    if exceeds_memory(spec.num_bytes + _DRAWN_BYTES * math.prod(spec.shape)):
+        raise _no_memory(spec)
     try:
         if dtype.kind == "f":
             return rng.standard_normal(spec.shape).astype(dtype)
         return rng.integers(0, 2, spec.shape).astype(dtype)
     except (MemoryError, ValueError) as err:  # by how far it exceeds the memory
-        raise InputError(
-            f"input {spec.name!r}: no memory for random values of {fmt_bytes(spec.num_bytes)};"
-            " use a machine with more memory, or a network with smaller inputs"
-        ) from err
+        raise _no_memory(spec) from err
+
+
+def _no_memory(spec: TensorSpec) -> InputError:
+    return InputError(
+        f"input {spec.name!r}: no memory for random values of {fmt_bytes(spec.num_bytes)};"
+        " use a machine with more memory, or a network with smaller inputs"
+    )
 
 
 def _load(path: Path) -> dict[str, Array]:

@@ -13,6 +13,8 @@ _log = logging.getLogger(__name__)
 # Looking a member up in its class takes 0.25 us on Python 3.10, and a job needs eight.
 _PENDING, _RUNNING = JobState.PENDING, JobState.RUNNING
 _FINISHED, _CANCELLED = JobState.FINISHED, JobState.CANCELLED
+NEVER_NS = 1 << 62
+Key = tuple[int, ...]  # compared from left to right
 
 
 class ReadyJob(Protocol):
@@ -29,6 +31,11 @@ class ReadyJob(Protocol):
         ...
 
     @property
+    def is_best_effort(self) -> bool:
+        """Every real-time job goes before it."""
+        ...
+
+    @property
     def release_ns(self) -> int:
         """When it became ready."""
         ...
@@ -39,13 +46,48 @@ class ReadyJob(Protocol):
         ...
 
     @property
+    def relative_deadline_ns(self) -> int | None:
+        """Its task's deadline, or else its period."""
+        ...
+
+    @property
+    def due_ns(self) -> int | None:
+        """Absolute deadline, by the period where its task has no deadline."""
+        ...
+
+    @property
+    def period_ns(self) -> int | None:
+        """Its task's period."""
+        ...
+
+    @property
+    def cost_ns(self) -> int:
+        """What all its segments are expected to take: measured medians, or predictions."""
+        ...
+
+    @property
+    def remaining_ns(self) -> int:
+        """What the segments that have not completed are expected to take."""
+        ...
+
+    @property
+    def idle_since_ns(self) -> int:
+        """When its last segment ended; its release if none has."""
+        ...
+
+    @property
     def is_started(self) -> bool:
         """At least one of its segments has been launched."""
         ...
 
     @property
-    def order(self) -> tuple[int, int, int, int]:
-        """(is best effort, -priority, release_ns, id): ascending is most urgent first."""
+    def turn(self) -> int:
+        """Smaller for a task that has waited longer since it last started a job."""
+        ...
+
+    @property
+    def key(self) -> Key:
+        """Its place in the policy's order: ascending is most urgent first."""
         ...
 
 
@@ -60,25 +102,33 @@ class Job:
         "blocked_before_ns",
         "blocking_ns",
         "deadline_ns",
+        "due_ns",
         "end_ns",
         "error",
+        "fate",
         "id",
+        "idle_since_ns",
         "inputs",
         "is_admitted",
+        "is_best_effort",
         "is_cancel_asked",
         "is_done",
+        "is_held",
         "is_settled",
         "is_started",
+        "key",
+        "late_ns",
         "lock",
+        "num_in_flight",
         "num_preemptions",
         "num_segments_run",
-        "order",
         "priority",
         "release_ns",
         "start_ns",
         "state",
         "step_idx",
         "task",
+        "turn",
         "value",
     )
 
@@ -91,12 +141,18 @@ class Job:
         self.value: Any = None
         self.error: Exception | None = None
         self.priority = task.priority
+        self.is_best_effort = task.priority is None
         self.release_ns = release_ns
         self.deadline_ns = (
             None if task.relative_deadline_ns is None else release_ns + task.relative_deadline_ns
         )
-        # Computed once: 64 ready jobs are compared at every preemption point.
-        self.order = (int(task.priority is None), -(task.priority or 0), release_ns, id)
+        within_ns = task.implicit_deadline_ns
+        self.due_ns = None if within_ns is None else release_ns + within_ns
+        self.late_ns = self._late_ns()  # from when on its task wants it no more
+        # The dispatcher sets both: 64 ready jobs are compared at every preemption point.
+        self.turn = 0
+        self.key: Key = ()
+        self.idle_since_ns = release_ns
         self.state = _PENDING
         self.start_ns: int | None = None
         self.end_ns: int | None = None
@@ -104,14 +160,47 @@ class Job:
         self.blocked_before_ns = 0
         self.num_preemptions = 0
         self.num_segments_run = 0
-        self.step_idx = 0
+        self.step_idx = 0  # of the next to be launched
+        self.num_in_flight = 0
+        self.fate: tuple[JobState, Exception | None] | None = None  # once nothing is in flight
         self.is_started = False
+        self.is_held = False  # nothing of it is left to launch
         self.is_admitted = False
         self.is_settled = False
         self.is_cancel_asked = False
         self.is_done = False  # state.is_final, which takes 0.25 us
         self.lock = threading.Lock()
         self._callbacks: list[Callable[[], object]] = []
+
+    def take_over(self, task: Task) -> None:
+        """Its task has other values now; it keeps the deadline of its release."""
+        self.task = task
+        self.priority = task.priority
+        self.is_best_effort = task.priority is None
+        self.late_ns = self._late_ns()
+
+    def _late_ns(self) -> int:
+        return NEVER_NS if self.task.late == "run" or self.due_ns is None else self.due_ns
+
+    @property
+    def relative_deadline_ns(self) -> int | None:
+        """Its task's deadline, or else its period."""
+        return self.task.implicit_deadline_ns
+
+    @property
+    def period_ns(self) -> int | None:
+        """Its task's period."""
+        return self.task.period_ns
+
+    @property
+    def cost_ns(self) -> int:
+        """What all its segments are expected to take."""
+        return self.task.cost_ns
+
+    @property
+    def remaining_ns(self) -> int:
+        """What the segments that have not completed are expected to take."""
+        return self.task.remaining_by_step_ns[self.num_segments_run]
 
     def start(self, now_ns: int) -> bool:
         """Whether it could be started: it was pending, not cancelled meanwhile."""

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from preempt_runtime.bundle import Bundle, open_bundle
@@ -12,6 +12,7 @@ from preempt_runtime.errors import BundleError, InputError
 from preempt_runtime.inputs import random_inputs, read_inputs
 from preempt_runtime.loading import FindBackend, backend_name, plan_to_load
 from preempt_runtime.manifest import GraphSpec, PlanSpec
+from preempt_runtime.output_file import check_output
 from preempt_runtime.task import Task
 from preempt_runtime.task_table import TaskSpec
 from preempt_runtime.taskset import TaskSetSpec
@@ -33,19 +34,29 @@ class LoadedTask:
     @property
     def task(self) -> Task:
         """The task as the executor takes it."""
-        return Task(
-            name=self.spec.name,
-            network=self.network,
-            priority=None if self.spec.is_best_effort else self.spec.priority or 0,
-            relative_deadline_ns=self.spec.deadline_ns,
-            mailbox=self.spec.mailbox,
-            max_pending=self.spec.max_pending,
-            check_inputs=self.spec.check_inputs,
-        )
+        chained = self.plan.chained
+        total_ns = None if chained is None else chained.max_ns
+        return replace(task_from_spec(self.spec, self.network), total_ns=total_ns)
 
     def inputs_of(self, job_idx: int) -> Mapping[str, Array]:
         """What the task's job of that number computes on."""
         return self.samples[job_idx % len(self.samples)]
+
+
+def task_from_spec(spec: TaskSpec, network: Network) -> Task:
+    """The task of a file as the executor takes it, on the network that runs its jobs."""
+    return Task(
+        name=spec.name,
+        network=network,
+        priority=None if spec.is_best_effort else spec.priority or 0,
+        relative_deadline_ns=spec.deadline_ns,
+        mailbox=spec.mailbox,
+        max_pending=spec.max_pending,
+        period_ns=spec.period_ns,
+        jitter_ns=spec.jitter_ns,
+        late=spec.late,
+        check_inputs=spec.check_inputs,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +100,18 @@ def bundle_path(task: TaskSpec) -> Path:
             " model, `preempt-rt simulate` runs on costs"
         )
     return task.bundle
+
+
+def check_taskset_output(path: Path, taskset: TaskSetSpec, what: str) -> None:
+    """Return if a command that reads the task set may write `what`, such as `the trace`, there.
+
+    Raises:
+        InputError: there is no such directory, or it is an input of the command.
+    """
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"{path}: no directory to write {what} into; make it first")
+    bundles = [task.bundle for task in taskset.tasks if task.bundle is not None]
+    check_output(path, files=taskset.files, folders=bundles)
 
 
 @contextlib.contextmanager

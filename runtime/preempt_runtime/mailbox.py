@@ -1,11 +1,12 @@
 """A task's released jobs in release order, and what its mailbox does with one too many."""
 
+import itertools
 import threading
 from bisect import insort
 from operator import attrgetter
 
 from preempt_runtime.device import JobBuffers
-from preempt_runtime.job import Job
+from preempt_runtime.job import Job, Key
 from preempt_runtime.records import JobState
 from preempt_runtime.task import Task
 
@@ -13,15 +14,16 @@ _by_release = attrgetter("release_ns", "id")
 
 
 class Level:
-    """All tasks of one rank; `blocked_ns` is how long lower ranks have occupied the device.
+    """All tasks of one rank, as the policy ranks them.
 
-    It only grows: what one job was blocked is the difference between its end and its release, so
-    a segment costs one addition per rank and not one per waiting job.
+    `blocked_ns` is how long lower ranks have occupied the device. It only grows: what one job was
+    blocked is the difference between its end and its release, so a segment costs one addition per
+    rank and not one per waiting job.
     """
 
     __slots__ = ("blocked_ns", "rank")
 
-    def __init__(self, rank: tuple[int, int]) -> None:
+    def __init__(self, rank: Key) -> None:
         self.rank = rank
         self.blocked_ns = 0
 
@@ -47,6 +49,7 @@ class TaskQueue:
         "removed",
         "steps",
         "task",
+        "turn",
     )
 
     def __init__(self, task: Task, level: Level) -> None:
@@ -58,16 +61,22 @@ class TaskQueue:
         self.jobs: list[Job] = []
         self.listed: Job | None = None
         self.last_segment = num_segments - 1
-        self.steps: tuple[int | str, ...] = (
-            *(("pre",) if task.pre is not None else ()),
-            *range(num_segments),
-            *(("post",) if task.post is not None else ()),
-        )
+        self.steps = task.steps
         self.num_released = 0
+        self.turn = 0  # grows with every job of any task that starts
         self.ended = dict.fromkeys((state for state in JobState if state.is_final), 0)
         self.is_refusing = False
         self.is_closed = False
         self.removed = threading.Event()
+
+    def late_before(self, newer: Job, now_ns: int) -> list[Job]:
+        """Jobs that have not started, are late and older than one that is about to come."""
+        first = 1 if self.jobs and self.jobs[0].is_started else 0
+        late = itertools.takewhile(
+            lambda job: job.late_ns <= now_ns and job.release_ns <= newer.release_ns,
+            itertools.islice(self.jobs, first, None),
+        )
+        return list(late)
 
     def offer(self, job: Job) -> list[Job]:
         """Take the job in by its release; the jobs that must be skipped for it."""

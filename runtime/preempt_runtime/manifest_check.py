@@ -150,7 +150,7 @@ def _check_plan(manifest: Manifest, plan: PlanSpec, place: Place) -> None:
     if not 0 <= plan.margin_frac < 1:
         raise place.field("margin_frac").refuse(f"found {plan.margin_frac}, in [0, 1)")
     _check_tensors(plan.boundaries, place.field("boundaries"))
-    _check_latency(plan.chained, place.field("chained"))
+    check_latency(plan.chained, place.field("chained"))
     if not plan.segments:
         raise place.field("segments").refuse("found none, at least 1")
     segment_keys = {artefact.path: artefact.key for artefact in manifest.artefacts}
@@ -171,12 +171,17 @@ def _check_segment(segment: SegmentSpec, place: Place, *, is_measured: bool) -> 
     _check_unique(segment.inputs, place.field("inputs"))
     if not segment.outputs:
         raise place.field("outputs").refuse("found none, at least 1")
-    _check_latency(segment.latency, place.field("latency"))
+    check_latency(segment.latency, place.field("latency"))
     if is_measured and segment.latency is None:
         raise place.field("latency").refuse("found null in a plan whose source is measured")
 
 
-def _check_latency(latency: Latency | None, place: Place) -> None:
+def check_latency(latency: Latency | None, place: Place) -> None:
+    """Return when the distribution is in order, or is none.
+
+    Raises:
+        PreemptError: it is not; `place` says where it stands.
+    """
     if latency is None:
         return
     if not 0 <= latency.p50_ns <= latency.p99_ns <= latency.max_ns:

@@ -7,9 +7,7 @@ The compatibility rule stands in `manifest`. `schema` and `schema_version` are r
 import json
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
-from functools import cache
-from types import NoneType, UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
 from preempt_runtime.manifest import (
     KNOWN_FEATURES,
@@ -22,9 +20,9 @@ from preempt_runtime.manifest import (
 )
 from preempt_runtime.manifest_check import check_manifest
 from preempt_runtime.strict_json import Place, brief, document_from_json
+from preempt_runtime.typed_json import record_from_value
 
 _RENAMED: dict[tuple[type, str], str] = {(Artefact, "num_bytes"): "bytes"}
-_JSON_TYPES = {str: "a string", int: "an integer", float: "a number", bool: "true or false"}
 _UPDATE = "update preempt-runtime, or compile the bundle with the version installed here"
 
 
@@ -53,13 +51,14 @@ def manifest_from_json(text: str | bytes, where: str) -> Manifest:
         BundleError: not a manifest that this version reads; `where` names the file in the message.
     """
     place = Place(where=where)
-    document = document_from_json(text, where, max_bytes=MAX_MANIFEST_BYTES)
+    document = document_from_json(text, place, max_bytes=MAX_MANIFEST_BYTES)
     if not isinstance(document, dict) or document.pop("schema", None) != SCHEMA:
         raise place.refuse(f'no "schema": "{SCHEMA}"', "give the manifest.json of a bundle")
     minor = _read_version(document.pop("schema_version", None), place.field("schema_version"))
     _check_features(document.get("requires"), place.field("requires"))
-    manifest = _decode_record(document, Manifest, place, is_lenient=minor > SCHEMA_MINOR)
-    assert isinstance(manifest, Manifest)
+    manifest = record_from_value(
+        document, Manifest, place, name_of=json_name, is_lenient=minor > SCHEMA_MINOR
+    )
     check_manifest(manifest, where)
     return manifest
 
@@ -98,83 +97,3 @@ def _encode(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return [_encode(item) for item in value]
     return value
-
-
-@cache
-def _hints(record: type) -> dict[str, tuple[str, Any]]:
-    """For each name in the file: the dataclass's field and its type."""
-    return {json_name(record, name): (name, hint) for name, hint in get_type_hints(record).items()}
-
-
-def _decode(value: Any, hint: Any, place: Place, *, is_lenient: bool) -> Any:
-    origin = get_origin(hint)
-    if hint is Any:
-        return value
-    if is_dataclass(hint):
-        assert isinstance(hint, type)
-        return _decode_record(value, hint, place, is_lenient=is_lenient)
-    if origin is tuple:
-        return _decode_tuple(value, get_args(hint), place, is_lenient=is_lenient)
-    if origin is Mapping:
-        _expect(value, dict, "an object", place)
-        item = get_args(hint)[1]
-        return {
-            name: _decode(member, item, place.field(name), is_lenient=is_lenient)
-            for name, member in value.items()
-        }
-    if origin is UnionType:
-        return _decode_union(value, get_args(hint), place, is_lenient=is_lenient)
-    return _decode_scalar(value, hint, place)
-
-
-def _decode_record(value: Any, record: type, place: Place, *, is_lenient: bool) -> Any:
-    _expect(value, dict, "an object", place)
-    hints = _hints(record)
-    if not is_lenient and (unknown := sorted(value.keys() - hints.keys())):
-        version = f"{SCHEMA_MAJOR}.{SCHEMA_MINOR}"
-        raise place.field(unknown[0]).refuse(f"no such field in schema {version}")
-    if missing := sorted(hints.keys() - value.keys()):
-        raise place.field(missing[0]).refuse("this field is missing")
-    return record(
-        **{
-            name: _decode(value[key], hint, place.field(key), is_lenient=is_lenient)
-            for key, (name, hint) in hints.items()
-        }
-    )
-
-
-def _decode_tuple(
-    value: Any, args: tuple[Any, ...], place: Place, *, is_lenient: bool
-) -> tuple[Any, ...]:
-    _expect(value, list, "an array", place)
-    if args[-1] is not Ellipsis and len(value) != len(args):
-        raise place.refuse(f"found {len(value)} elements, expected {len(args)}")
-    return tuple(
-        _decode(element, args[0], place.item(idx), is_lenient=is_lenient)
-        for idx, element in enumerate(value)
-    )
-
-
-def _decode_union(value: Any, args: tuple[Any, ...], place: Place, *, is_lenient: bool) -> Any:
-    if value is None and NoneType in args:
-        return None
-    kinds = [kind for kind in args if kind is not NoneType]
-    if len(kinds) == 1:
-        return _decode(value, kinds[0], place, is_lenient=is_lenient)
-    if type(value) not in kinds:
-        expected = " or ".join(_JSON_TYPES[kind] for kind in kinds)
-        raise place.refuse(f"found {brief(value)}, expected {expected}")
-    return value
-
-
-def _decode_scalar(value: Any, kind: type, place: Place) -> Any:
-    if kind is float and type(value) is int:
-        return float(value)
-    _expect(value, kind, _JSON_TYPES[kind], place)
-    return value
-
-
-def _expect(value: Any, kind: type, expected: str, place: Place) -> None:
-    """Refuse another type; exact, because Python's True is an int."""
-    if type(value) is not kind:
-        raise place.refuse(f"found {brief(value)}, expected {expected}")

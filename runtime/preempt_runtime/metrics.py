@@ -25,7 +25,8 @@ class Quantiles:
 class TaskMetrics:
     """One task over one run.
 
-    `missed` are finished jobs that finished after their deadline. Jobs released and not yet ended
+    `missed` are finished jobs that finished after their deadline; a job that was dropped for being
+    late is `dropped` alone. Jobs released and not yet ended
     are in `released` only. `response` is of finished jobs, `blocking` of all that ended after
     they had started; both are None without samples. `rate_per_s` counts finished jobs.
     """
@@ -35,6 +36,7 @@ class TaskMetrics:
     finished: int
     missed: int
     skipped: int
+    dropped: int
     cancelled: int
     failed: int
     num_preemptions: int
@@ -150,6 +152,7 @@ def _metrics_from_tally(task: str, tally: _Tally, duration_ns: int) -> TaskMetri
         finished=finished,
         missed=tally.missed,
         skipped=tally.ended[JobState.SKIPPED],
+        dropped=tally.ended[JobState.DROPPED],
         cancelled=tally.ended[JobState.CANCELLED],
         failed=tally.ended[JobState.FAILED],
         num_preemptions=tally.num_preemptions,

@@ -6,10 +6,12 @@ from typing import Protocol
 
 
 class JobState(Enum):
-    """Where a job is in its life; every job ends in exactly one of the last four states.
+    """Where a job is in its life; every job ends in exactly one of the last five states.
 
-    `SKIPPED` means that the runtime dropped it unstarted: a newer job took its place in a `latest`
-    mailbox, or its bounded queue was full. `FAILED` means that a segment, `pre`, `post` or the
+    `SKIPPED` means that the runtime left it out unstarted: a newer job took its place in a
+    `latest` mailbox, its bounded queue was full, or its deadline had come, a newer one waited and
+    its task is `late="skip"`. `DROPPED` means that its deadline came first, and its task is
+    `late="drop"`; it may have started. `FAILED` means that a segment, `pre`, `post` or the
     source of its inputs raised.
     """
 
@@ -17,6 +19,7 @@ class JobState(Enum):
     RUNNING = "running"
     FINISHED = "finished"
     SKIPPED = "skipped"
+    DROPPED = "dropped"
     CANCELLED = "cancelled"
     FAILED = "failed"
 
@@ -33,7 +36,11 @@ class JobRecord:
     """One job, as it stands or as it ended; times are the executor's clock, in ns.
 
     `blocking_ns` is the time that the job, released and unfinished, waited while a job of lower
-    rank occupied the device. `num_preemptions` counts how often the job, started and unfinished,
+    rank occupied the device. The policy says what ranks lower: a smaller priority, also under
+    `fifo`; a longer period or deadline under the monotonic policies; under those whose order of
+    two tasks changes from job to job, best effort below real time, and among jobs of the same
+    kind the one that the policy would have put behind, had this one been there when it was
+    launched. `num_preemptions` counts how often the job, started and unfinished,
     saw another job's segment run next. `num_segments_run` counts completed segments, `pre` and
     `post` included.
     """
@@ -71,7 +78,8 @@ class SegmentRecord:
     """One non-preemptive stretch on the device: a network's segment, or a `pre` or `post` call.
 
     A job's first network segment includes the copy of its inputs, its last one the copy of its
-    outputs: nothing else can run meanwhile.
+    outputs: nothing else can run meanwhile. With more than one segment in flight it starts when
+    the one before it has ended, and the copies may be hidden behind that.
     """
 
     job_id: int

@@ -3,14 +3,20 @@
 from dataclasses import asdict
 from typing import Any, TextIO
 
+from preempt_runtime.admission import complaint
+from preempt_runtime.cost_watch import CostDrift
 from preempt_runtime.metrics import Quantiles, json_from_metrics
+from preempt_runtime.run_guard import Guarantee
 from preempt_runtime.run_taskset import RunReport, TaskReport
+from preempt_runtime.schedulability import SetBound
 from preempt_runtime.tables import print_table
 from preempt_runtime.units import fmt_ns
 
+_SLOW_FACTOR = 1.1  # below it, the machine is as it was when the bundle was made
 _HEADERS = (
     *("task", "priority", "segments", "jobs", "finished", "missed", "lost"),
-    *("response p50", "p95", "p99", "max", "blocking p99", "max", "preempted", "jobs/s"),
+    *("response p50", "p95", "p99", "max", "bound"),
+    *("blocking p99", "max", "preempted", "jobs/s"),
 )
 
 
@@ -23,20 +29,30 @@ def document_from_report(report: RunReport) -> dict[str, Any]:
         "duration_ns": report.duration_ns,
         "ended_by": report.ended_by.name if report.ended_by is not None else None,
         "device": report.device,
+        "depth": report.depth,
         "device_busy_frac": report.device_busy_frac,
         "tasks": {name: _document_from_task(task) for name, task in report.tasks.items()},
         "options": [asdict(option) for option in report.options],
+        **(
+            {} if report.guarantee is None else {"guarantee": _guarantee_document(report.guarantee)}
+        ),
     }
 
 
 def print_report(report: RunReport, file: TextIO) -> None:
     """Write the report for a person to read."""
     ended = f", ended by {report.ended_by.name}" if report.ended_by is not None else ""
+    depth = f", {report.depth} segments in flight" if report.depth > 1 else ""
     file.write(
         f"{report.taskset}: {fmt_ns(report.duration_ns)} with {report.policy}, seed"
-        f" {report.seed}, on {report.device}, busy {report.device_busy_frac:.0%}{ended}\n\n"
+        f" {report.seed}, on {report.device}, busy {report.device_busy_frac:.0%}{depth}{ended}\n\n"
     )
-    print_table(_HEADERS, [_row(name, task) for name, task in report.tasks.items()], file)
+    has_bounds = report.guarantee is not None
+    headers = _HEADERS if has_bounds else [name for name in _HEADERS if name != "bound"]
+    rows = [_row(name, task, has_bounds=has_bounds) for name, task in report.tasks.items()]
+    print_table(headers, rows, file)
+    for line in _guarantee_lines(report.guarantee) if report.guarantee is not None else ():
+        file.write(f"\n{line}\n")
     for name, task in report.tasks.items():
         if task.first_error is not None:
             file.write(f"\ntask {name}: its first failed job: {task.first_error}\n")
@@ -55,14 +71,75 @@ def _document_from_task(task: TaskReport) -> dict[str, Any]:
         "priority": task.priority,
         "deadline_ns": task.deadline_ns,
         "first_error": task.first_error,
+        **({} if task.drift is None else _promise_document(task, task.drift)),
         **metrics,
     }
 
 
-def _row(name: str, task: TaskReport) -> tuple[str, ...]:
+def _promise_document(task: TaskReport, drift: CostDrift) -> dict[str, Any]:
+    bound_ns = None if task.bound is None else task.bound.response_ns
+    return {"response_bound_ns": bound_ns, "drift": asdict(drift)}
+
+
+def _guarantee_document(guarantee: Guarantee) -> dict[str, Any]:
+    promised, again = guarantee.promised, guarantee.readmitted
+    return {
+        "is_schedulable": None if promised is None else promised.is_schedulable,
+        "source": None if promised is None else promised.source,
+        "margin_frac": None if promised is None else promised.assumptions.margin_frac,
+        "reason": guarantee.reason if promised is None else _reasons(promised),
+        "num_exceeded": sum(drift.num_exceeded for drift in guarantee.drifts.values()),
+        "is_schedulable_with_observed": None if again is None else again.is_schedulable,
+        "shed": list(guarantee.shed),
+    }
+
+
+def _reasons(bound: SetBound) -> str | None:
+    return None if bound.is_schedulable else complaint(bound)
+
+
+def _guarantee_lines(guarantee: Guarantee) -> list[str]:
+    """What was promised of the deadlines, and what of it does not hold any more."""
+    promised = guarantee.promised
+    if promised is None:
+        return [f"bounds: none, {guarantee.reason}"]
+    costs = f"{promised.source} costs and a margin of {promised.assumptions.margin_frac:.0%}"
+    verdict = _reasons(promised) or "every deadline is kept"
+    lines = [f"bounds, of {costs}: {verdict}"]
+    for name, drift in guarantee.drifts.items():
+        lines += _drift_lines(name, drift)
+    again = guarantee.readmitted
+    if again is not None:
+        lines.append(f"with the times seen here: {_reasons(again) or 'every deadline is kept'}")
+    if guarantee.shed:
+        lines.append(f"drop late jobs since then: {', '.join(guarantee.shed)}")
+    return lines
+
+
+def _drift_lines(name: str, drift: CostDrift) -> list[str]:
+    lines = []
+    if drift.worst_segment_idx is not None:
+        assert drift.worst_elapsed_ns is not None
+        assert drift.worst_allowed_ns is not None
+        lines.append(
+            f"task {name}: {drift.num_exceeded} of {drift.num_segments_run} segments took longer"
+            f" than its bundle and the margin allow, segment {drift.worst_segment_idx}"
+            f" {fmt_ns(drift.worst_elapsed_ns)} of {fmt_ns(drift.worst_allowed_ns)}: no bound that"
+            " rests on it holds"
+        )
+    if drift.slowdown_factor > _SLOW_FACTOR:
+        lines.append(
+            f"task {name}: its segments took {drift.slowdown_factor:.2f} times what its bundle"
+            " says, in the end"
+        )
+    return lines
+
+
+def _row(name: str, task: TaskReport, *, has_bounds: bool) -> tuple[str, ...]:
     metrics = task.metrics
     lost = {
         "skipped": metrics.skipped,
+        "dropped": metrics.dropped,
         "cancelled": metrics.cancelled,
         "failed": metrics.failed,
     }
@@ -76,10 +153,17 @@ def _row(name: str, task: TaskReport) -> tuple[str, ...]:
         str(metrics.missed) if task.deadline_ns is not None else "-",
         ", ".join(f"{number} {word}" for word, number in lost.items() if number) or "-",
         *response,
+        *((_bound_cell(task),) if has_bounds else ()),
         *blocking[2:],
         str(metrics.num_preemptions),
         f"{metrics.rate_per_s:.1f}",
     )
+
+
+def _bound_cell(task: TaskReport) -> str:
+    if task.bound is None or task.bound.response_ns is None:
+        return "-"
+    return fmt_ns(task.bound.response_ns)
 
 
 def _cells(quantiles: Quantiles | None) -> tuple[str, ...]:

@@ -6,12 +6,14 @@ from dataclasses import dataclass, field
 
 from preempt_runtime.arrivals import ClosedLoop, release_offsets
 from preempt_runtime.clock import Clock
+from preempt_runtime.cost_watch import CostDrift
+from preempt_runtime.device import Device
 from preempt_runtime.executor import Executor
 from preempt_runtime.interruption import caught_signals
-from preempt_runtime.load_taskset import LoadedTask, LoadedTaskSet, load_taskset, open_bundles
+from preempt_runtime.load_taskset import LoadedTaskSet, load_taskset, open_bundles
 from preempt_runtime.loading import FindBackend
 from preempt_runtime.metrics import MetricsCollector, TaskMetrics
-from preempt_runtime.policies import Policy, policy_from_name
+from preempt_runtime.policies import Policy, check_needs, policy_from_name
 from preempt_runtime.process import (
     OptionReport,
     OsCalls,
@@ -20,7 +22,10 @@ from preempt_runtime.process import (
     apply_scheduling,
 )
 from preempt_runtime.records import Instrument, JobRecord, SegmentRecord
+from preempt_runtime.run_guard import Guarantee, RunGuard
+from preempt_runtime.schedulability import TaskBound
 from preempt_runtime.source import Arrivals
+from preempt_runtime.task_table import TaskSpec
 from preempt_runtime.taskset import TaskSetSpec
 
 
@@ -37,15 +42,22 @@ class RunOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskReport:
-    """A task, what of its bundle ran, and how it fared; `first_error` is its first failed job's."""
+    """A task, what of its bundle ran, and how it fared; `first_error` is its first failed job's.
 
-    bundle: str
-    plan: str
+    `bundle` and `plan` are None where a simulation took costs from the task set. `bound` is what
+    was promised of it when the run began, `drift` how its segments' times compared with those
+    that its bundle holds.
+    """
+
+    bundle: str | None
+    plan: str | None
     num_segments: int
     priority: int | None
     deadline_ns: int | None
     metrics: TaskMetrics
     first_error: str | None
+    bound: TaskBound | None = None
+    drift: CostDrift | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,8 +65,9 @@ class RunReport:
     """What was run and what was measured.
 
     `duration_ns` is the time that the run really took: jobs released in the time asked for run to
-    their end. `device_busy_frac` is the share of it in which the device was taken. `ended_by` is
-    the signal that ended the run early; unfinished jobs were then cancelled.
+    their end. `depth` is how many segments were allowed in flight. `device_busy_frac` is the share
+    of the duration in which the device was taken. `ended_by` is the signal that ended the run
+    early; unfinished jobs were then cancelled. `guarantee` is None for a simulation.
     """
 
     taskset: str
@@ -62,10 +75,12 @@ class RunReport:
     seed: int
     duration_ns: int
     device: str
+    depth: int
     device_busy_frac: float
     tasks: Mapping[str, TaskReport]
     options: tuple[OptionReport, ...]
     ended_by: signal.Signals | None
+    guarantee: Guarantee | None = None
 
 
 class RunTally:
@@ -105,24 +120,39 @@ def run_taskset(
         PreemptError: a subclass that says what could not be read, loaded or opened.
     """
     policy = policy_from_name(options.policy or taskset.policy)
+    check_needs(policy, taskset.tasks, where=f"{taskset.path}: ")
     bundles = open_bundles(taskset, options.pins)
     collector, tally = MetricsCollector(), RunTally()
     with (
         apply_scheduling(options.process, os_calls) as scheduling,
         load_taskset(taskset, bundles, find_backend) as loaded,
-        Executor(loaded.device, policy, clock, (collector, tally, *instruments)) as executor,
     ):
-        for task in loaded.tasks:
-            name = task.spec.name
-            executor.add_task(task.task)
-            executor.warm_up(name, task.samples[0], num_runs=options.num_warmup_runs)
-            executor.add_source(name, _arrivals(task), task.inputs_of)
-        with apply_memory(options.process, os_calls) as memory:
-            start_ns = clock.now_ns()
-            ended_by = _run(executor, taskset, options.duration_ns)
-            elapsed_ns = clock.now_ns() - start_ns
+        depth = min(taskset.depth, loaded.device.max_depth)
+        guard = RunGuard(taskset, loaded, policy=policy.name, depth=depth)
+        observers: tuple[Instrument, ...] = (collector, tally, guard.watch, *instruments)
+        with Executor(
+            loaded.device, policy, clock, observers, depth=depth, admission=guard.admission
+        ) as executor:
+            for task in loaded.tasks:
+                name = task.spec.name
+                executor.add_task(task.task)
+                executor.warm_up(name, task.samples[0], num_runs=options.num_warmup_runs)
+                executor.add_source(name, arrivals_of(task.spec), task.inputs_of)
+            with apply_memory(options.process, os_calls) as memory, guard.watching(executor):
+                start_ns = clock.now_ns()
+                ended_by = _run(executor, taskset, options.duration_ns)
+                elapsed_ns = clock.now_ns() - start_ns
         return _report(
-            taskset, policy, loaded, collector, tally, elapsed_ns, (*scheduling, *memory), ended_by
+            taskset,
+            policy,
+            loaded,
+            collector,
+            tally,
+            elapsed_ns,
+            (*_depth_option(taskset.depth, depth, loaded.device), *scheduling, *memory),
+            ended_by,
+            depth,
+            guard.guarantee(),
         )
 
 
@@ -145,14 +175,19 @@ def _report(
     elapsed_ns: int,
     options: tuple[OptionReport, ...],
     ended_by: signal.Signals | None,
+    depth: int,
+    guarantee: Guarantee,
 ) -> RunReport:
     metrics = collector.metrics(elapsed_ns)
+    promised = guarantee.promised.tasks if guarantee.promised is not None else ()
+    bounds = {bound.name: bound for bound in promised}
     return RunReport(
         taskset=taskset.name,
         policy=policy.name,
         seed=taskset.seed,
         duration_ns=elapsed_ns,
         device=loaded.device.name,
+        depth=depth,
         device_busy_frac=tally.busy_ns / elapsed_ns if elapsed_ns else 0.0,
         tasks={
             task.spec.name: TaskReport(
@@ -161,30 +196,43 @@ def _report(
                 num_segments=len(task.plan.segments),
                 priority=task.spec.priority,
                 deadline_ns=task.spec.deadline_ns,
-                metrics=metrics.get(task.spec.name) or _no_jobs(task.spec.name),
+                metrics=metrics.get(task.spec.name) or no_jobs(task.spec.name),
                 first_error=tally.first_errors.get(task.spec.name),
+                bound=bounds.get(task.spec.name),
+                drift=guarantee.drifts[task.spec.name],
             )
             for task in loaded.tasks
         },
         options=options,
         ended_by=ended_by,
+        guarantee=guarantee,
     )
 
 
-def _arrivals(task: LoadedTask) -> Arrivals:
-    arrival = task.spec.arrival
-    if isinstance(arrival, ClosedLoop):
-        return arrival
-    return release_offsets(arrival, seed=task.spec.seed, task=task.spec.name)
+def _depth_option(asked: int, depth: int, device: Device) -> tuple[OptionReport, ...]:
+    """Nothing where the default was asked for; what the device does not allow, with the reason."""
+    if asked == 1:
+        return ()
+    reason = f"device {device.name!r} allows {device.max_depth}" if depth < asked else ""
+    return (OptionReport(name="depth", requested=str(asked), applied=not reason, reason=reason),)
 
 
-def _no_jobs(task: str) -> TaskMetrics:
+def arrivals_of(task: TaskSpec) -> Arrivals:
+    """When a task's jobs are released, from the beginning."""
+    if isinstance(task.arrival, ClosedLoop):
+        return task.arrival
+    return release_offsets(task.arrival, seed=task.seed, task=task.name)
+
+
+def no_jobs(task: str) -> TaskMetrics:
+    """The metrics of a task that released nothing."""
     return TaskMetrics(
         task=task,
         released=0,
         finished=0,
         missed=0,
         skipped=0,
+        dropped=0,
         cancelled=0,
         failed=0,
         num_preemptions=0,

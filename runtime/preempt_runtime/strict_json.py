@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from preempt_runtime.errors import BundleError
+from preempt_runtime.errors import BundleError, PreemptError
 from preempt_runtime.units import fmt_bytes
 
 MAX_DEPTH = 64
@@ -28,12 +28,16 @@ def brief(value: object) -> str:
 class Place:
     """Where in which file a value stands, so that every message can say so.
 
+    `todo` and `error` are what to do about a wrong one, and the class of what is raised.
+
     >>> str(Place(where="manifest.json").field("plans").item(0).refuse("found 3"))
     'manifest.json: plans[0]: found 3; compile the bundle again'
     """
 
     where: str
     path: str = ""
+    todo: str = "compile the bundle again"
+    error: type[PreemptError] = BundleError
 
     def field(self, name: str) -> "Place":
         """The place of an object's member."""
@@ -45,22 +49,21 @@ class Place:
         """The place of an array's element."""
         return replace(self, path=f"{self.path}[{idx}]")
 
-    def refuse(self, what: str, todo: str = "compile the bundle again") -> BundleError:
+    def refuse(self, what: str, todo: str | None = None) -> PreemptError:
         """The error to raise about this place."""
         at = f"{self.path}: " if self.path else ""
-        return BundleError(f"{self.where}: {at}{what}; {todo}")
+        return self.error(f"{self.where}: {at}{what}; {todo or self.todo}")
 
 
-def document_from_json(text: str | bytes, where: str, *, max_bytes: int) -> Any:
+def document_from_json(text: str | bytes, place: Place, *, max_bytes: int) -> Any:
     """The value that a JSON text stands for.
 
     Beyond RFC 8259: UTF-8 only, no duplicate member, no NaN, no infinity (`1e999` included),
     integers within 64 bits, no NUL and no lone surrogate in a string, at most 64 levels deep.
 
     Raises:
-        BundleError: not such a text; `where` names the file in the message.
+        PreemptError: not such a text; `place` names the file in the message.
     """
-    place = Place(where=where)
     if len(text) > max_bytes:
         raise place.refuse(f"{fmt_bytes(len(text))} of JSON, at most {fmt_bytes(max_bytes)}")
     try:

@@ -1,7 +1,7 @@
 """Task: a network with its urgency, its mailbox and the callables around it."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal
 
@@ -12,6 +12,9 @@ from preempt_runtime.errors import InputError
 
 Mailbox = Literal["queue", "latest"]
 LatePolicy = Literal["run", "skip", "drop"]
+LATE: tuple[LatePolicy, ...] = ("run", "skip", "drop")
+Admit = Literal["refuse", "warn", "off"]
+ADMIT: tuple[Admit, ...] = ("refuse", "warn", "off")
 Pre = Callable[[Mapping[str, Array], object | None], Mapping[str, Array]]
 Post = Callable[[dict[str, Array], object | None], Any]
 
@@ -24,8 +27,16 @@ class Task:
     `mailbox`: `queue` runs every job in release order; `latest` keeps only the newest job that has
     not started, and skips the one it replaces (cameras). `max_pending` bounds a queue: a job that
     finds it full is skipped.
+    `period_ns` is the least time between two releases, `jitter_ns` how much later than that a
+    release may come; nobody enforces them, bounds rest on them. Policies and `late` take the
+    period for the deadline where there is none.
+    `late` says what becomes of a job whose deadline has come: `run` runs it all the same, `skip`
+    skips it if it has not started and a newer one waits, `drop` drops it, at its next preemption
+    point if it has started.
     `pre(inputs, stream)` returns the network's inputs, `post(outputs, stream)` the job's result.
-    Both run on the dispatcher as segments of their own, so they are non-preemptive and count.
+    Both run on the dispatcher as segments of their own, so they are non-preemptive and count;
+    `pre_ns` and `post_ns` are the longest that they were seen to take, which admission asks for.
+    `total_ns` is the longest that all segments were seen to take together, where that is known.
     `check_inputs` scans floating-point inputs for NaN at submit.
     """
 
@@ -35,9 +46,16 @@ class Task:
     relative_deadline_ns: int | None = None
     mailbox: Mailbox = "queue"
     max_pending: int | None = None
+    period_ns: int | None = None
+    jitter_ns: int = 0
+    late: LatePolicy = "run"
     pre: Pre | None = None
     post: Post | None = None
+    pre_ns: int | None = None
+    post_ns: int | None = None
+    total_ns: int | None = None
     check_inputs: bool = False
+    remaining_by_step_ns: tuple[int, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -57,24 +75,68 @@ class Task:
             raise InputError(
                 f"task {self.name!r}: max_pending {self.max_pending}, expected at least 1"
             )
-        if self.relative_deadline_ns is not None and self.relative_deadline_ns < 1:
+        self._check_times()
+        object.__setattr__(self, "remaining_by_step_ns", _remaining_by_step_ns(self))
+
+    def _check_times(self) -> None:
+        durations = {
+            "relative deadline": self.relative_deadline_ns,
+            "period": self.period_ns,
+            "time of pre": self.pre_ns,
+            "time of post": self.post_ns,
+            "time in all": self.total_ns,
+        }
+        for what, duration_ns in durations.items():
+            if duration_ns is not None and duration_ns < 1:
+                raise InputError(
+                    f"task {self.name!r}: {what} {duration_ns} ns, expected more than 0"
+                )
+        if self.jitter_ns < 0:
+            raise InputError(f"task {self.name!r}: jitter {self.jitter_ns} ns, expected 0 or more")
+        if self.late not in LATE:
+            raise InputError(f"task {self.name!r}: late {self.late!r}, expected one of {LATE}")
+        if self.late != "run" and self.implicit_deadline_ns is None:
             raise InputError(
-                f"task {self.name!r}: relative deadline {self.relative_deadline_ns} ns,"
-                " expected more than 0"
+                f"task {self.name!r}: late {self.late!r}, but a job without deadline or period is"
+                " never late; give it a relative_deadline_ns"
             )
+
+    @property
+    def implicit_deadline_ns(self) -> int | None:
+        """The relative deadline, or else the period: a job is to end before the next comes."""
+        return self.period_ns if self.relative_deadline_ns is None else self.relative_deadline_ns
+
+    @property
+    def cost_ns(self) -> int:
+        """What a job is expected to take on the device; `pre` and `post` are not known, so 0."""
+        return self.remaining_by_step_ns[0]
+
+    @property
+    def steps(self) -> tuple[int | str, ...]:
+        """What a job runs, in order: `pre`, the segments by number, `post`."""
+        return (
+            *(("pre",) if self.pre is not None else ()),
+            *range(len(self.network.segments)),
+            *(("post",) if self.post is not None else ()),
+        )
 
     @property
     def is_best_effort(self) -> bool:
         """It has no priority, so every task with one runs first."""
         return self.priority is None
 
-    @property
-    def rank(self) -> tuple[int, int]:
-        """Larger is more urgent; tasks of equal rank do not block one another.
 
-        Best effort is (0, 0), a priority p is (1, p).
-        """
-        return (0, 0) if self.priority is None else (1, self.priority)
+def _remaining_by_step_ns(task: Task) -> tuple[int, ...]:
+    """Expected time of all steps from each on, the last entry 0: medians where measured."""
+    remaining_ns = [0]
+    segments = task.network.segments
+    for step in reversed(task.steps):
+        cost_ns = 0
+        if isinstance(step, int):
+            latency = segments[step].latency
+            cost_ns = segments[step].predicted_ns if latency is None else latency.p50_ns
+        remaining_ns.append(remaining_ns[-1] + cost_ns)
+    return tuple(reversed(remaining_ns))
 
 
 def checked_submission(task: Task, inputs: Mapping[str, Array]) -> Mapping[str, Array]:

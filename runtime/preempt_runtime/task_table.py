@@ -9,7 +9,7 @@ from typing import Any, cast
 from preempt_runtime.arrival_table import read_arrival
 from preempt_runtime.arrivals import Arrival, Periodic, Sporadic
 from preempt_runtime.errors import InputError
-from preempt_runtime.task import LatePolicy, Mailbox
+from preempt_runtime.task import LATE, LatePolicy, Mailbox
 from preempt_runtime.toml_table import TomlTable
 
 MAX_PRIORITY = 1_000_000
@@ -133,7 +133,7 @@ def read_task(
         max_segment_ns=_positive_ns(table, "max_segment"),
         period_ns=period_ns,
         jitter_ns=jitter_ns,
-        late=_read_late(table),
+        late=_read_late(table, period_ns),
     )
 
 
@@ -207,9 +207,9 @@ def _read_priority(table: TomlTable, is_best_effort: bool, needs_priority: bool)
     return table.integer("priority", -MAX_PRIORITY, MAX_PRIORITY) if is_given else None
 
 
-def _read_late(table: TomlTable) -> LatePolicy:
-    late = table.choice("late", ("run", "skip", "drop"), default="run")
-    if late != "run" and not (table.has("deadline") or table.has("period")):
+def _read_late(table: TomlTable, period_ns: int | None) -> LatePolicy:
+    late = table.choice("late", LATE, default="run")
+    if late != "run" and period_ns is None and not table.has("deadline"):
         raise table.error("late", "'run': a job without deadline or period is never late")
     return cast(LatePolicy, late)
 

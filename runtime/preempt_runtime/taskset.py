@@ -10,19 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from preempt_runtime.device import MAX_DEPTH
 from preempt_runtime.errors import InputError
+from preempt_runtime.task import ADMIT, Admit
 from preempt_runtime.task_table import MAX_SEED, TaskSpec, read_task
 from preempt_runtime.toml_table import TomlTable, read_toml
 
 MAX_TASKS = 1000
-MAX_DEPTH = 16
 _MAX_THREADS = 1024
 _MAX_FILES = 100
 _MAX_MARGIN_FRAC = 10.0
 _DEFAULT_MARGIN_FRAC = 0.1
 DEFAULT_POLICY = "fixed-priority"
-Admit = Literal["refuse", "warn", "off"]
-ADMIT: tuple[Admit, ...] = ("refuse", "warn", "off")
+Drift = Literal["say", "readmit", "shed"]
+DRIFT: tuple[Drift, ...] = ("say", "readmit", "shed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,8 +31,9 @@ class TaskSetSpec:
     """The tasks that share one device; `threads` is None where any plan's threads will do.
 
     `margin_frac` is what bounds add to every observed maximum, `resume_cost_ns` what a preempted
-    job pays when it goes on, `depth` how many segments may be in flight. `includes` are the other
-    files that tasks were read from.
+    job pays when it goes on, `depth` how many segments may be in flight. `admit` and `drift` say
+    what becomes of a task that has no bound, or has it no more. `includes` are the other files that
+    tasks were read from.
     """
 
     name: str
@@ -42,6 +44,7 @@ class TaskSetSpec:
     tasks: tuple[TaskSpec, ...]
     margin_frac: float = _DEFAULT_MARGIN_FRAC
     admit: Admit = "off"
+    drift: Drift = "say"
     depth: int = 1
     resume_cost_ns: int = 0
     includes: tuple[Path, ...] = ()
@@ -65,7 +68,7 @@ def read_taskset(path: Path, *, seed: int | None = None) -> TaskSetSpec:
     head = document.table("taskset", f"{path}: [taskset]", default={})
     head.allow(
         *("name", "seed", "threads", "policy", "include"),
-        *("margin", "admit", "depth", "resume_cost"),
+        *("margin", "admit", "drift", "depth", "resume_cost"),
     )
     if seed is None:
         seed = head.integer("seed", 0, MAX_SEED, default=0)
@@ -88,6 +91,7 @@ def read_taskset(path: Path, *, seed: int | None = None) -> TaskSetSpec:
         tasks=tasks,
         margin_frac=_read_margin(head),
         admit=cast(Admit, head.choice("admit", ADMIT, default="off")),
+        drift=cast(Drift, head.choice("drift", DRIFT, default="say")),
         depth=head.integer("depth", 1, MAX_DEPTH, default=1),
         resume_cost_ns=head.duration_ns("resume_cost", default="0ns"),
         includes=tuple(file for file in files if file != path),

@@ -1,12 +1,13 @@
 """Fakes for tests and simulation: networks whose segments have given costs, on a virtual clock."""
 
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from preempt_runtime.clock import VirtualClock
-from preempt_runtime.device import Array, JobBuffers
+from preempt_runtime.device import MAX_DEPTH, Array, JobBuffers
 from preempt_runtime.errors import DeviceError
 from preempt_runtime.executor import Executor
 from preempt_runtime.handle import JobHandle
@@ -100,37 +101,45 @@ class FakeNetwork:
 class FakeDevice:
     """A device on a virtual clock: a launched segment takes its cost when it is waited for.
 
+    Up to `max_depth` of them run one after another, in the order of their launches.
     `failures` are (network name, segment index) pairs whose completion raises `DeviceError`.
     `launches` keeps what was launched.
     """
 
     name = "fake"
 
-    def __init__(self, clock: VirtualClock, failures: Iterable[tuple[str, int]] = ()) -> None:
+    def __init__(
+        self,
+        clock: VirtualClock,
+        failures: Iterable[tuple[str, int]] = (),
+        max_depth: int = 1,
+    ) -> None:
         self.launches: list[tuple[str, int]] = []
         self.failures = set(failures)
+        self.max_depth = max_depth
         self._clock = clock
-        self._in_flight: tuple[FakeNetwork, int] | None = None
+        self._free_ns = 0
+        self._in_flight: deque[tuple[FakeNetwork, int, int]] = deque()
 
     def launch(self, buffers: JobBuffers, segment_idx: int, *, is_urgent: bool) -> None:
         """Take a segment of a `FakeNetwork`, in the order of its segments."""
         assert isinstance(buffers, FakeBuffers), "a fake device runs fake networks"
         assert not buffers.is_closed, "buffers that are closed run nothing"
-        assert self._in_flight is None, "one segment in flight"
+        assert len(self._in_flight) < self.max_depth, f"{self.max_depth} segments in flight"
         assert segment_idx == buffers.next_segment_idx, "segments run in order"
         buffers.next_segment_idx += 1
-        self._in_flight = (buffers.network, segment_idx)
+        self._free_ns = max(self._free_ns, self._clock.now_ns())
+        self._free_ns += buffers.network.segment_ns[segment_idx]
+        self._in_flight.append((buffers.network, segment_idx, self._free_ns))
         self.launches.append((buffers.network.name, segment_idx))
 
-    def wait(self) -> None:
-        """Let the launched segment's cost pass."""
-        if self._in_flight is None:
-            return
-        network, segment_idx = self._in_flight
-        self._in_flight = None
-        self._clock.advance(network.segment_ns[segment_idx])
-        if (network.name, segment_idx) in self.failures:
-            raise DeviceError(f"{network.name}: segment {segment_idx} was told to fail")
+    def wait(self, num_left: int = 0) -> None:
+        """Let time pass until all but the last few have ended, or one has failed."""
+        while len(self._in_flight) > num_left:
+            network, segment_idx, end_ns = self._in_flight.popleft()
+            self._clock.advance(max(0, end_ns - self._clock.now_ns()))
+            if (network.name, segment_idx) in self.failures:
+                raise DeviceError(f"{network.name}: segment {segment_idx} was told to fail")
 
     def stream(self, *, is_urgent: bool) -> None:
         """There are no streams."""
@@ -143,11 +152,12 @@ class NoopDevice:
     """A device on which every segment takes no time, to measure what surrounds it."""
 
     name = "noop"
+    max_depth = MAX_DEPTH
 
     def launch(self, buffers: JobBuffers, segment_idx: int, *, is_urgent: bool) -> None:
         """Nothing."""
 
-    def wait(self) -> None:
+    def wait(self, num_left: int = 0) -> None:
         """Nothing."""
 
     def stream(self, *, is_urgent: bool) -> None:
@@ -185,6 +195,7 @@ def run_schedule(
     *,
     failures: Iterable[tuple[str, int]] = (),
     actions: Sequence[tuple[int, Callable[[Sequence[JobHandle]], object]]] = (),
+    depth: int = 1,
 ) -> list[str]:
     """The schedule of the released jobs on a virtual clock, one line for each record.
 
@@ -194,10 +205,12 @@ def run_schedule(
         policy: what picks.
         failures: as in `FakeDevice`.
         actions: (time in ns, action); an action gets the handles of all jobs, in order.
+        depth: how many segments may be in flight.
     """
     clock, recording = VirtualClock(), Recording()
+    device = FakeDevice(clock, failures, max_depth=depth)
     with Executor(
-        FakeDevice(clock, failures), policy, clock, [recording], switch_interval_s=None
+        device, policy, clock, [recording], switch_interval_s=None, depth=depth
     ) as executor:
         for task in tasks:
             executor.add_task(task)

@@ -17,6 +17,7 @@ from preempt_runtime.records import JobRecord, JobState, SegmentRecord
 _PID = 1
 _STATE_INSTANTS = {
     JobState.SKIPPED: "skipped",
+    JobState.DROPPED: "dropped",
     JobState.CANCELLED: "cancelled",
     JobState.FAILED: "failed",
 }
@@ -61,7 +62,8 @@ def trace_from_records(
     Args:
         releases: (job id, task name, release in ns).
         segments: in any order.
-        jobs: ended ones; their misses, skips, cancellations and failures become instants.
+        jobs: ended ones; their misses, skips, drops, cancellations and failures become
+            instants.
         tasks: the order of the tracks; tasks that are not named follow by name.
     """
     releases, segments, jobs = list(releases), list(segments), list(jobs)

@@ -30,22 +30,26 @@ def parse_duration_ns(text: str) -> int:
 def fmt_ns(value_ns: float) -> str:
     """A duration for people, three significant digits.
 
-    >>> fmt_ns(1_234_567), fmt_ns(850), fmt_ns(2_500_000_000)
-    ('1.23 ms', '850 ns', '2.5 s')
+    >>> fmt_ns(1_234_567), fmt_ns(850), fmt_ns(2_500_000_000), fmt_ns(999_999)
+    ('1.23 ms', '850 ns', '2.5 s', '1 ms')
     """
     for unit, scale in (("s", 1e9), ("ms", 1e6), ("us", 1e3)):
-        if abs(value_ns) >= scale:
-            return f"{value_ns / scale:.3g} {unit}"
+        if abs(value_ns) >= 0.9995 * scale:  # what rounds to 1000 of the smaller unit, too
+            return f"{_three_digits(value_ns / scale)} {unit}"
     return f"{value_ns:.0f} ns"
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:.3g}" if abs(value) < 999.5 else f"{value:.0f}"
 
 
 def fmt_bytes(num_bytes: float) -> str:
     """A size for people, in binary units.
 
-    >>> fmt_bytes(3 * 1024 * 1024), fmt_bytes(12)
-    ('3 MiB', '12 B')
+    >>> fmt_bytes(3 * 1024 * 1024), fmt_bytes(12), fmt_bytes(1020 * 1024)
+    ('3 MiB', '12 B', '1020 KiB')
     """
     for unit, scale in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
         if abs(num_bytes) >= scale:
-            return f"{num_bytes / scale:.3g} {unit}"
+            return f"{_three_digits(num_bytes / scale)} {unit}"
     return f"{num_bytes:.0f} B"

@@ -409,9 +409,10 @@ def test_another_thread_can_run_and_close(loaded: tuple[TrtDevice, TrtNetwork]) 
     check(found[0], x)
 
 
-def test_the_executor_runs_two_tasks(loaded: tuple[TrtDevice, TrtNetwork]) -> None:
+@pytest.mark.parametrize("depth", [1, 2, 5])
+def test_the_executor_runs_two_tasks(loaded: tuple[TrtDevice, TrtNetwork], depth: int) -> None:
     device, network = loaded
-    with Executor(device, FixedPriority(), MonotonicClock()) as executor:
+    with Executor(device, FixedPriority(), MonotonicClock(), depth=depth) as executor:
         executor.add_task(Task(name="urgent", network=network, priority=1))
         executor.add_task(Task(name="other", network=network))
         xs = [random_x(seed) for seed in range(20)]

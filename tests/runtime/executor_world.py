@@ -27,12 +27,13 @@ class World:
         *tasks: Task,
         policy: Policy | None = None,
         failures: tuple[tuple[str, int], ...] = (),
+        depth: int = 1,
     ) -> None:
         self.clock = VirtualClock()
         self.recording = Recording()
-        self.device = FakeDevice(self.clock, failures)
+        self.device = FakeDevice(self.clock, failures, max_depth=depth)
         self.executor = Executor(
-            self.device, policy or FixedPriority(), self.clock, [self.recording]
+            self.device, policy or FixedPriority(), self.clock, [self.recording], depth=depth
         )
         for each in tasks:
             self.executor.add_task(each)

@@ -15,6 +15,7 @@ from preempt_runtime.manifest import (
     Artefact,
     Manifest,
     PlanSpec,
+    SegmentSpec,
     TensorSpec,
     hash_key,
 )
@@ -48,9 +49,14 @@ class FakeBackend:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedNetwork(FakeNetwork):
-    """Notes in its device's `events` that it was closed."""
+    """Its segments say what the plan says; notes in its device's `events` that it was closed."""
 
     events: list[str]
+    plan_segments: tuple[SegmentSpec, ...]
+
+    @property
+    def segments(self) -> tuple[SegmentSpec, ...]:
+        return self.plan_segments
 
     def close(self) -> None:
         self.events.append(f"close {self.name}")
@@ -80,7 +86,11 @@ class LoadingFakeDevice(FakeDevice):
         self.events.append(f"load {name}")
         costs = tuple(segment.predicted_ns for segment in plan.segments)
         return LoadedNetwork(
-            name=name, segment_ns=costs, graph=bundle.manifest.graphs[0], events=self.events
+            name=name,
+            segment_ns=costs,
+            graph=bundle.manifest.graphs[0],
+            events=self.events,
+            plan_segments=plan.segments,
         )
 
     def launch(self, buffers: JobBuffers, segment_idx: int, *, is_urgent: bool) -> None:

@@ -80,7 +80,7 @@ def test_json_is_one_document_with_every_figure(
     assert captured.err == ""
     assert list(document) == [
         *("taskset", "policy", "seed", "duration_ns", "ended_by", "device"),
-        *("device_busy_frac", "tasks", "options"),
+        *("depth", "device_busy_frac", "tasks", "options", "guarantee"),
     ]
     assert (document["taskset"], document["policy"], document["seed"]) == (
         "set",
@@ -104,7 +104,8 @@ def test_the_table_says_the_same_to_people(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("--policy", "fifo", "--seed", "8") == 0
-    head, _, header, urgent, long = capsys.readouterr().out.splitlines()
+    head, _, header, urgent, long, _, bounds = capsys.readouterr().out.splitlines()
+    assert bounds.startswith("bounds, of estimated costs and a margin of 10%: ")
     assert head.startswith("set: ")
     assert " with fifo, seed 8, on fake, busy " in head
     assert header.startswith("task    priority     segments  jobs  finished  missed  lost")
@@ -249,7 +250,6 @@ def test_a_trace_that_cannot_be_written_does_not_take_the_results_along(
         ("short.bundle/manifest.json", "lies in the bundle short.bundle"),
         ("linked/trace.json", "lies in the bundle short.bundle"),
         (".", "is a directory"),
-        ("", "is a directory"),
         ("a" * 300, "cannot be a file (File name too long)"),
         ("loop", "cannot be a file (Too many levels of symbolic links)"),
     ],
@@ -353,8 +353,8 @@ def _contents(folder: Path) -> dict[Path, bytes]:
         (["run", "a", "--sched-fifo", "x"], "'x', allowed an integer, 1 to 99"),
         (["run", "a", "--seed", "9" * 5000], "allowed an integer, 0 to 9223372036854775807"),
         (
-            ["run", "a", "--policy", "edf"],
-            "argument --policy: no policy is called 'edf'; there are fifo, fixed-priority",
+            ["run", "a", "--policy", "best"],
+            "argument --policy: no policy is called 'best'; there are deadline-monotonic",
         ),
         (["run", "a", "--warmup=-1"], "'-1', allowed an integer, 0 to 10000"),
         (["run", "a", "--affinity", "0-3"], "'0-3', allowed core numbers such as 0,1"),
@@ -372,6 +372,22 @@ def test_wrong_usage_is_exit_2(
     captured = capsys.readouterr()
     assert captured.out == ""
     assert message in captured.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (["run", ""], "TASKSET.toml"),
+        (["run", "a", "--trace", ""], "--trace"),
+        (["doctor", ""], "TASKSET|BUNDLE"),
+    ],
+)
+def test_an_empty_path_is_refused(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], name: str
+) -> None:
+    assert main(*arguments) == 1
+    message = f"preempt-rt: error: {name}: the path is empty; write one\n"
+    assert capsys.readouterr() == ("", message)
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

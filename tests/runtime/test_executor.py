@@ -420,7 +420,7 @@ def test_a_task_is_removed_while_it_releases_faster_than_it_can() -> None:
 
     world.executor.add_source("flood", itertools.repeat(0), make_inputs)
     world.executor.run(100)
-    assert world.executor._dispatcher.queues == {}
+    assert world.executor._books.queues == {}
 
 
 def test_outputs_are_fresh_and_jobs_do_not_share_them() -> None:

@@ -33,7 +33,7 @@ class GatedDevice(NoopDevice):
     def launch(self, buffers: JobBuffers, segment_idx: int, *, is_urgent: bool) -> None:
         self.launched.release()
 
-    def wait(self) -> None:
+    def wait(self, num_left: int = 0) -> None:
         assert self.gate.acquire(timeout=60)
 
 
@@ -156,9 +156,7 @@ def test_a_task_is_removed_from_another_thread_while_the_executor_runs() -> None
 def test_a_policy_that_raises_ends_the_dispatcher_and_leaves_nobody_waiting(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    class Broken:
-        name = "broken"
-
+    class Broken(FixedPriority):
         def pick(self, ready: Any, now_ns: int) -> Any:
             raise LookupError("cannot decide")
 
@@ -175,9 +173,7 @@ def test_a_policy_that_raises_ends_the_dispatcher_and_leaves_nobody_waiting(
 
 
 def test_a_callback_may_remove_a_task_when_the_dispatcher_has_crashed() -> None:
-    class Broken:
-        name = "broken"
-
+    class Broken(FixedPriority):
         def pick(self, ready: Any, now_ns: int) -> Any:
             gate.acquire(timeout=60)
             raise LookupError("cannot decide")

@@ -30,7 +30,7 @@ class GatedDevice(NoopDevice):
     def launch(self, buffers: JobBuffers, segment_idx: int, *, is_urgent: bool) -> None:
         self.launched.release()
 
-    def wait(self) -> None:
+    def wait(self, num_left: int = 0) -> None:
         assert self.gate.acquire(timeout=60)
         if self.is_broken:
             raise DeviceError("sticky error 700")

@@ -40,6 +40,7 @@ def test_metrics_of_a_run_by_hand() -> None:
         job(20, blocking_ns=3),
         job(state=JobState.SKIPPED, start_ns=None, deadline_ns=900),
         job(state=JobState.CANCELLED, start_ns=None),
+        job(state=JobState.DROPPED, end_ns=4000, blocking_ns=4, deadline_ns=4000),
         job(state=JobState.FAILED, blocking_ns=9, end_ns=5000, deadline_ns=1001),
         job(state=JobState.PENDING, start_ns=None, end_ns=None),
         job(7, task="a"),
@@ -48,15 +49,16 @@ def test_metrics_of_a_run_by_hand() -> None:
     assert list(metrics) == ["a", "t"]
     assert json_from_metrics(metrics["t"]) == {
         "task": "t",
-        "released": 7,
+        "released": 8,
         "finished": 3,
         "missed": 1,
         "skipped": 1,
+        "dropped": 1,
         "cancelled": 1,
         "failed": 1,
         "num_preemptions": 2,
         "response": {"p50_ns": 20, "p95_ns": 30, "p99_ns": 30, "max_ns": 30, "num_samples": 3},
-        "blocking": {"p50_ns": 3, "p95_ns": 9, "p99_ns": 9, "max_ns": 9, "num_samples": 4},
+        "blocking": {"p50_ns": 4, "p95_ns": 9, "p99_ns": 9, "max_ns": 9, "num_samples": 5},
         "rate_per_s": 1.5,
     }
     assert json.loads(json.dumps(json_from_metrics(metrics["a"])))["rate_per_s"] == 0.5

@@ -1,5 +1,7 @@
 """Whole runs on a virtual clock: exact numbers."""
 
+import dataclasses
+import io
 import json
 import signal
 import threading
@@ -11,10 +13,12 @@ import pytest
 
 from preempt_runtime.clock import VirtualClock
 from preempt_runtime.device import JobBuffers
-from preempt_runtime.errors import BundleError, InputError
+from preempt_runtime.errors import AdmissionError, BundleError, InputError
+from preempt_runtime.manifest import Latency, Manifest
 from preempt_runtime.metrics import Quantiles
-from preempt_runtime.process import ProcessOptions
-from preempt_runtime.run_report import document_from_report
+from preempt_runtime.policies import POLICIES
+from preempt_runtime.process import OptionReport, ProcessOptions
+from preempt_runtime.run_report import document_from_report, print_report
 from preempt_runtime.run_taskset import RunOptions, RunReport, run_taskset
 from preempt_runtime.taskset import read_taskset
 from preempt_runtime.testing import Recording
@@ -363,6 +367,172 @@ def test_wrong_recorded_inputs_stop_before_the_run_and_close_the_device(folder: 
 
 def test_an_unknown_policy_is_refused_before_anything_is_loaded(folder: Path) -> None:
     bench = Bench(folder, TWO_TASKS)
-    with pytest.raises(InputError, match="no policy is called 'edf'; there are fifo, fixed-prior"):
-        bench.run(policy="edf")
+    with pytest.raises(InputError, match="no policy is called 'best'; there are deadline-mono"):
+        bench.run(policy="best")
     assert bench.device.events == []
+
+
+@pytest.mark.parametrize("policy", ["edf", None])
+def test_a_policy_that_needs_more_than_a_task_has_is_refused_before_anything_is_loaded(
+    folder: Path, policy: str | None
+) -> None:
+    text = TWO_TASKS.replace('kind = "periodic"', 'kind = "poisson"')
+    text = text.replace('period = "20ms"\noffset = "5ms"', "rate = 50").replace(
+        'deadline = "4ms"', ""
+    )
+    if policy is None:
+        text = text.replace('name = "pair"', 'name = "pair"\npolicy = "edf"')
+    bench = Bench(folder, text)
+    with pytest.raises(InputError) as caught:
+        bench.run(policy=policy)
+    assert str(caught.value) == (
+        f"{folder / 'set.toml'}: policy 'edf' needs a deadline of every real-time task, and task"
+        " 'urgent' has none; write its deadline or its period, make it best effort, or take another"
+        " policy"
+    )
+    assert bench.device.events == []
+
+
+def test_every_policy_runs_a_task_set_that_has_all_they_need(folder: Path) -> None:
+    for policy in POLICIES:
+        report = Bench(folder, TWO_TASKS).run(policy=policy)
+        assert report.policy == policy
+        response = report.tasks["urgent"].metrics.response
+        assert response is not None
+        assert (response.max_ns == 3 * MS) == (policy != "fifo")
+
+
+def test_late_jobs_are_dropped_by_deadline_or_period(folder: Path) -> None:
+    text = TWO_TASKS.replace('deadline = "4ms"', 'deadline = "4ms"\nlate = "drop"')
+    report = Bench(folder, text).run(policy="fifo")
+    metrics = report.tasks["urgent"].metrics
+    # Released at 5, 25, 45 ... ms; each of the long jobs takes 30 ms and more.
+    assert (metrics.finished, metrics.dropped, metrics.missed) == (0, 5, 0)
+    by_period = text.replace('deadline = "4ms"', "")
+    assert Bench(folder, by_period).run(policy="fifo").tasks["urgent"].metrics.dropped > 0
+
+
+def test_a_depth_that_the_device_allows_is_in_force(folder: Path) -> None:
+    bench = Bench(folder, TWO_TASKS.replace('name = "pair"', 'name = "pair"\ndepth = 2'))
+    bench.device.max_depth = 4
+    report = bench.run()
+    assert (report.depth, document_from_report(report)["depth"]) == (2, 2)
+    assert report.options == (OptionReport(name="depth", requested="2", applied=True, reason=""),)
+    # One segment of 3 ms more is in flight when a job of the urgent task comes; at 65 ms there is
+    # none, the last one of the long task is running.
+    urgent = report.tasks["urgent"].metrics
+    assert urgent.response is not None
+    assert (urgent.response.max_ns, urgent.missed) == (6 * MS, 4)
+
+
+def test_a_depth_that_the_device_does_not_allow_is_reported(folder: Path) -> None:
+    bench = Bench(folder, TWO_TASKS.replace('name = "pair"', 'name = "pair"\ndepth = 3'))
+    report = bench.run()
+    assert report.depth == 1
+    reason = "device 'fake' allows 1"
+    assert report.options == (
+        OptionReport(name="depth", requested="3", applied=False, reason=reason),
+    )
+    file = io.StringIO()
+    print_report(report, file)
+    assert f"option depth = 3: refused: {reason}\n" in file.getvalue()
+
+
+def measured(segments: tuple[int, ...], *, longest_frac: float) -> Manifest:
+    """A bundle whose segments were measured at that share of what they take on the device."""
+    manifest = manifest_of(segments)
+    latencies = [
+        Latency(p50_ns=ns, p99_ns=ns, max_ns=ns, num_samples=9)
+        for ns in (round(longest_frac * cost_ns) for cost_ns in segments)
+    ]
+    plans = tuple(
+        dataclasses.replace(
+            plan,
+            source="measured",
+            segments=tuple(
+                dataclasses.replace(segment, latency=latency)
+                for segment, latency in zip(plan.segments, latencies, strict=False)
+            ),
+        )
+        for plan in manifest.plans
+    )
+    return dataclasses.replace(manifest, plans=plans)
+
+
+ADMITTED = TWO_TASKS.replace('name = "pair"', 'name = "pair"\nmargin = 0.0\nadmit = "refuse"')
+
+
+@pytest.fixture
+def measured_folder(folder: Path) -> Path:
+    write_bundle(folder / "m2.bundle", measured((2 * MS,), longest_frac=1.0))
+    write_bundle(folder / "m3.bundle", measured((3 * MS,) * 3, longest_frac=1.0))
+    write_bundle(folder / "fast3.bundle", measured((3 * MS,) * 3, longest_frac=0.5))
+    return folder
+
+
+def test_a_run_reports_what_it_promised(measured_folder: Path) -> None:
+    text = ADMITTED.replace("short.bundle", "m2.bundle").replace("long.bundle", "m3.bundle")
+    text = text.replace('deadline = "4ms"', 'deadline = "5ms"')
+    report = Bench(measured_folder, text).run()
+    urgent, long = report.tasks["urgent"], report.tasks["long"]
+    assert urgent.bound is not None
+    assert urgent.bound.response_ns == 5 * MS - 1  # 3 ms - 1 ns blocked, and its own 2 ms
+    assert urgent.metrics.response is not None
+    assert urgent.metrics.response.max_ns <= urgent.bound.response_ns
+    assert long.drift is not None
+    assert (long.drift.num_exceeded, long.drift.slowdown_factor) == (0, 1.0)
+    assert long.drift.num_segments_run > 20
+    document = document_from_report(report)
+    assert document["guarantee"] == {
+        "is_schedulable": True,
+        "source": "measured",
+        "margin_frac": 0.0,
+        "reason": None,
+        "num_exceeded": 0,
+        "is_schedulable_with_observed": None,
+        "shed": [],
+    }
+    assert document["tasks"]["urgent"]["response_bound_ns"] == 5 * MS - 1
+    out = io.StringIO()
+    print_report(report, out)
+    assert "bounds, of measured costs and a margin of 0%: every deadline is kept" in out.getvalue()
+
+
+def test_a_task_set_that_cannot_keep_its_deadlines_is_refused(measured_folder: Path) -> None:
+    text = ADMITTED.replace("short.bundle", "m2.bundle").replace("long.bundle", "m3.bundle")
+    with pytest.raises(AdmissionError, match="task 'long' is not admitted, with a margin of 0%"):
+        Bench(measured_folder, text).run()  # 4 ms: 3 ms blocked and 2 ms of its own
+    warned = Bench(measured_folder, text.replace('"refuse"', '"warn"')).run()
+    out = io.StringIO()
+    print_report(warned, out)
+    assert "task 'urgent' (deadline 4 ms): may end 1 ms after its deadline" in out.getvalue()
+
+
+@pytest.mark.parametrize("drift", ["say", "readmit", "shed"])
+def test_a_bundle_that_has_become_slower_breaks_the_promise_and_is_told(
+    drift: str, measured_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = ADMITTED.replace("short.bundle", "m2.bundle").replace("long.bundle", "fast3.bundle")
+    bench = Bench(measured_folder, text.replace("margin = 0.0", f'margin = 0.0\ndrift = "{drift}"'))
+    report = bench.run()
+    guarantee = report.guarantee
+    assert guarantee is not None
+    assert guarantee.promised is not None
+    assert guarantee.promised.is_schedulable  # with the 1.5 ms that the bundle holds
+    found = guarantee.drifts["long"]
+    assert found.num_exceeded == found.num_segments_run > 20
+    assert (found.worst_elapsed_ns, found.worst_allowed_ns) == (3 * MS, 3 * MS // 2)
+    assert found.slowdown_factor > 1.4
+    assert len([text for text in caplog.messages if "segment 0 took 3 ms" in text]) == 1
+    out = io.StringIO()
+    print_report(report, out)
+    assert "segments took longer than its bundle and the margin allow, segment 0 3 ms of" in (
+        out.getvalue()
+    )
+    if drift == "say":
+        assert guarantee.readmitted is None
+        return
+    assert guarantee.readmitted is not None
+    assert not guarantee.readmitted.is_schedulable
+    assert "task 'urgent' (deadline 4 ms): may end 1 ms after" in out.getvalue()
+    assert guarantee.shed == (("urgent",) if drift == "shed" else ())

@@ -325,6 +325,38 @@ def test_no_simulated_response_exceeds_its_bound(policy: str) -> None:
     assert num_reached > num_bounds / 10
 
 
+@pytest.mark.parametrize("policy", ["fixed-priority", "edf"])
+def test_totals_below_the_sum_of_maxima_are_bounds_too(policy: str) -> None:
+    """Every job takes its total, and its segments less than the maxima that the analysis has."""
+    rng = random.Random(f"{policy}/13")
+    num_bounds = num_tighter = 0
+    for _ in range(NUM_SIMULATED_SETS):
+        real = random_tasks(rng, SetShape())
+        maxima = [
+            replace(
+                each,
+                segment_ns=tuple(cost + rng.randrange(0, 4) for cost in each.segment_ns),
+                total_ns=sum(each.segment_ns),
+            )
+            for each in real
+        ]
+        depth = rng.choice((1, 1, 2))
+        found = analyse(maxima, policy, Assumptions(depth=depth))
+        by_sum = analyse([replace(x, total_ns=None) for x in maxima], policy, found.assumptions)
+        rules = Rules(policy=policy, depth=depth, equals=rng.choice(("release", "started")))
+        for releases in release_patterns(rng, real, end_ns=800):
+            for name, seen_ns in observed_responses(real, releases, rules).items():
+                bound, other = found.task(name), by_sum.task(name)
+                if bound.response_ns is not None:
+                    assert seen_ns <= bound.response_ns, (real, maxima, bound, depth)
+                    num_bounds += 1
+                    num_tighter += other.response_ns is None or (
+                        bound.response_ns < other.response_ns
+                    )
+    assert num_bounds > NUM_SIMULATED_SETS
+    assert num_tighter > num_bounds / 3
+
+
 @pytest.mark.parametrize("policy", ["fixed-priority", "fifo"])
 def test_the_executor_keeps_the_bounds_too(policy: str) -> None:
     rng = random.Random(f"{policy}/11")

@@ -160,7 +160,9 @@ def test_a_segment_on_the_other_stream_waits_for_the_one_before(
     close(device, network, buffers, second)
 
 
-def test_networks_do_not_wait_for_each_other(tmp_path: Path, trt: FakeTensorRT) -> None:
+def test_segments_of_other_networks_run_in_the_order_of_their_launches_too(
+    tmp_path: Path, trt: FakeTensorRT
+) -> None:
     device, network, buffers = world(tmp_path, trt)
     other = device.load(write_bundle(tmp_path / "other.bundle"))
     its_buffers = other.new_buffers()
@@ -168,9 +170,39 @@ def test_networks_do_not_wait_for_each_other(tmp_path: Path, trt: FakeTensorRT) 
     device.launch(buffers, 1, is_urgent=False)
     device.launch(its_buffers, 1, is_urgent=True)
     device.wait()
-    assert not any("wait" in line for line in trt.driver.log)
+    assert trt.driver.log[2:4] == ["high: wait for event", "high: engine +10"]
     its_buffers.close()
     other.close()
+    close(device, network, buffers)
+
+
+def test_the_oldest_segment_is_waited_for_by_its_own_event(
+    tmp_path: Path, trt: FakeTensorRT
+) -> None:
+    device, network, buffers = world(tmp_path, trt)
+    num_events = trt.driver.num_calls["cuEventCreate"]
+    waited: list[int] = []
+    query = trt.driver.cuEventQuery
+
+    def watch(event: int) -> tuple[int]:
+        waited.append(event)
+        return query(event)
+
+    trt.driver.cuEventQuery = watch  # type: ignore[method-assign]
+    device.launch(buffers, 0, is_urgent=False)
+    device.launch(buffers, 1, is_urgent=True)
+    device.wait(2)
+    assert waited == [], "both may be in flight"
+    device.wait(1)
+    assert len(waited) == 1
+    device.launch(buffers, 2, is_urgent=True)
+    device.wait(1)
+    device.wait()
+    first, second, third = waited
+    assert (first != second, third) == (True, first), "used again once it was waited for"
+    assert trt.driver.num_calls["cuEventCreate"] == num_events + 2
+    device.wait()
+    assert len(waited) == 3
     close(device, network, buffers)
 
 

@@ -17,7 +17,7 @@ from preempt_runtime.trace import TraceRecorder, text_from_trace, write_trace
 
 
 def record_schedule(recorder: TraceRecorder) -> None:
-    """Two tasks, a preemption, a missed deadline, a skip, a cancellation and a failure."""
+    """Two tasks, a preemption, a missed deadline, a skip, a cancellation, a failure and a drop."""
     clock = VirtualClock(start_ns=5_000_000)
     device = FakeDevice(clock, failures=[("captioner", 2)])
     with Executor(device, FixedPriority(), clock, [recorder]) as executor:
@@ -36,6 +36,16 @@ def record_schedule(recorder: TraceRecorder) -> None:
                 network=FakeNetwork(name="captioner", segment_ns=(1_000_500, 800_000, 700_000)),
             )
         )
+        executor.add_task(
+            Task(
+                name="planner",
+                network=FakeNetwork(name="planner", segment_ns=(300_000,)),
+                priority=1,
+                period_ns=500_000,
+                late="drop",
+            )
+        )
+        executor.submit("planner", EXAMPLE_INPUTS, release_ns=5_100_000)
         executor.submit("captioner", EXAMPLE_INPUTS)
         waiting = executor.submit("captioner", EXAMPLE_INPUTS)
         for at_ns in (5_300_000, 5_700_000, 6_500_000):
@@ -59,7 +69,7 @@ def test_slices_of_a_trace_do_not_overlap_and_tracks_are_named(tmp_path: Path) -
     names = {
         event["tid"]: event["args"]["name"] for event in events if event["name"] == "thread_name"
     }
-    assert names == {1: "captioner", 2: "detector"}  # by name where no order is given
+    assert names == {1: "captioner", 2: "detector", 3: "planner"}  # by name where no order is given
     slices = [event for event in events if event["ph"] == "X"]
     assert len(slices) == 5
     free_us = 0.0

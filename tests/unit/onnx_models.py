@@ -91,8 +91,8 @@ def with_if(width: int = 32) -> Proto:
     return model_of(nodes, [f32("x", shape)], [f32("y", shape)], [weight("w", width, width), limit])
 
 
-def with_loop() -> Proto:
-    """A Loop of three turns whose body reads a tensor of the outer graph."""
+def with_loop(num_turns: int = 3) -> Proto:
+    """A Loop whose body reads a tensor of the outer graph."""
     body = parser.parse_graph(
         "body (int64 i, bool go, float[4,8] state) => (bool again, float[4,8] next) {"
         " again = Identity(go)  next = Add(state, captured) }"
@@ -103,7 +103,7 @@ def with_loop() -> Proto:
         helper.make_node("Loop", ["turns", "", "start"], ["looped"], "loop", body=body),
         helper.make_node("Mul", ["looped", "captured"], ["y"], "mul"),
     ]
-    turns = numpy_helper.from_array(np.int64(3), "turns")
+    turns = numpy_helper.from_array(np.int64(num_turns), "turns")
     return model_of(nodes, [f32("x", [4, 8])], [f32("y", [4, 8])], [turns])
 
 

@@ -349,13 +349,47 @@ def test_output_and_cache_have_defaults(
         (("--shape", "image=1", "--shape", "image=2"), "an input is named twice"),
         (("--target", "xavier"), "'xavier' is unknown, there is cpu, native, h100, h200, orin, "),
         (("--threads", "0"), "0 is not in the range 1<=x<=1024"),
-        (("--seed", "-1"), "-1 is not in the range x>=0"),
+        (("--seed", "-1"), "-1 is not in the range 0<=x<=9223372036854775807"),
+        (("--seed", str(2**63)), "is not in the range 0<=x<=9223372036854775807"),
     ],
 )
 def test_wrong_options_are_usage_errors(
     run: Run, model: Path, arguments: Sequence[str], message: str
 ) -> None:
     assert message in run.misused("compile", model, *arguments)
+
+
+@pytest.mark.parametrize("option", ["--output", "--cache", "--profile", "--inputs"])
+def test_paths_that_no_library_takes_are_refused(run: Run, model: Path, option: str) -> None:
+    assert run.refused("compile", model, option, "") == f"{option}: the path is empty; write one"
+    message = run.refused("compile", model, option, os.fsdecode(b"p\xff"))
+    assert message == rf"{option}: 'p\udcff' is not UTF-8; rename it, or choose another"
+
+
+def test_an_empty_argument_is_refused(run: Run) -> None:
+    assert run.refused("analyze", "") == "model: the path is empty; write one"
+    assert run.refused("inspect", "") == "bundle: the path is empty; write one"
+
+
+def test_names_from_a_model_reach_no_terminal_as_they_are(run: Run, tmp_path: Path) -> None:
+    message = run.refused("analyze", tmp_path / "a\x1b[31mb\n.onnx")
+    assert "/a\\x1b[31mb .onnx: no such file; give" in message
+
+
+def test_errors_of_onnx_runtime_are_told_once(tmp_path: Path, work: Path) -> None:
+    proto = onnx_models.model_of(
+        [onnx.helper.make_node("Gather", ["x", "far"], ["y"])],
+        [onnx_models.f32("x", [3])], [onnx_models.f32("y", [1])],
+        [onnx.numpy_helper.from_array(np.array([77]), "far")],
+    )  # fmt: skip
+    model = onnx_models.save(proto, tmp_path / "far.onnx")
+    command = [sys.executable, "-m", "preemptc", "analyze", str(model), "--cache", "cache"]
+    found = subprocess.run(command, env=_env(), capture_output=True, text=True, cwd=tmp_path)
+    assert found.returncode == 1
+    lines = found.stderr.splitlines()
+    assert lines[:-1] == ["preemptc: load", "preemptc: lower"]
+    assert lines[-1].startswith("preemptc: error: far: ONNX Runtime ")
+    assert "idx=77 must be within" in lines[-1]
 
 
 def test_models_that_cannot_be_read(run: Run, model: Path, work: Path, tmp_path: Path) -> None:
@@ -366,7 +400,7 @@ def test_models_that_cannot_be_read(run: Run, model: Path, work: Path, tmp_path:
     assert "no such file" in run.refused("compile", tmp_path / "none.onnx", *output)
     assert "not an ONNX model" in run.refused("compile", text, *output)
     assert f"{short}: not an ONNX model, or truncated" in run.refused("compile", short, *output)
-    assert "no such file" in run.refused("compile", tmp_path, *output)
+    assert "is a directory" in run.refused("compile", tmp_path, *output)
     assert not (tmp_path / "b").exists()
 
 
@@ -447,7 +481,7 @@ def test_recorded_inputs_are_checked(run: Run, split: Arguments, tmp_path: Path)
     (tmp_path / "text.npz").write_text("no")
     arguments = (*split, "-o", tmp_path / "b", "--inputs")
     assert "cannot read the inputs" in run.refused(*arguments, tmp_path / "text.npz")
-    assert "cannot be read (No such file" in run.refused(*arguments, tmp_path / "none.npz")
+    assert "inputs: No such file" in run.refused(*arguments, tmp_path / "none.npz")
     assert not (tmp_path / "b").exists()
     path = _saved(tmp_path / "good.npz", image=good)
     run(*arguments, path)
@@ -556,13 +590,51 @@ def test_profiles_that_do_not_fit_are_refused(
     branchy = work / "tiny_branchy.onnx"
     assert "a profile of another network" in run.refused("analyze", branchy, "--profile", path)
     path.write_text(json.dumps({**json.loads(path.read_text()), "machine": None}))
-    assert "not a latency profile" in run.refused("explore", model, "--profile", path)
+    assert "machine: found None, expected an object" in run.refused(
+        "explore", model, "--profile", path
+    )
     path.write_text("{}")
     assert "not a latency profile" in run.refused("compile", model, "--profile", path, *output)
     path.unlink()
-    assert "cannot be read" in run.refused("compile", model, "--profile", path, *output)
-    assert "cannot be read" in run.refused("explore", model, "--profile", path)
+    assert "No such file" in run.refused("compile", model, "--profile", path, *output)
+    assert "No such file" in run.refused("explore", model, "--profile", path)
+    path.mkdir()
+    assert "it is a directory" in run.refused("explore", model, "--profile", path)
     assert "Missing option '-o'" in run.misused("profile", model)
+
+
+def test_inspect_refuses_segments_beyond_the_profiles_nodes(run: Run, bundle: Path) -> None:
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["plans"][0]["segments"][-1]["range"][1] = 99
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    message = run.refused("inspect", bundle)
+    assert "end at node 99, but profile.json knows " in message
+    assert message.endswith(" nodes; compile the bundle again")
+
+
+def test_ctrl_c_ends_a_network_that_does_not(tmp_path: Path) -> None:
+    model = onnx_models.save(onnx_models.with_loop(num_turns=2**62), tmp_path / "endless.onnx")
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from preemptc.start import main; main()"
+    )
+    arguments = ["profile", str(model), "--cache", str(tmp_path / "cache"), "-o", "p.json"]
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], env=_env(), text=True, cwd=tmp_path,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    with child:
+        assert child.stderr is not None
+        assert child.stdout is not None
+        while not list(tmp_path.glob("cache/lower/.tmp-*/probe.onnx")):  # lowering runs it next
+            assert child.poll() is None
+        child.send_signal(signal.SIGINT)
+        assert child.wait(timeout=30) == 130
+        assert child.stdout.read() == ""
+        lines = child.stderr.read().splitlines()
+    assert lines[-1] == "preemptc: interrupted; nothing half-written"
+    assert not any("Traceback" in line for line in lines)
+    assert not (tmp_path / "p.json").exists()
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import onnx
@@ -28,9 +29,9 @@ from preempt_runtime.errors import BuildError, BundleError, InfeasibleError, Inp
 from preempt_runtime.inputs import random_inputs
 from preemptc import deliver, replan
 from preemptc.backends import BackendOptions
-from preemptc.backends.ort import profiler
+from preemptc.backends.ort import lower, profiler
 from preemptc.backends.ort.lower import source_names
-from preemptc.cache import BuildCache, sha256_of
+from preemptc.cache import BuildCache, guard, sha256_of
 from preemptc.interface import graph_spec
 from preemptc.pipeline import (
     CompileOptions,
@@ -344,6 +345,25 @@ def test_output_that_is_no_bundle_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "precious" / "thesis.txt").read_text() == "years"
 
 
+def test_places_with_no_or_too_long_a_name_are_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = models.save(models.chain(), tmp_path / "net.onnx")
+    cache = BuildCache(tmp_path / "cache")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for output in (".", "..", "../here/.."):
+        with pytest.raises(BuildError, match=r"names no directory of its own|the cache"):
+            compile_model(path, Path(output), options(num_segments=2), cache)
+    with pytest.raises(
+        BuildError, match=r"^\.: names no directory of its own.* net\.bundle with -o"
+    ):
+        compile_model(path, Path("."), options(num_segments=2), cache)
+    with pytest.raises(BuildError, match="a name of 250 bytes, at most 237; choose a shorter one"):
+        compile_model(path, Path("x" * 250), options(num_segments=2), cache)
+    assert not cache.root.exists()
+
+
 def test_a_folder_that_only_looks_like_a_bundle_is_left_alone(tmp_path: Path) -> None:
     path = models.save(models.chain(), tmp_path / "net.onnx")
     cache = BuildCache(tmp_path / "cache")
@@ -444,7 +464,7 @@ def test_profile_round_trip_and_foreign_profiles(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="a profile of another network"):
         compile_model(other, tmp_path / "b", replace(options(num_segments=2), profile=file), cache)
     file.write_text("{}")
-    with pytest.raises(InputError, match=r"profile\.json: not a latency profile"):
+    with pytest.raises(InputError, match=r"profile\.json: not a latency profile \(no "):
         compile_model(path, tmp_path / "b", replace(options(num_segments=2), profile=file), cache)
 
 
@@ -644,6 +664,29 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
         assert not [file for file in small.rglob("*") if file.name.startswith(".tmp-")]
     finally:
         subprocess.run(["umount", str(small)], check=True)
+
+
+@pytest.mark.parametrize("where", [lower, profiler])
+def test_a_disk_that_fills_up_in_onnx_runtime_is_one_line(
+    where: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its text tells of an assertion, or of JSON that ends early."""
+
+    def refuse(*arguments: object, **options: object) -> None:
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
+        raise RuntimeError("[ONNXRuntimeError] : 1 : FAIL")
+
+    path = models.save(models.chain(), tmp_path / "net.onnx")
+    cache = BuildCache(tmp_path / "cache")
+    prepared = None if where is lower else prepare(path, options(num_segments=1), cache)
+    monkeypatch.setattr(ort, "InferenceSession", refuse)
+    full = pytest.raises(BuildError, match=r"cannot be written: No space left on device; free spa")
+    with full, guard(cache.root):  # as a cache's entry has it
+        if prepared is None:
+            prepare(path, options(num_segments=1), cache)
+        else:
+            profiler._node_samples(prepared.lowered, threads=1, num_runs=1)
+    assert not list(cache.root.rglob(".tmp-*"))
 
 
 @pytest.mark.slow

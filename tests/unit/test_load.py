@@ -3,6 +3,7 @@
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -139,7 +140,7 @@ def test_missing_and_short_external_data_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"w\.bin: 4\.88 KiB, but weight .* ends at"):
         load(path, {}, BuildCache(tmp_path / "cache"))
     (tmp_path / "w.bin").unlink()
-    with pytest.raises(ModelError, match=r"w\.bin: 0 B, but weight"):
+    with pytest.raises(ModelError, match=r"'w\.bin', which is missing or no regular file; copy"):
         load(path, {}, BuildCache(tmp_path / "cache"))
 
 
@@ -176,6 +177,49 @@ def test_impossible_external_ranges_are_refused(
             entry.value = value
     path.write_bytes(proto.SerializeToString())
     with pytest.raises(ModelError, match=message):
+        load(path, {}, BuildCache(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"data_type": 999}, r"net\.onnx: weight 'w0' has the unknown data type 999"),
+        ({"data_type": 0}, "the unknown data type 0"),
+        ({"data_type": onnx.TensorProto.STRING}, "holds strings"),
+        ({"dims": [-4, 4]}, r"the impossible shape \[-4, 4\]"),
+        ({"dims": [-4, -4]}, r"the impossible shape \[-4, -4\]"),
+        ({"dims": [2**32, 2**32]}, "the impossible shape"),  # wraps round to 0 in 64 bits
+        ({"dims": [2**62] * 30}, "the impossible shape"),
+    ],
+)
+def test_impossible_external_weights_are_refused(
+    fields: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    path = _external(tmp_path)
+    proto = onnx.load(str(path), load_external_data=False)
+    del proto.graph.initializer[0].dims[:]
+    proto.graph.initializer[0].MergeFrom(onnx.TensorProto(**fields))
+    path.write_bytes(proto.SerializeToString())
+    with pytest.raises(ModelError, match=message):
+        load(path, {}, BuildCache(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize("kind", ["directory", "pipe", "loop of links", "name too long"])
+def test_external_data_that_is_no_regular_file_is_refused(kind: str, tmp_path: Path) -> None:
+    path = _external(tmp_path)
+    (tmp_path / "w.bin").unlink()
+    if kind == "directory":
+        (tmp_path / "w.bin").mkdir()
+    elif kind == "pipe":
+        os.mkfifo(tmp_path / "w.bin")
+    elif kind == "loop of links":
+        (tmp_path / "w.bin").symlink_to("back")
+        (tmp_path / "back").symlink_to("w.bin")
+    else:
+        proto = onnx.load(str(path), load_external_data=False)
+        proto.graph.initializer[0].external_data[0].value = "x" * 300
+        path.write_bytes(proto.SerializeToString())
+    with pytest.raises(ModelError, match="which is missing or no regular file"):
         load(path, {}, BuildCache(tmp_path / "cache"))
 
 
@@ -252,6 +296,13 @@ def test_names_are_unique_across_subgraphs(tmp_path: Path) -> None:
     assert "add" in [node.name for node in model.graph.nodes]
 
 
+def test_an_output_that_is_listed_twice_is_refused(tmp_path: Path) -> None:
+    proto = models.chain()
+    proto.graph.output.append(proto.graph.output[0])
+    with pytest.raises(ModelError, match="is listed 2 times among the outputs; list it once"):
+        loaded(proto, tmp_path)
+
+
 def test_checker_invalid_model(tmp_path: Path) -> None:
     proto = models.chain()
     proto.graph.node[2].input[0] = "nobody"
@@ -303,6 +354,7 @@ def test_dynamic_shape_without_a_choice(tmp_path: Path) -> None:
         ({"x": (1, 9)}, r"--shape x=1x9 contradicts the model's \[batch, 8\]"),
         ({"x": (1, 8, 1)}, "has 3 dimensions"),
         ({"x": (1 << 40, 8)}, "larger than 64 GiB"),
+        ({"x": (1 << 59, 8)}, "larger than 64 GiB"),  # wraps round to 0 in 64 bits
         ({"x": (0, 8)}, "impossible"),
     ],
 )

@@ -17,7 +17,7 @@ from preemptc.model import Lowered, Model
 from preemptc.profile import LatencyProfile
 
 _MAX_THREADS = 1024
-_ERRORS = 3  # severity in ONNX Runtime's own scale
+_FATAL = 4  # severity in ONNX Runtime's own scale
 
 
 class OrtBackend:
@@ -30,7 +30,7 @@ class OrtBackend:
         if threads is not None and not 1 <= threads <= _MAX_THREADS:
             raise InputError(f"--threads {threads}: allowed are 1 to {_MAX_THREADS}")
         self.threads = threads or default_threads()
-        ort.set_default_logger_severity(_ERRORS)  # it warns in colours of what it cannot fuse
+        ort.set_default_logger_severity(_FATAL)  # it tells errors in colours that it raises, too
 
     def key_fields(self, model: Model) -> Mapping[str, str | int]:
         """Graph, library version, processor and threads."""

@@ -25,6 +25,7 @@ from preemptc.onnx_io.files import (
     MODEL_FILE,
     WEIGHTS_FILE,
     all_graphs,
+    check_disk,
     name_uniquely,
     one_line,
     read_graph,
@@ -91,6 +92,7 @@ def _optimise(model: Model, folder: Path, threads: int) -> onnx.ModelProto:
     try:
         ort.InferenceSession(str(model.path), options, providers=["CPUExecutionProvider"])
     except Exception as err:  # onnxruntime raises its own classes, without a common root
+        check_disk(folder)
         raise BuildError(
             f"{model.name}: ONNX Runtime {ort.__version__} cannot load it ({one_line(err)})"
         ) from err

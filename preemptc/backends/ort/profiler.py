@@ -29,7 +29,7 @@ from preemptc.backends import Progress
 from preemptc.backends.stats import interquartile_mean, latency_from_samples
 from preemptc.interface import graph_spec
 from preemptc.model import Lowered
-from preemptc.onnx_io.files import one_line
+from preemptc.onnx_io.files import check_disk, one_line
 from preemptc.profile import BoundaryCost, LatencyProfile
 
 _BUDGET_NS = 3_000_000_000
@@ -112,7 +112,8 @@ def _timed(run: Callable[[], None], budget_ns: int, min_runs: int, max_runs: int
 
 def _node_samples(lowered: Lowered, threads: int, num_runs: int) -> dict[str, list[int]]:
     inputs = profiling_inputs(lowered)
-    with tempfile.TemporaryDirectory() as folder:
+    # Beside the graph: that is where a user chose to have space.
+    with tempfile.TemporaryDirectory(prefix=".tmp-", dir=lowered.path.parent) as folder:
         options = session_options(threads)
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "profile")
@@ -124,6 +125,7 @@ def _node_samples(lowered: Lowered, threads: int, num_runs: int) -> dict[str, li
                 session.run(None, inputs)
             events: list[dict[str, Any]] = json.loads(Path(session.end_profiling()).read_text())
         except Exception as err:  # onnxruntime raises its own classes, without a common root
+            check_disk(Path(folder))
             raise BuildError(f"profiling failed in ONNX Runtime: {one_line(err)}") from err
     return samples_from_events(events, [node.name for node in lowered.graph.nodes])
 

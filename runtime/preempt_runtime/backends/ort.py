@@ -13,6 +13,7 @@ from preempt_runtime.bundle import Bundle, choose_plan
 from preempt_runtime.device import Array, JobBuffers, check_array
 from preempt_runtime.errors import BundleError, DeviceError
 from preempt_runtime.manifest import GraphSpec, PlanSpec, SegmentSpec, TensorSpec
+from preempt_runtime.memory import exceeds_memory
 from preempt_runtime.strict_json import brief
 from preempt_runtime.units import fmt_bytes
 
@@ -88,7 +89,7 @@ def session_options(threads: int) -> "ort.SessionOptions":
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # fatal: errors are raised, and would be printed besides
     options.add_session_config_entry("session.force_spinning_stop", "1")
     return options
 
@@ -126,12 +127,16 @@ def aligned_empty(spec: TensorSpec) -> Array:
     try:
         raw = np.empty(spec.num_bytes + _ALIGNMENT, dtype=np.uint8)
     except (MemoryError, ValueError, OverflowError) as err:  # by how far it exceeds the memory
-        raise DeviceError(
-            f"tensor {brief(spec.name)}: no memory for its {fmt_bytes(spec.num_bytes)};"
-            " run fewer or smaller networks"
-        ) from err
+        raise _no_memory(spec) from err
     start = -raw.ctypes.data % _ALIGNMENT
     return raw[start : start + spec.num_bytes].view(dtype).reshape(spec.shape)
+
+
+def _no_memory(spec: TensorSpec) -> DeviceError:
+    return DeviceError(
+        f"tensor {brief(spec.name)}: no memory for its {fmt_bytes(spec.num_bytes)};"
+        " run fewer or smaller networks"
+    )
 
 
 @dataclass(slots=True)
@@ -196,6 +201,8 @@ def bind(
         DeviceError: a tensor has no memory, or is not what ONNX Runtime expects of it.
     """
     specs = {spec.name: spec for spec in (*graph.inputs, *graph.outputs, *boundaries)}
+    if exceeds_memory(sum(spec.num_bytes for spec in specs.values())):
+        raise _no_memory(max(specs.values(), key=lambda spec: spec.num_bytes))
     arrays = {tensor: aligned_empty(spec) for tensor, spec in specs.items()}
     for spec in graph.inputs:
         arrays[spec.name].fill(0)
@@ -259,6 +266,7 @@ class OrtDevice:
     """The CPU: a launched segment runs to its end in the dispatcher's thread."""
 
     name = "cpu"
+    max_depth = 1
 
     def load(self, bundle: Bundle, plan_id: str | None = None) -> OrtNetwork:
         """Load the first plan that fits this machine, or the one named.
@@ -284,7 +292,7 @@ class OrtDevice:
         assert isinstance(buffers, OrtBuffers)
         buffers.run_segment(segment_idx)
 
-    def wait(self) -> None:
+    def wait(self, num_left: int = 0) -> None:
         """Return at once: `launch` came back when the segment had ended."""
 
     def stream(self, *, is_urgent: bool) -> object | None:

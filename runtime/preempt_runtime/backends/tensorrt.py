@@ -1,6 +1,7 @@
 """TensorRT on an NVIDIA GPU: one engine per segment, launched as one captured CUDA graph."""
 
 import threading
+from collections import deque
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,7 +17,7 @@ from preempt_runtime.backends.trt_library import (
     local_fields,
 )
 from preempt_runtime.bundle import Bundle, choose_plan
-from preempt_runtime.device import JobBuffers
+from preempt_runtime.device import MAX_DEPTH, JobBuffers
 from preempt_runtime.errors import BundleError, DeviceError
 from preempt_runtime.manifest import GraphSpec, PlanSpec, SegmentSpec
 
@@ -87,26 +88,34 @@ class TrtNetwork:
 
 @dataclass(slots=True)
 class _Lane:
-    """A stream, and the event behind what was launched on it.
+    """A stream, and an event for work on it that no launch has marked the end of.
 
-    `is_stale`: there may be work behind the event. `is_pending`: nobody has waited for it yet.
+    `is_stale`: there may be such work.
     """
 
     stream: Stream
     event: Event
     is_stale: bool = False
-    is_pending: bool = False
 
 
 class TrtDevice:
-    """The GPU: real-time work on a stream of high priority, the other on one of low priority."""
+    """The GPU: real-time work on a stream of high priority, the other on one of low priority.
+
+    Segments run in the order of their launches all the same. Each has an event of its own, so
+    that the host can wait for the oldest while the next ones are in flight.
+    """
+
+    max_depth = MAX_DEPTH
 
     def __init__(self) -> None:
         self._thread: int | None = None
+        self._in_flight: deque[Event] = deque()
+        self._unused: list[Event] = []
         with ExitStack() as stack:
             self._context = stack.enter_context(open_cuda())
             self._urgent = _open_lane(stack, "high")
             self._other = _open_lane(stack, "low")
+            self._last = self._other
             self._stack = stack.pop_all()
         self.name = self._context.name
 
@@ -141,34 +150,45 @@ class TrtDevice:
         )
 
     def launch(self, buffers: JobBuffers, segment_idx: int, *, is_urgent: bool) -> None:
-        """Enqueue the segment's graph.
+        """Enqueue the segment's graph, behind whatever is in flight.
 
-        Jobs of one network share its scratch memory, and a job its tensors: what was last
-        launched on the other stream with the same scratch is waited for, on the device.
+        What was launched last on the other stream is waited for, on the device. So a record says
+        truly when a segment ran; and jobs of one network share its scratch memory.
 
         Raises:
             DeviceError: the driver's own text.
         """
         assert isinstance(buffers, TrtBuffers)
         self._make_current()
-        lane, other = self._lanes(is_urgent)
-        if other.is_pending and buffers.scratch.last_stream is other.stream:
-            lane.stream.wait_for(other.event)
+        lane = self._urgent if is_urgent else self._other
+        if self._in_flight and self._last is not lane:
+            lane.stream.wait_for(self._in_flight[-1])
         lane.is_stale = True
+        self._last = lane
         buffers.scratch.last_stream = lane.stream
         buffers.launch(segment_idx, lane.stream)
-        lane.event.record(lane.stream)
+        event = self._unused.pop() if self._unused else self._new_event()
+        event.record(lane.stream)
         lane.is_stale = False
-        lane.is_pending = True
+        self._in_flight.append(event)
 
-    def wait(self) -> None:
-        """Return when everything on both streams has completed, the callables' work too.
+    def wait(self, num_left: int = 0) -> None:
+        """Return when all but the last `num_left` segments have completed.
+
+        With 0 everything on both streams has, the callables' work too.
 
         Raises:
             DeviceError: something failed; after most such errors CUDA needs a new process.
         """
         error: DeviceError | None = None
-        for lane in (self._urgent, self._other):
+        while len(self._in_flight) > num_left:
+            event = self._in_flight.popleft()
+            self._unused.append(event)
+            try:
+                event.wait()
+            except DeviceError as err:
+                error = err
+        for lane in (self._urgent, self._other) if num_left == 0 else ():
             try:
                 _wait_for(lane)
             except DeviceError as err:
@@ -183,7 +203,7 @@ class TrtDevice:
         """The stream that pre and post callables enqueue on, as `handle`."""
         self._make_current()
         self._thread = None  # the callable may make another context current
-        lane, _ = self._lanes(is_urgent)
+        lane = self._urgent if is_urgent else self._other
         lane.is_stale = True
         return lane.stream
 
@@ -191,8 +211,9 @@ class TrtDevice:
         """Release streams and context; without effect the second time."""
         self._stack.close()
 
-    def _lanes(self, is_urgent: bool) -> tuple[_Lane, _Lane]:
-        return (self._urgent, self._other) if is_urgent else (self._other, self._urgent)
+    def _new_event(self) -> Event:
+        event: Event = self._stack.enter_context(Event(timing=False))
+        return event
 
     def _make_current(self) -> None:
         if self._thread != (thread := threading.get_ident()):
@@ -210,8 +231,5 @@ def _open_lane(stack: ExitStack, priority: Literal["high", "low"]) -> _Lane:
 def _wait_for(lane: _Lane) -> None:
     if lane.is_stale:
         lane.is_stale = False
-        lane.is_pending = True
         lane.event.record(lane.stream)
-    if lane.is_pending:
-        lane.is_pending = False
         lane.event.wait()

@@ -1,36 +1,50 @@
 """Policies: which ready job gets the device next. One file each.
 
 A policy is a pure function of the ready jobs and the time, and a total order, so that a schedule
-can be replayed: equal jobs do not exist, `id` decides last.
+can be replayed: equal jobs do not exist, `id` decides last. docs/policies.md compares them and
+says how to add one.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol, TypeVar
+from collections.abc import Mapping
 
 from preempt_runtime.errors import InputError
-from preempt_runtime.job import ReadyJob
+from preempt_runtime.policies.deadline_monotonic import DeadlineMonotonic
+from preempt_runtime.policies.dysta import Dysta
+from preempt_runtime.policies.edf import EarliestDeadline
 from preempt_runtime.policies.fifo import Fifo
 from preempt_runtime.policies.fixed_priority import FixedPriority
+from preempt_runtime.policies.least_laxity import LeastLaxity
+from preempt_runtime.policies.policy import Policy, check_needs, key_of
+from preempt_runtime.policies.prema import Prema
+from preempt_runtime.policies.rate_monotonic import RateMonotonic
 
-__all__ = ["POLICIES", "Fifo", "FixedPriority", "Policy", "policy_from_name"]
+__all__ = [
+    "POLICIES",
+    "DeadlineMonotonic",
+    "Dysta",
+    "EarliestDeadline",
+    "Fifo",
+    "FixedPriority",
+    "LeastLaxity",
+    "Policy",
+    "Prema",
+    "RateMonotonic",
+    "check_needs",
+    "key_of",
+    "policy_from_name",
+]
 
-_J = TypeVar("_J", bound=ReadyJob)
-
-
-class Policy(Protocol):
-    """Decides at every preemption point; touches neither jobs nor device."""
-
-    @property
-    def name(self) -> str:
-        """What the command line and reports call it."""
-        ...
-
-    def pick(self, ready: Sequence[_J], now_ns: int) -> _J:
-        """One of `ready`, which holds at least one job; its order means nothing."""
-        ...
-
-
-POLICIES: Mapping[str, Policy] = {policy.name: policy for policy in (FixedPriority(), Fifo())}
+_ALL: tuple[Policy, ...] = (
+    FixedPriority(),
+    RateMonotonic(),
+    DeadlineMonotonic(),
+    EarliestDeadline(),
+    LeastLaxity(),
+    Fifo(),
+    Prema(),
+    Dysta(),
+)
+POLICIES: Mapping[str, Policy] = {policy.name: policy for policy in _ALL}
 
 
 def policy_from_name(name: str) -> Policy:

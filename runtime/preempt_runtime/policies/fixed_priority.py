@@ -1,20 +1,29 @@
 """Preemptive fixed priorities, best effort below all of them."""
 
 from collections.abc import Sequence
-from operator import attrgetter
 from typing import TypeVar
 
-from preempt_runtime.job import ReadyJob
+from preempt_runtime.job import Key, ReadyJob
+from preempt_runtime.policies.policy import BEST_EFFORT, Need, RankedTask, by_key
 
 _J = TypeVar("_J", bound=ReadyJob)
-_order = attrgetter("order")
 
 
 class FixedPriority:
-    """The larger priority first, then the earlier release, then the smaller id."""
+    """The job of the larger priority, whether or not another one has started."""
 
     name = "fixed-priority"
+    needs: tuple[Need, ...] = ("priority",)
+    has_moving_urgency = False
+
+    def rank(self, task: RankedTask) -> Key:
+        """Its priority."""
+        return (0, 0) if task.is_best_effort else (1, task.priority or 0)
+
+    def urgency(self, job: ReadyJob) -> Key:
+        """Its task's priority."""
+        return BEST_EFFORT if job.priority is None else (0, -job.priority)
 
     def pick(self, ready: Sequence[_J], now_ns: int) -> _J:
-        """The most urgent job, whether or not another one has started."""
-        return min(ready, key=_order)
+        """The smallest key."""
+        return min(ready, key=by_key)

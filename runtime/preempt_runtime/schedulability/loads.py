@@ -67,17 +67,29 @@ def load_from_task(task: AnalysedTask, assumptions: Assumptions, *, rank: int) -
     segment_ns = tuple(counted_ns[cost_ns] for cost_ns in task.segment_ns)
     later_ns = max(segment_ns[1:], default=0)
     resumed_ns = later_ns + assumptions.resume_cost_ns if later_ns else 0
+    cost_ns, last_ns = sum(segment_ns), segment_ns[-1]
+    total_ns = _total_ns(task, assumptions, factor)
+    if total_ns is not None and total_ns < cost_ns:
+        # A job may take all of it, its last segment next to nothing: until the end, others count.
+        cost_ns, last_ns = max(total_ns, *segment_ns), 1
     return Load(
         name=task.name,
-        cost_ns=sum(segment_ns),
+        cost_ns=cost_ns,
         longest_ns=max(segment_ns[0], resumed_ns),
-        last_ns=segment_ns[-1],
+        last_ns=last_ns,
         num_segments=len(segment_ns),
         period_ns=task.period_ns or 0,
         jitter_ns=task.jitter_ns,
         deadline_ns=task.effective_deadline_ns or 0,
         rank=rank,
     )
+
+
+def _total_ns(task: AnalysedTask, assumptions: Assumptions, factor: float) -> int | None:
+    if task.total_ns is None:
+        return None
+    once_ns = inflated_ns(task.total_ns, assumptions, factor)
+    return once_ns + (len(task.segment_ns) - 1) * assumptions.dispatch_ns
 
 
 def inflated_ns(cost_ns: int, assumptions: Assumptions, corun_factor: float) -> int:

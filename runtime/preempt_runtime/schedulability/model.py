@@ -48,7 +48,9 @@ class AnalysedTask:
 
     Jobs come `period_ns` apart or more, each up to `jitter_ns` late; `period_ns` is None where
     nothing is known of that. `deadline_ns` counts from the (late) release. A larger priority runs
-    first; best effort only blocks. `corun_factor` multiplies that of the set.
+    first; best effort only blocks. `corun_factor` multiplies that of the set. `total_ns` is the
+    most that all segments together take, where that is known: less than the sum of their maxima,
+    which seldom come together.
     """
 
     name: str
@@ -60,8 +62,11 @@ class AnalysedTask:
     is_best_effort: bool = False
     source: Source = "given"
     corun_factor: float = 1.0
+    total_ns: int | None = None
 
     def __post_init__(self) -> None:
+        if self.total_ns is not None and self.total_ns < 1:
+            raise InputError(f"task {self.name!r}: total {self.total_ns} ns, expected 1 or more")
         if not self.segment_ns or min(self.segment_ns) < 1:
             raise InputError(
                 f"task {self.name!r}: segments {self.segment_ns[:4]}, expected at least one, each"
@@ -84,8 +89,9 @@ class AnalysedTask:
         return self.period_ns if self.deadline_ns is None else self.deadline_ns
 
     def with_segments(self, segment_ns: tuple[int, ...]) -> "AnalysedTask":
-        """The same task, cut in another way."""
-        return replace(self, segment_ns=segment_ns)
+        """The same task, cut in another way; what it takes in all is then not known."""
+        total_ns = self.total_ns if segment_ns == self.segment_ns else None
+        return replace(self, segment_ns=segment_ns, total_ns=total_ns)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,116 @@
+"""Admission: whether a task may join those that run, so that every deadline is still kept."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from preempt_runtime.errors import AdmissionError, InputError
+from preempt_runtime.schedulability import AnalysedTask, Assumptions, SetBound, Source, analyse
+from preempt_runtime.task import Admit, Task
+from preempt_runtime.units import fmt_ns
+
+_log = logging.getLogger(__name__)
+Observed = Mapping[str, Sequence[int]]
+"""Of each task, the longest time that each of its network's segments was seen to take, in ns."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admission:
+    """The analysis that a task must pass: the policy that dispatches, and what is assumed.
+
+    `mode`: `refuse` raises where a deadline may be missed, `warn` logs it, `off` says nothing.
+    """
+
+    policy: str
+    mode: Admit
+    assumptions: Assumptions = field(default_factory=Assumptions)
+
+    def admit(self, admitted: Sequence[Task], new: Task) -> SetBound | None:
+        """The bounds of all tasks with the new one among them; None if nothing was asked.
+
+        Raises:
+            AdmissionError: in mode `refuse`, if a task may miss its deadline, or has no bound.
+        """
+        if self.mode == "off":
+            return None
+        try:
+            bound = self.bound((*admitted, new))
+        except InputError as err:
+            self._object(new, str(err), err)
+            return None
+        if not bound.is_schedulable:
+            self._object(new, complaint(bound))
+        return bound
+
+    def bound(self, tasks: Sequence[Task], observed: Observed | None = None) -> SetBound:
+        """The bounds of tasks; what was observed counts where it is longer than what was measured.
+
+        Raises:
+            InputError: a task does not say what the analysis needs.
+        """
+        observed = observed or {}
+        found = [analysed_task(task, observed.get(task.name, ())) for task in tasks]
+        return analyse(found, self.policy, self.assumptions)
+
+    def _object(self, new: Task, why: str, cause: Exception | None = None) -> None:
+        margin = f"with a margin of {self.assumptions.margin_frac:.0%}"
+        if self.mode == "refuse":
+            raise AdmissionError(
+                f"task {new.name!r} is not admitted, {margin}: {why}; see `preemptc plan` for what"
+                " would make it fit, or admit = 'warn'"
+            ) from cause
+        _log.warning("task %s is admitted without a guarantee, %s: %s", new.name, margin, why)
+
+
+def complaint(bound: SetBound) -> str:
+    """Which tasks of a set may miss their deadlines, the first of them and how many more."""
+    failing = [task for task in bound.tasks if not task.is_schedulable]
+    first = failing[0]
+    more = f", and {len(failing) - 1} more" if len(failing) > 1 else ""
+    deadline = "" if first.deadline_ns is None else f" (deadline {fmt_ns(first.deadline_ns)})"
+    return f"task {first.name!r}{deadline}: {first.reason}{more}"
+
+
+def analysed_task(task: Task, observed_ns: Sequence[int] = ()) -> AnalysedTask:
+    """The task as the analysis takes it: the longest time of each of its steps.
+
+    Raises:
+        InputError: the time of `pre` or `post` is not known.
+    """
+    segments = task.network.segments
+    segment_ns = [
+        max(1, seg.predicted_ns if seg.latency is None else seg.latency.max_ns) for seg in segments
+    ]
+    is_longer = any(seen > known for seen, known in zip(observed_ns, segment_ns, strict=False))
+    for idx, seen_ns in enumerate(observed_ns):
+        segment_ns[idx] = max(segment_ns[idx], seen_ns)
+    is_measured = all(seg.latency is not None for seg in segments)
+    around_ns = (task.pre_ns or 0) + (task.post_ns or 0)
+    source: Source = "measured" if is_measured else "estimated"
+    return AnalysedTask(
+        name=task.name,
+        segment_ns=(
+            *_call_ns(task, "pre", task.pre is not None, task.pre_ns),
+            *segment_ns,
+            *_call_ns(task, "post", task.post is not None, task.post_ns),
+        ),
+        period_ns=task.period_ns,
+        jitter_ns=task.jitter_ns,
+        deadline_ns=task.relative_deadline_ns,
+        priority=task.priority,
+        is_best_effort=task.is_best_effort,
+        source=source,
+        # What was seen of single segments says nothing of a whole job: then their sum counts.
+        total_ns=None if task.total_ns is None or is_longer else task.total_ns + around_ns,
+    )
+
+
+def _call_ns(task: Task, what: str, is_there: bool, time_ns: int | None) -> tuple[int, ...]:
+    if not is_there:
+        return ()
+    if time_ns is None:
+        raise InputError(
+            f"task {task.name!r}: how long {what} takes is not known; give {what}_ns, the longest"
+            " that it was seen to take"
+        )
+    return (time_ns,)

@@ -1,0 +1,101 @@
+"""Agenda: jobs whose release is still to come, and the sources that release them."""
+
+import heapq
+import logging
+from collections.abc import Callable
+from operator import itemgetter
+from typing import Any
+
+from preempt_runtime.books import Books
+from preempt_runtime.job import NEVER_NS, Job
+from preempt_runtime.records import JobState
+from preempt_runtime.source import Source
+from preempt_runtime.task import checked_submission
+
+_log = logging.getLogger(__name__)
+
+
+class Agenda:
+    """Hands every job to the books at its release; nothing is released from the horizon on."""
+
+    def __init__(
+        self, books: Books, now_ns: Callable[[], int], new_job_id: Callable[[], int]
+    ) -> None:
+        self.horizon_ns = NEVER_NS
+        self.timed: list[tuple[int, int, Callable[[int, Any], None], Any]] = []
+        self._books = books
+        self._now_ns = now_ns
+        self._new_job_id = new_job_id
+        self._num_timed = 0
+        self._loops: dict[int, Source] = {}
+        books.after_end = self._after_end
+
+    def arrive(self, job: Job) -> None:
+        """Admit a submitted job, now or at its release."""
+        if job.release_ns > self._now_ns():
+            self._schedule(job.release_ns, lambda _, due: self._books.admit(due), job)
+        else:
+            self._books.admit(job)
+
+    def start_source(self, source: Source, origin_ns: int) -> None:
+        """Time the source's first release, its offsets counting from `origin_ns`."""
+        source.origin_ns = origin_ns
+        self._schedule(source.first_ns(), self._release, source)
+
+    def close_sources(self) -> None:
+        """Release what fell due before the horizon, then forget all that was to come."""
+        self.release_due(self._now_ns())
+        self.clear()
+
+    def clear(self) -> None:
+        """Cancel the jobs that were to come, and stop the sources."""
+        timed, self.timed = sorted(self.timed, key=itemgetter(0, 1)), []
+        self._loops.clear()
+        for _, _, _, item in timed:
+            if isinstance(item, Job):
+                item.end(JobState.CANCELLED, self._now_ns())
+                self._books.admit(item)
+
+    def release_due(self, now_ns: int) -> None:
+        """Admit every job whose release has come, in the order of releases."""
+        timed = self.timed
+        while timed and timed[0][0] <= now_ns and timed[0][0] < self.horizon_ns:
+            release_ns, _, action, item = heapq.heappop(timed)
+            action(release_ns, item)
+
+    def next_due_ns(self) -> int | None:
+        """The next known release before the horizon."""
+        if self.timed and self.timed[0][0] < self.horizon_ns:
+            return self.timed[0][0]
+        return None
+
+    def _schedule(
+        self, at_ns: int | None, action: Callable[[int, Any], None], item: object
+    ) -> None:
+        if at_ns is not None:
+            heapq.heappush(self.timed, (at_ns, self._num_timed, action, item))
+            self._num_timed += 1
+
+    def _release(self, release_ns: int, source: Source) -> None:
+        queue = self._books.queues.get(source.task)
+        # A task that is being removed releases nothing more, even where releases come faster
+        # than they can be admitted: else this turn would not end, and nobody would hear of it.
+        if queue is None or queue.is_closed or queue.is_refusing:
+            return
+        job = Job(id=self._new_job_id(), task=queue.task, inputs={}, release_ns=release_ns)
+        try:
+            inputs = source.make_inputs(source.num_released)
+            job.inputs = checked_submission(queue.task, inputs)
+        except Exception as err:
+            _log.error("task %s: its source stops, its inputs raised %s", source.task, err)
+            job.end(JobState.FAILED, self._now_ns(), err)
+        else:
+            source.num_released += 1
+            self._loops[job.id] = source
+            self._schedule(source.next_ns(), self._release, source)
+        self._books.admit(job)
+
+    def _after_end(self, job: Job) -> None:
+        source = self._loops.pop(job.id, None)
+        if source is not None and job.end_ns is not None:
+            self._schedule(source.after_end_ns(job.end_ns), self._release, source)

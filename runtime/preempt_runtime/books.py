@@ -1,0 +1,216 @@
+"""Books: every unfinished job is in one queue, and what became of it is counted once."""
+
+from collections import deque
+from collections.abc import Callable
+
+from preempt_runtime.in_flight import Launch
+from preempt_runtime.instruments import Instruments
+from preempt_runtime.job import Job, Key
+from preempt_runtime.mailbox import Level, TaskQueue
+from preempt_runtime.policies import Policy, key_of
+from preempt_runtime.records import JobState
+from preempt_runtime.task import LatePolicy, Task
+
+LATE_STATES: dict[LatePolicy, JobState] = {"skip": JobState.SKIPPED, "drop": JobState.DROPPED}
+
+
+class Books:
+    """Whose turn it may be, who waits behind whom, and who was blocked for how long.
+
+    `in_flight` is what was launched and has not completed, the oldest first. `after_end` is called
+    with every job that has ended.
+    """
+
+    def __init__(self, policy: Policy, now_ns: Callable[[], int], instruments: Instruments) -> None:
+        self.queues: dict[str, TaskQueue] = {}
+        self.ready: list[Job] = []
+        self.in_flight: deque[Launch] = deque()
+        self.last: Job | None = None
+        self.after_end: Callable[[Job], None] = lambda _: None
+        self.instruments = instruments
+        self.free_ns = 0  # when the device last became free
+        self._policy = policy
+        self._now_ns = now_ns
+        self._levels: dict[Key, Level] = {}
+        self._num_turns = 0
+        self._busy: Launch | None = None
+        self._busy_start_ns = 0
+
+    # Tasks
+
+    def add_queue(self, task: Task) -> None:
+        """Make the task known; its buffers are allocated here, not in the middle of a run."""
+        queue = TaskQueue(task, self._level(task))
+        self.queues[task.name] = queue
+        self._order_levels()
+
+    def change_task(self, queue: TaskQueue, task: Task) -> None:
+        """Give the task other values; its unfinished jobs take over all but their deadlines."""
+        before, queue.level = queue.level, self._level(task)
+        queue.task = task
+        self._order_levels()
+        for job in queue.jobs:
+            blocked_ns = before.blocked_ns - job.blocked_before_ns  # so far
+            job.blocked_before_ns = queue.level.blocked_ns - blocked_ns
+            job.take_over(task)
+        if queue.listed is not None:
+            queue.listed.key = key_of(self._policy, queue.listed)
+
+    def _level(self, task: Task) -> Level:
+        rank = self._policy.rank(task)
+        return self._levels.setdefault(rank, Level(rank))
+
+    def _order_levels(self) -> None:
+        for queue in self.queues.values():
+            own = queue.level.rank
+            queue.levels_above = tuple(level for level in self._levels.values() if level.rank > own)
+
+    def close_queue(self, queue: TaskQueue, *, drain: bool) -> None:
+        """Admit nothing more; forget the queue as soon as its jobs have ended."""
+        queue.is_closed = True
+        if not drain:
+            self.cancel_jobs(queue)
+        self._forget_if_empty(queue)
+
+    def cancel_jobs(self, queue: TaskQueue) -> None:
+        """End all of a task's jobs; of which something is in flight, once that has completed."""
+        for job in reversed(list(queue.jobs)):  # off the end: a million may be waiting
+            self.stop(job, queue, JobState.CANCELLED, self._now_ns())
+
+    # Jobs
+
+    def admit(self, job: Job) -> None:
+        """Take in a job whose release has come."""
+        queue = self.queues.get(job.task.name)
+        if queue is None or queue.is_closed:
+            job.end(JobState.CANCELLED, self._now_ns())
+            job.notify()
+            return
+        if job.task is not queue.task:
+            job.take_over(queue.task)  # it was changed between submission and release
+        job.is_admitted = True
+        queue.num_released += 1
+        self._note_blocking(job, queue)
+        self.instruments.job_released(job.id, job.task.name, job.release_ns)
+        if job.is_done:
+            self._settle(job, queue)
+            return
+        if queue.task.late != "run":  # here, too: a task that is never picked must not hoard jobs
+            now_ns = self._now_ns()
+            for late in queue.late_before(job, now_ns):
+                self.stop(late, queue, LATE_STATES[queue.task.late], now_ns)
+        for skipped in queue.offer(job):
+            self.stop(skipped, queue, JobState.SKIPPED, self._now_ns())
+        self.relist(queue)
+
+    def started(self, job: Job, queue: TaskQueue) -> None:
+        """Note that it has: its task has had its turn."""
+        self._num_turns += 1
+        queue.turn = self._num_turns
+        self.rekey(job)
+
+    def rekey(self, job: Job) -> None:
+        """Ask the policy for the job's urgency once more."""
+        job.key = key_of(self._policy, job)
+
+    def hold(self, job: Job, queue: TaskQueue) -> None:
+        """Nothing more of it is to be launched; it ends when what is in flight has completed."""
+        job.is_held = True
+        if self.last is job:
+            self.last = None  # whatever is launched next preempts nobody
+        self.relist(queue)
+
+    def stop(
+        self,
+        job: Job,
+        queue: TaskQueue,
+        state: JobState,
+        now_ns: int,
+        error: Exception | None = None,
+    ) -> None:
+        """End it, or see to it that it ends when what is in flight of it has completed."""
+        if job.num_in_flight:
+            if job.fate is None:
+                job.fate = state, error
+                self.hold(job, queue)
+            return
+        job.blocking_ns = queue.level.blocked_ns - job.blocked_before_ns
+        job.end(state, now_ns, error)
+        self._settle(job, queue)
+
+    def relist(self, queue: TaskQueue) -> None:
+        """Have the queue's first job of which something is left to launch among the ready ones.
+
+        It may have to wait for the buffers, until the job before it has ended. It is ready all the
+        same: else a less urgent job would be launched, and keep it waiting even longer.
+        """
+        jobs = queue.jobs
+        head = jobs[0] if jobs else None
+        if head is not None and head.is_held:
+            head = jobs[1] if len(jobs) > 1 else None
+        if head is not queue.listed:
+            if queue.listed is not None:
+                self.ready.remove(queue.listed)
+            if head is not None:
+                head.turn = queue.turn
+                head.key = key_of(self._policy, head)
+                self.ready.append(head)
+            queue.listed = head
+
+    # Blocking
+
+    def occupied(self, launch: Launch, start_ns: int, end_ns: int) -> None:
+        """Charge a segment to those whom it kept waiting."""
+        for level in launch.queue.levels_above:
+            level.blocked_ns += end_ns - start_ns
+        for job in launch.overtaken:
+            job.blocked_before_ns -= end_ns - max(start_ns, job.release_ns)
+        self._busy, self._busy_start_ns, self.free_ns = launch, start_ns, end_ns
+
+    def _note_blocking(self, job: Job, queue: TaskQueue) -> None:
+        """From now on its level counts; here what it does not: the segments that run already."""
+        job.blocked_before_ns = queue.level.blocked_ns
+        if self._busy is not None and self.free_ns > job.release_ns:
+            # It was released in the middle of a segment that has just ended.
+            rank = self._busy.queue.level.rank
+            if rank < queue.level.rank or self._overtakes(job, queue, self._busy):
+                start_ns = max(self._busy_start_ns, job.release_ns)
+                job.blocked_before_ns -= self.free_ns - start_ns
+        for launch in self.in_flight:
+            if self._overtakes(job, queue, launch):
+                launch.overtaken = (*launch.overtaken, job)
+
+    def _overtakes(self, job: Job, queue: TaskQueue, launch: Launch) -> bool:
+        """Whether a job of equal rank would have been picked before what was launched."""
+        if launch.queue.level is not queue.level or launch.queue is queue:
+            return False
+        job.turn = queue.turn
+        job.key = key_of(self._policy, job)
+        return self._policy.pick((launch.job, job), self._now_ns()) is job
+
+    # Ends
+
+    def _settle(self, job: Job, queue: TaskQueue) -> None:
+        job.is_settled = True
+        if self.last is job:
+            self.last = None
+        jobs = queue.jobs
+        if jobs and jobs[-1] is job:
+            jobs.pop()
+        elif jobs and jobs[0] is job:
+            del jobs[0]
+        elif job in jobs:
+            jobs.remove(job)
+        queue.ended[job.state] += 1
+        self.relist(queue)
+        if self.instruments.active:
+            self.instruments.job_ended(job.record())
+        self.after_end(job)
+        self._forget_if_empty(queue)
+        job.notify()
+
+    def _forget_if_empty(self, queue: TaskQueue) -> None:
+        if queue.is_closed and not queue.jobs and self.queues.get(queue.task.name) is queue:
+            del self.queues[queue.task.name]
+            queue.buffers.close()
+            queue.removed.set()

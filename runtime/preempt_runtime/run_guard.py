@@ -1,0 +1,87 @@
+"""A run's guard: what the run promises of its deadlines, and whether that still holds."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from preempt_runtime.admission import Admission
+from preempt_runtime.cost_watch import AllowedCosts, CostDrift, CostWatch, Excess
+from preempt_runtime.errors import InputError
+from preempt_runtime.executor import Executor
+from preempt_runtime.load_taskset import LoadedTaskSet
+from preempt_runtime.readmission import Readmission, in_background
+from preempt_runtime.schedulability import Assumptions, SetBound
+from preempt_runtime.taskset import TaskSetSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guarantee:
+    """What a run promised, and what became of it.
+
+    `promised` is None where the analysis was not told enough, `reason` then says what.
+    `readmitted` is the analysis with the longest times that were seen, None if none was asked for
+    or needed; `shed` are the tasks that dropped late jobs from then on.
+    """
+
+    promised: SetBound | None
+    reason: str | None
+    readmitted: SetBound | None
+    shed: tuple[str, ...]
+    drifts: dict[str, CostDrift]
+
+
+class RunGuard:
+    """Admission for an executor, and a watch on what its segments take; one run each."""
+
+    def __init__(
+        self, taskset: TaskSetSpec, loaded: LoadedTaskSet, *, policy: str, depth: int
+    ) -> None:
+        assumptions = Assumptions(
+            depth=depth, resume_cost_ns=taskset.resume_cost_ns, margin_frac=taskset.margin_frac
+        )
+        self.admission = Admission(policy=policy, mode=taskset.admit, assumptions=assumptions)
+        costs = {
+            task.spec.name: AllowedCosts(
+                latencies=tuple(segment.latency for segment in task.network.segments),
+                margin_frac=taskset.margin_frac,
+            )
+            for task in loaded.tasks
+        }
+        self._drift = taskset.drift
+        self._tell: Callable[[Excess], object] | None = None
+        self._readmission: Readmission | None = None
+        self._promised: SetBound | None = None
+        self._reason: str | None = None
+        on_exceeded = None if self._drift == "say" else self._exceeded
+        self.watch = CostWatch(costs, on_exceeded)
+
+    @contextlib.contextmanager
+    def watching(self, executor: Executor) -> Iterator[None]:
+        """Note what is promised of the executor's tasks, and answer excesses until this ends."""
+        try:
+            self._promised = self.admission.bound(executor.tasks())
+        except InputError as err:
+            self._reason = str(err)
+        if self._drift == "say" or self._promised is None:
+            yield
+            return
+        self._readmission = Readmission(
+            executor, self.admission, self.watch, sheds=self._drift == "shed"
+        )
+        with in_background(self._readmission.respond) as self._tell:
+            yield
+
+    def guarantee(self) -> Guarantee:
+        """What was promised, and what became of it, once the run has ended."""
+        again = self._readmission
+        return Guarantee(
+            promised=self._promised,
+            reason=self._reason,
+            readmitted=again.bound if again is not None else None,
+            shed=again.shed if again is not None else (),
+            drifts=self.watch.drifts(),
+        )
+
+    def _exceeded(self, excess: Excess) -> None:
+        if self._tell is not None:
+            self._tell(excess)

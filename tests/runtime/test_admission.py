@@ -1,0 +1,268 @@
+import logging
+from dataclasses import replace
+
+import pytest
+
+from preempt_runtime.admission import Admission, analysed_task
+from preempt_runtime.clock import VirtualClock
+from preempt_runtime.cost_watch import AllowedCosts, CostWatch, Excess
+from preempt_runtime.errors import AdmissionError, InputError
+from preempt_runtime.executor import Executor
+from preempt_runtime.manifest import Latency
+from preempt_runtime.policies import FixedPriority
+from preempt_runtime.readmission import Readmission, in_background
+from preempt_runtime.schedulability import Assumptions
+from preempt_runtime.task import Task
+from preempt_runtime.testing import (
+    EXAMPLE_INPUTS,
+    FakeDevice,
+    FakeNetwork,
+    Recording,
+    lines_from_recording,
+)
+
+URGENT = Task(name="urgent", network=FakeNetwork(segment_ns=(3,)), priority=2, period_ns=10)
+LONG = Task(name="long", network=FakeNetwork(segment_ns=(4, 4)), priority=1, period_ns=40)
+BACKGROUND = Task(name="background", network=FakeNetwork(segment_ns=(9,)))
+
+
+def admission(mode: str = "refuse", **assumptions: float) -> Admission:
+    found = Assumptions(**assumptions)  # type: ignore[arg-type]
+    return Admission(policy="fixed-priority", mode=mode, assumptions=found)  # type: ignore[arg-type]
+
+
+def test_a_task_that_fits_gets_its_bound() -> None:
+    bound = admission().admit((URGENT,), LONG)
+    assert bound is not None
+    assert [task.response_ns for task in bound.tasks] == [6, 11]
+    assert bound.source == "estimated"  # fake segments were never measured
+
+
+def test_a_task_that_breaks_a_promise_to_another_is_refused() -> None:
+    with pytest.raises(AdmissionError, match="'background' is not admitted") as caught:
+        admission().admit((URGENT, LONG), BACKGROUND)
+    # Blocked for 9 - 1, then 3: one after the deadline of 10.
+    assert "task 'urgent' (deadline 10 ns): may end 1 ns after its deadline" in str(caught.value)
+
+
+def test_the_margin_counts() -> None:
+    assert admission().admit((URGENT,), LONG) is not None
+    with pytest.raises(AdmissionError, match="with a margin of 100%"):
+        admission(margin_frac=1.0).admit((URGENT,), LONG)
+
+
+def test_a_warning_admits(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        bound = admission("warn").admit((URGENT, LONG), BACKGROUND)
+    assert bound is not None
+    assert not bound.is_schedulable
+    assert "task background is admitted without a guarantee" in caplog.messages[0]
+    assert admission("off").admit((URGENT, LONG), BACKGROUND) is None
+
+
+def test_what_the_analysis_is_not_told_is_an_objection(caplog: pytest.LogCaptureFixture) -> None:
+    with_pre = replace(LONG, pre=lambda inputs, stream: inputs)
+    with pytest.raises(AdmissionError, match="how long pre takes is not known; give pre_ns"):
+        admission().admit((URGENT,), with_pre)
+    with caplog.at_level(logging.WARNING):
+        assert admission("warn").admit((URGENT,), with_pre) is None
+    assert "pre_ns" in caplog.messages[0]
+    with pytest.raises(AdmissionError, match="no least time between them"):
+        admission().admit((URGENT,), replace(LONG, period_ns=None))
+
+
+def test_every_step_counts_with_its_longest_time() -> None:
+    task = replace(
+        LONG,
+        pre=lambda inputs, stream: inputs,
+        post=lambda outputs, stream: outputs,
+        pre_ns=2,
+        post_ns=5,
+        jitter_ns=7,
+    )
+    found = analysed_task(task, (3, 6))
+    assert found.segment_ns == (2, 4, 6, 5)
+    assert (found.jitter_ns, found.period_ns, found.effective_deadline_ns) == (7, 40, 40)
+
+
+class _Measured(FakeNetwork):
+    @property
+    def segments(self):  # type: ignore[no-untyped-def]
+        latency = Latency(p50_ns=4, p99_ns=5, max_ns=6, num_samples=9)
+        return tuple(replace(segment, latency=latency) for segment in super().segments)
+
+
+def test_a_measured_maximum_is_what_counts() -> None:
+    found = analysed_task(replace(LONG, network=_Measured(segment_ns=(4, 4))))
+    assert (found.segment_ns, found.source) == ((6, 6), "measured")
+
+
+def test_tasks_are_told_what_is_wrong_with_their_times() -> None:
+    with pytest.raises(InputError, match="jitter -1 ns"):
+        replace(LONG, jitter_ns=-1)
+    with pytest.raises(InputError, match="time of pre 0 ns"):
+        replace(LONG, pre_ns=0)
+
+
+class _World:
+    def __init__(self, mode: str | None, *tasks: Task, margin_frac: float = 0.0) -> None:
+        self.clock, self.recording = VirtualClock(), Recording()
+        found = None if mode is None else admission(mode, margin_frac=margin_frac)
+        self.executor = Executor(
+            FakeDevice(self.clock),
+            FixedPriority(),
+            self.clock,
+            [self.recording],
+            switch_interval_s=None,
+            admission=found,
+        )
+        for task in tasks:
+            self.executor.add_task(task)
+
+    def submit(self, *releases: tuple[int, str]) -> None:
+        for at_ns, name in releases:
+            self.executor.submit(name, EXAMPLE_INPUTS, release_ns=at_ns)
+
+    def lines(self) -> list[str]:
+        self.executor.run()
+        self.executor.check_integrity()
+        return lines_from_recording(self.recording)
+
+
+def test_an_executor_refuses_a_task_and_goes_on_as_before() -> None:
+    world = _World("refuse", URGENT, LONG)
+    with pytest.raises(AdmissionError):
+        world.executor.add_task(BACKGROUND)
+    assert [task.name for task in world.executor.tasks()] == ["urgent", "long"]
+    with pytest.raises(InputError, match="no task is called 'background'"):
+        world.submit((0, "background"))
+    world.submit((0, "long"), (1, "urgent"))
+    assert world.lines()[:3] == ["0-4 long#0[0]", "4-7 urgent#1[0]", "7-11 long#0[1]"]
+
+
+def test_what_was_removed_makes_room() -> None:
+    world = _World("refuse", URGENT, LONG)
+    world.executor.remove_task("urgent")
+    world.executor.add_task(BACKGROUND)
+    assert [task.name for task in world.executor.tasks()] == ["long", "background"]
+
+
+def test_a_change_that_breaks_a_promise_is_refused() -> None:
+    world = _World("refuse", URGENT, LONG)
+    with pytest.raises(AdmissionError, match="'urgent' is not admitted"):
+        world.executor.change_task(replace(URGENT, relative_deadline_ns=5))
+    assert world.executor.tasks() == (URGENT, LONG)
+    world.executor.change_task(replace(URGENT, relative_deadline_ns=6))
+
+
+def test_a_changed_priority_holds_from_the_next_preemption_point_on() -> None:
+    world = _World(None, URGENT, LONG)
+    world.submit((0, "long"), (1, "urgent"))
+    raised = replace(LONG, priority=3)
+    world.clock.call_at(2, lambda: world.executor.change_task(raised))
+    lines = world.lines()
+    assert lines[:3] == ["0-4 long#0[0]", "4-8 long#0[1]", "8-11 urgent#1[0]"]
+    assert lines[4] == "urgent#1 finished release=1 start=8 end=11 response=10"
+    assert world.executor.tasks() == (URGENT, raised)
+
+
+def test_a_change_to_dropping_ends_a_job_that_is_late_already() -> None:
+    world = _World(None, replace(LONG, relative_deadline_ns=3))
+    world.submit((0, "long"), (1, "long"))
+    drops = replace(LONG, relative_deadline_ns=3, late="drop")
+    world.clock.call_at(2, lambda: world.executor.change_task(drops))
+    lines = world.lines()
+    assert lines[0] == "0-4 long#0[0]"
+    assert [line.split()[1] for line in lines[1:]] == ["dropped", "dropped"]
+
+
+def test_blocking_goes_on_counting_across_a_change() -> None:
+    world = _World(None, URGENT, LONG, BACKGROUND)
+    world.submit((0, "background"), (1, "long"))
+    world.clock.call_at(2, lambda: world.executor.change_task(replace(LONG, priority=7)))
+    (line,) = [line for line in world.lines() if line.startswith("long#1")]
+    assert "blocking=8" in line  # from its release at 1 until 9
+
+
+def test_a_change_keeps_network_and_name() -> None:
+    world = _World(None, URGENT)
+    with pytest.raises(InputError, match="its network, pre and post cannot change"):
+        world.executor.change_task(replace(URGENT, network=FakeNetwork(segment_ns=(1, 1))))
+    with pytest.raises(InputError, match="no task is called 'long'"):
+        world.executor.change_task(LONG)
+
+
+class _Slow(FakeNetwork):
+    """Its bundle says 4 ns a segment; it takes what `segment_ns` says."""
+
+    @property
+    def segments(self):  # type: ignore[no-untyped-def]
+        latency = Latency(p50_ns=4, p99_ns=4, max_ns=4, num_samples=9)
+        return tuple(replace(segment, latency=latency) for segment in super().segments)
+
+
+@pytest.mark.parametrize("sheds", [False, True])
+def test_tasks_are_analysed_again_when_a_segment_takes_too_long(
+    sheds: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    long = replace(LONG, network=_Slow(segment_ns=(4, 9)))
+    urgent = replace(URGENT, relative_deadline_ns=10)
+    rules = admission("off")
+    watch = CostWatch(
+        {"long": AllowedCosts(latencies=(Latency(p50_ns=4, p99_ns=4, max_ns=4, num_samples=9),) * 2,
+                           margin_frac=0.0)},
+        lambda excess: respond(excess),
+    )  # fmt: skip
+    clock, recording = VirtualClock(), Recording()
+    with Executor(
+        FakeDevice(clock), FixedPriority(), clock, [watch, recording], switch_interval_s=None
+    ) as executor:
+        readmission = Readmission(executor, rules, watch, sheds=sheds)
+        respond = readmission.respond
+        executor.add_task(urgent)
+        executor.add_task(long)
+        for at_ns in (0, 40, 80):
+            executor.submit("long", EXAMPLE_INPUTS, release_ns=at_ns)
+        with caplog.at_level(logging.WARNING):
+            executor.run()
+        shed = {task.name: task.late for task in executor.tasks()}
+    # Blocked for 9 - 1, then 3: one after the deadline of 10.
+    assert readmission.bound is not None
+    assert readmission.bound.task("urgent").response_ns == 11
+    assert "task long: segment 1 took 9 ns, its bundle and the margin allow 4 ns" in caplog.text
+    assert "'urgent' (deadline 10 ns): may end 1 ns after" in caplog.messages[0]
+    assert shed == {"urgent": "drop" if sheds else "run", "long": "run"}
+    assert readmission.shed == (("urgent",) if sheds else ())
+    assert len(caplog.messages) == 1 + sheds
+    assert watch.drifts()["long"].num_exceeded == 3
+
+
+def test_an_answer_in_the_background_is_awaited_at_the_end() -> None:
+    seen: list[Excess] = []
+    excess = Excess(task="a", segment_idx=0, elapsed_ns=2, allowed_ns=1, is_first=True)
+
+    def respond(found: Excess) -> None:
+        seen.append(found)
+        if len(seen) == 1:
+            raise InputError("the task is gone")  # said, and the next one is answered
+
+    with in_background(respond) as tell:
+        tell(excess)
+        tell(excess)
+    assert seen == [excess, excess]
+
+
+def test_what_a_whole_job_was_seen_to_take_counts_where_it_is_less() -> None:
+    long = replace(LONG, network=FakeNetwork(segment_ns=(4, 4, 4)))
+    assert analysed_task(replace(long, total_ns=9)).total_ns == 9
+    by_sum = admission().bound((URGENT, long)).task("long")
+    by_total = admission().bound((URGENT, replace(long, total_ns=9))).task("long")
+    assert (by_sum.cost_ns, by_total.cost_ns) == (12, 9)
+    assert (by_sum.response_ns, by_total.response_ns) == (18, 15)
+    assert by_total.longest_ns == 4
+    # More than the sum, or less than one segment, it says nothing.
+    assert admission().bound((URGENT, replace(long, total_ns=99))).task("long") == by_sum
+    assert admission().bound((URGENT, replace(long, total_ns=1))).task("long").cost_ns == 4
+    # A segment that was seen to take longer makes what was measured of whole jobs void.
+    again = admission().bound((URGENT, replace(long, total_ns=9)), {"long": (5, 1, 1)})
+    assert again.task("long").cost_ns == 13
