@@ -258,11 +258,13 @@ def _why(bound: TaskBound) -> str:
 def _advice(plan: TaskSetPlan) -> str:
     if plan.changes:
         return f"this alone would do: {plan.changes[0].text}"
+    is_fifo = plan.taskset.policy == "fifo"
     unknown = [
         task.name
         for task in plan.taskset.tasks
-        if task.period_ns is None and not task.is_best_effort
+        if task.period_ns is None and (is_fifo or not task.is_best_effort)
     ]
     if unknown:
-        return f"write a period for {unknown[0]!r}, or best_effort = true"
+        other = "take another policy" if is_fifo else "best_effort = true"
+        return f"write a period for {unknown[0]!r}, or {other}"
     return "no single change that was tried would do: take load off the device"

@@ -124,6 +124,12 @@ def test_releases_without_a_least_gap_are_said_and_not_passed_over(work: Path) -
     assert document(late, work, code=1)["tasks"][0]["schedulable"] is True
 
 
+def test_in_order_of_release_best_effort_needs_a_period_too(work: Path) -> None:
+    result = plan(ROBOT.replace("[taskset]", '[taskset]\npolicy = "fifo"'), work, code=1)
+    assert "the releases of task 'captioner' have no least time between them" in result.stdout
+    assert "write a period for 'captioner', or take another policy" in result.stderr
+
+
 def test_a_policy_without_analysis_is_refused(work: Path) -> None:
     result = plan(ROBOT.replace("[taskset]", '[taskset]\npolicy = "llf"'), work, code=1)
     assert "no analysis for policy 'llf', only for fixed-priority, " in result.stdout

@@ -133,7 +133,7 @@ def is_demand_met(
     depth: int,
     busy_ns: int,
     *,
-    before_ns: int = _ALWAYS_NS,
+    before_ns: int | None = None,
 ) -> bool:
     """Whether in every interval there is room for what must end in it and what may block it.
 
@@ -145,14 +145,14 @@ def is_demand_met(
         blockers: further segments that only block: (relative deadline or None, length).
         depth: segments in flight.
         busy_ns: what `edf_busy_period_ns` found.
-        before_ns: intervals of that length or longer are left out.
+        before_ns: intervals of that length or longer are left out; None: none is.
     """
     segments = [(load.deadline_ns, load.longest_ns) for load in loads]
     segments += [(_ALWAYS_NS if d is None else d, longest_ns) for d, longest_ns in blockers]
     slipped_ns = (depth - 1) * max((longest_ns for _, longest_ns in segments), default=0)
     parts = [(x.deadline_ns, x.cost_ns + slipped_ns, x.period_ns, x.jitter_ns) for x in loads]
     deadlines = [_absolute_deadlines(load, busy_ns) for load in loads]
-    for time_ns in offsets_before(before_ns, *deadlines):
+    for time_ns in offsets_before(before_ns or _ALWAYS_NS, *deadlines):
         demand_ns = -slipped_ns + sum(
             (-(-(time_ns - deadline_ns + 1 + jitter_ns) // period_ns)) * cost_ns
             for deadline_ns, cost_ns, period_ns, jitter_ns in parts

@@ -50,13 +50,11 @@ def deadline_tolerance_ns(
     charged = [replace(x, cost_ns=x.cost_ns + assumptions.resume_cost_ns) for x in ahead]
 
     def is_borne(longest_ns: int) -> bool:
-        blockers = [(deadline_ns, longest_ns)] if longest_ns else []
-        if deadline_ns is not None:
-            return is_demand_met(charged, blockers, depth, deadline_ns, before_ns=deadline_ns)
         busy_ns = edf_busy_period_ns(charged, longest_ns, depth)
-        return not isinstance(busy_ns, Unbounded) and is_demand_met(
-            charged, blockers, depth, busy_ns
-        )
+        if isinstance(busy_ns, Unbounded):
+            return False
+        blockers = [(deadline_ns, longest_ns)]
+        return is_demand_met(charged, blockers, depth, busy_ns, before_ns=deadline_ns)
 
     return _largest(is_borne, most_ns)
 
