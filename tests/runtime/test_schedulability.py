@@ -3,6 +3,7 @@
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -420,3 +421,12 @@ def test_every_analysed_policy_is_named() -> None:
     tasks = [task("a", (1, 2), 10, priority=1)]
     for policy in ANALYSED_POLICIES:
         assert responses(tasks, policy) == [3]
+
+
+def test_the_documents_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "schedulability.md").read_text()
+    lines = [line[4:] for line in page.splitlines() if line.startswith("    ")]
+    start, end = lines.index(next(x for x in lines if x.startswith("from "))), len(lines)
+    end = next(idx for idx in range(start, end) if lines[idx].startswith("print("))
+    exec("\n".join(lines[start : end + 1]), {})
+    assert capsys.readouterr().out == "7699999\n"  # 3.3 ms of its own, 4.4 ms less 1 ns of long's
