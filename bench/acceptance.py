@@ -21,6 +21,7 @@ from preempt_runtime.schedulability.loads import Load, Unbounded
 NUM_TASKS = 5
 POINT_COST_NS = 71_000
 """What a preemption point cost in the median of docs/results/cpu-networks.md."""
+IDEAL, PLANNED = "full preemption, for nothing", "bounds of preemptc plan"
 _SHORTEST_NS, _LONGEST_NS = 10_000_000, 1_000_000_000
 _MAX_SEGMENTS = 64
 _PLAIN = Assumptions()
@@ -101,8 +102,8 @@ def _is_in_time(load: Load, loads: Sequence[Load]) -> bool:
 
 
 METHODS: Mapping[str, Method] = {
-    "full preemption, for nothing": _ideal,
-    "bounds of preemptc plan": _planned,
+    IDEAL: _ideal,
+    PLANNED: _planned,
     "one bound for all networks": _one_bound,
     "equally many segments": _evenly,
     "no preemption": _whole,

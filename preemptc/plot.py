@@ -12,6 +12,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 76, 24, 64, 60
 _LINE = "#1f5fa8"
 _LEAST_PERCENT = 0.01  # less than this is no overhead, and no scale
 
+_LEGEND_LEFT, _LEGEND_TOP = _LEFT + 130, _TOP + 90
 _COLOURS = ("#1f5fa8", "#c2410c", "#15803d", "#7c3aed", "#6b7280")
 _DASHES = ("", "8 3", "2 3", "10 3 2 3", "4 2")
 
@@ -93,16 +94,23 @@ def curves_svg(
         words((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 16, x_name, "middle"),
         words(18, (_TOP + _HEIGHT - _BOTTOM) / 2, y_name, "middle", is_upright=True),
     ]
+    legend = [_legend_ground(len(curves))]
     for idx, (name, curve) in enumerate(curves.items()):
         stroke = f'stroke="{_COLOURS[idx]}" stroke-width="2" stroke-dasharray="{_DASHES[idx]}"'
         path = "L".join(f"{x_of(x):.1f},{y_of(y):.1f}" for x, y in curve)
-        height = _HEIGHT - _BOTTOM - 20 - 18 * (len(curves) - 1 - idx)
-        parts += [
-            f'<path d="M{path}" fill="none" {stroke}/>',
-            f'<path d="M{_LEFT + 12},{height}h34" {stroke}/>',
-            words(_LEFT + 54, height + 4, name),
+        parts.append(f'<path d="M{path}" fill="none" {stroke}/>')
+        height = _LEGEND_TOP + 18 * idx
+        legend += [
+            f'<path d="M{_LEGEND_LEFT},{height}h34" {stroke}/>',
+            words(_LEGEND_LEFT + 42, height + 4, name),
         ]
-    return document(_WIDTH, _HEIGHT, parts)
+    return document(_WIDTH, _HEIGHT, [*parts, *legend])
+
+
+def _legend_ground(num_curves: int) -> str:
+    """White, so that names can be read where a curve passes below them."""
+    place = f'x="{_LEGEND_LEFT - 8}" y="{_LEGEND_TOP - 14}" width="250"'
+    return f'<rect {place} height="{18 * num_curves + 10}" fill="#ffffff" fill-opacity="0.85"/>'
 
 
 def _staircase(places: Sequence[tuple[float, float]]) -> str:

@@ -94,7 +94,7 @@ def test_curves_start_and_end_where_the_axes_say() -> None:
     assert {"load", "share (%)", "planned", "<none>"} <= set(texts(root))
     ticks = {text.text: text for text in root.findall(f"{SVG}text")}
     paths = [path.attrib for path in root.findall(f"{SVG}path") if "stroke-width" in path.attrib]
-    first, _, second, _ = [path["d"] for path in paths]
+    first, second, _, _ = [path["d"] for path in paths]
     assert len({path["stroke"] for path in paths}) == len(CURVES)
     (x, y), (end_x, end_y) = [tuple(map(float, p.split(","))) for p in first[1:].split("L")]
     assert float(ticks["0"].attrib["x"]) < x < float(ticks["0.2"].attrib["x"])
