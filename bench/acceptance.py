@@ -9,13 +9,12 @@ from preempt_runtime.schedulability import (
     AnalysedTask,
     Assumptions,
     Front,
-    analyse,
     choose_bounds,
     even_front,
 )
-from preempt_runtime.schedulability.analysis import loads_from_tasks, outcome_of
+from preempt_runtime.schedulability.analysis import is_schedulable, loads_from_tasks, outcome_of
 from preempt_runtime.schedulability.bounds import under_one_bound
-from preempt_runtime.schedulability.edf import demand_overrun_ns, edf_busy_period_ns
+from preempt_runtime.schedulability.edf import edf_busy_period_ns, is_demand_met
 from preempt_runtime.schedulability.fixed_priority import Bounded
 from preempt_runtime.schedulability.loads import Load, Unbounded
 
@@ -62,25 +61,23 @@ def fronts_of(tasks: Sequence[AnalysedTask]) -> dict[str, Front]:
 
 
 def _whole(tasks: Sequence[AnalysedTask], fronts: Mapping[str, Front], policy: str) -> bool:
-    return analyse(tasks, policy).is_schedulable
+    return is_schedulable(tasks, policy, _PLAIN)
 
 
 def _one_bound(tasks: Sequence[AnalysedTask], fronts: Mapping[str, Front], policy: str) -> bool:
-    return under_one_bound(tasks, fronts, policy, _PLAIN).is_schedulable
+    return under_one_bound(tasks, fronts, policy, _PLAIN) is not None
 
 
 def _evenly(tasks: Sequence[AnalysedTask], fronts: Mapping[str, Front], policy: str) -> bool:
     """Every network in the same number of segments, any number."""
     return any(
-        analyse(
-            [
-                t.with_segments(fronts[t.name].cuts[min(n, len(fronts[t.name].cuts) - 1)])
-                for t in tasks
-            ],
-            policy,
-        ).is_schedulable
+        is_schedulable([_nth_cut(task, fronts[task.name], n) for task in tasks], policy, _PLAIN)
         for n in range(_MAX_SEGMENTS)
     )
+
+
+def _nth_cut(task: AnalysedTask, front: Front, n: int) -> AnalysedTask:
+    return task.with_segments(front.cuts[min(n, len(front.cuts) - 1)])
 
 
 def _planned(tasks: Sequence[AnalysedTask], fronts: Mapping[str, Front], policy: str) -> bool:
@@ -94,7 +91,7 @@ def _ideal(tasks: Sequence[AnalysedTask], fronts: Mapping[str, Front], policy: s
     ]
     if policy == "edf":
         busy_ns = edf_busy_period_ns(loads, 0, 1)
-        return not isinstance(busy_ns, Unbounded) and not demand_overrun_ns(loads, [], 1, busy_ns)
+        return not isinstance(busy_ns, Unbounded) and is_demand_met(loads, [], 1, busy_ns)
     return all(_is_in_time(load, loads) for load in loads)
 
 

@@ -24,7 +24,7 @@ SUMMARIES: Mapping[str, str] = MappingProxyType(
         "compile": "Split a network under a bound and write its bundle.",
         "build": "Build a bundle's engines on the device that will run them.",
         "analyze": "Show where a network can be split, and why not elsewhere.",
-        "plan": "Choose bounds under which a task set keeps every deadline.",
+        "plan": "Say whether a task set keeps every deadline, and under which bounds.",
         "explore": "Show what bound costs what overhead: the Pareto front.",
         "profile": "Measure what a network's nodes cost on this machine.",
         "inspect": "Show what a bundle holds, and whether it fits this machine.",

@@ -45,7 +45,7 @@ def command(
     taskset: Path, margin_frac: float | None, target: str, dispatch_ns: int | None,
     is_compiling: bool, cache: Path, as_json: bool,
 ) -> None:  # fmt: skip
-    """Say whether a task set keeps every deadline, and under which bounds on segments.
+    """Say whether a task set keeps every deadline, and under which bounds.
 
     Costs come from bundles (measured maxima), from profiles, or from the task set. Bounds are
     chosen so that the analysis holds at the least overhead. Exit code 1 if it does not hold.

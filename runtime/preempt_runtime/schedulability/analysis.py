@@ -3,7 +3,12 @@
 from collections.abc import Sequence
 
 from preempt_runtime.errors import InputError
-from preempt_runtime.schedulability.edf import edf_bound, edf_busy_period_ns, edf_loads
+from preempt_runtime.schedulability.edf import (
+    edf_bound,
+    edf_busy_period_ns,
+    edf_loads,
+    is_demand_met,
+)
 from preempt_runtime.schedulability.fifo import fifo_bound
 from preempt_runtime.schedulability.fixed_priority import Bounded, fixed_priority_bound
 from preempt_runtime.schedulability.loads import (
@@ -20,7 +25,8 @@ from preempt_runtime.schedulability.model import (
     late_reason,
 )
 
-ANALYSED_POLICIES = ("fixed-priority", "rate-monotonic", "deadline-monotonic", "edf", "fifo")
+FIXED_PRIORITY_POLICIES = ("fixed-priority", "rate-monotonic", "deadline-monotonic")
+ANALYSED_POLICIES = (*FIXED_PRIORITY_POLICIES, "edf", "fifo")
 """The policies under which a bound is known; RM and DM are fixed priorities by period, deadline."""
 Outcome = Bounded | Unbounded
 _NO_PROMISE = Unbounded("best effort")
@@ -62,14 +68,60 @@ def loads_from_tasks(
     return [load_from_task(task, assumptions, rank=_rank(task, policy)) for task in tasks]
 
 
-def outcome_of(load: Load, loads: Sequence[Load], assumptions: Assumptions) -> Outcome:
-    """The bound of one task under fixed priorities, beside `loads` (itself among them)."""
+def is_schedulable(tasks: Sequence[AnalysedTask], policy: str, assumptions: Assumptions) -> bool:
+    """The verdict of `analyse` alone, which is found much sooner where it is no.
+
+    Raises:
+        InputError: as `analyse` does.
+    """
+    _check(tasks, policy)
+    loads = loads_from_tasks(tasks, policy, assumptions)
+    urgent = [load for load in loads if not load.is_best_effort]
+    if policy == "edf" and not _without_period(urgent):
+        return _is_edf_schedulable(loads, assumptions)
+    if policy in FIXED_PRIORITY_POLICIES:
+        return all(
+            isinstance(outcome_of(load, loads, assumptions, in_time_only=True), Bounded)
+            for load in urgent
+        )
+    return analyse(tasks, policy, assumptions).is_schedulable
+
+
+def _is_edf_schedulable(loads: Sequence[Load], assumptions: Assumptions) -> bool:
+    depth = assumptions.depth
+    urgent, best_effort_ns = _edf_parts(loads, assumptions)
+    busy_ns = edf_busy_period_ns(urgent, best_effort_ns, depth)
+    if isinstance(busy_ns, Unbounded):
+        return False
+    if is_demand_met(urgent, [(None, best_effort_ns)], depth, busy_ns):
+        return True
+    if depth == 1:
+        return False
+    for load in urgent:
+        outcome = edf_bound(load, urgent, best_effort_ns, depth, busy_ns)
+        if not isinstance(outcome, Bounded) or outcome.response_ns > load.deadline_ns:
+            return False
+    return True
+
+
+def outcome_of(
+    load: Load, loads: Sequence[Load], assumptions: Assumptions, *, in_time_only: bool = False
+) -> Outcome:
+    """The bound of one task under fixed priorities, beside `loads` (itself among them).
+
+    `in_time_only`: one beyond its deadline counts as none.
+    """
     level = [other for other in loads if other.rank >= load.rank]
     if unknown := _without_period(level):
         return unknown
     lower_ns = max((other.longest_ns for other in loads if other.rank < load.rank), default=0)
     return fixed_priority_bound(
-        load, level, lower_ns, assumptions.depth, assumptions.resume_cost_ns
+        load,
+        level,
+        lower_ns,
+        assumptions.depth,
+        assumptions.resume_cost_ns,
+        most_ns=load.deadline_ns if in_time_only and load.deadline_ns else None,
     )
 
 
@@ -106,7 +158,7 @@ def _outcomes(loads: Sequence[Load], policy: str, assumptions: Assumptions) -> l
         return _edf_outcomes(loads, assumptions)
     if policy == "fifo":
         return [_fifo_outcome(loads, assumptions)] * len(loads)
-    if policy in ANALYSED_POLICIES:
+    if policy in FIXED_PRIORITY_POLICIES:
         return [
             _NO_PROMISE if load.is_best_effort else outcome_of(load, loads, assumptions)
             for load in loads
@@ -117,10 +169,7 @@ def _outcomes(loads: Sequence[Load], policy: str, assumptions: Assumptions) -> l
 
 def _edf_outcomes(loads: Sequence[Load], assumptions: Assumptions) -> list[Outcome]:
     depth = assumptions.depth
-    urgent = edf_loads(
-        [load for load in loads if not load.is_best_effort], depth, assumptions.resume_cost_ns
-    )
-    best_effort_ns = max((load.longest_ns for load in loads if load.is_best_effort), default=0)
+    urgent, best_effort_ns = _edf_parts(loads, assumptions)
     busy_ns = _without_period(urgent) or edf_busy_period_ns(urgent, best_effort_ns, depth)
     by_name: dict[str, Outcome] = {
         load.name: busy_ns
@@ -129,6 +178,13 @@ def _edf_outcomes(loads: Sequence[Load], assumptions: Assumptions) -> list[Outco
         for load in urgent
     }
     return [by_name.get(load.name, _NO_PROMISE) for load in loads]
+
+
+def _edf_parts(loads: Sequence[Load], assumptions: Assumptions) -> tuple[tuple[Load, ...], int]:
+    """The real-time loads with what resuming costs, and the longest segment of best effort."""
+    urgent = [load for load in loads if not load.is_best_effort]
+    best_effort_ns = max((load.longest_ns for load in loads if load.is_best_effort), default=0)
+    return edf_loads(urgent, assumptions.depth, assumptions.resume_cost_ns), best_effort_ns
 
 
 def _fifo_outcome(loads: Sequence[Load], assumptions: Assumptions) -> Outcome:

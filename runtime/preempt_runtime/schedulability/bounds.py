@@ -13,7 +13,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from preempt_runtime.schedulability.analysis import analyse, loads_from_tasks
+from preempt_runtime.schedulability.analysis import (
+    FIXED_PRIORITY_POLICIES,
+    analyse,
+    is_schedulable,
+    loads_from_tasks,
+)
 from preempt_runtime.schedulability.cuts import Front
 from preempt_runtime.schedulability.loads import Load
 from preempt_runtime.schedulability.model import AnalysedTask, Assumptions, SetBound
@@ -22,7 +27,9 @@ from preempt_runtime.schedulability.tolerance import (
     priority_tolerance_ns,
 )
 
+CUTTING_HELPS = (*FIXED_PRIORITY_POLICIES, "edf")
 _MAX_GLOBAL_BOUNDS = 64
+Cuts = Sequence[tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +62,7 @@ def choose_bounds(
     policy: str,
     assumptions: Assumptions,
 ) -> Choice:
-    """The cuts under which every deadline is kept; the least late ones found if there are none.
+    """The cuts under which every deadline is kept; less late ones of two if there are none.
 
     Whatever one bound for all networks makes schedulable, this does.
 
@@ -65,21 +72,33 @@ def choose_bounds(
         policy: as in `analyse`.
         assumptions: as in `analyse`.
     """
-    coarsest = _cut(tasks, [fronts[task.name].cuts[0] for task in tasks], policy, assumptions)
-    if coarsest.is_schedulable or policy not in (
-        "fixed-priority",
-        "rate-monotonic",
-        "deadline-monotonic",
-        "edf",
-    ):
-        return coarsest
+    cuts = schedulable_cuts(tasks, fronts, policy, assumptions)
+    if cuts is None and policy in CUTTING_HELPS:
+        single = under_one_bound(tasks, fronts, policy, assumptions)
+        if single is not None:
+            cuts = _relaxed(tasks, single, fronts, policy, assumptions)
+    if cuts is not None:
+        return choice_of_cuts(tasks, cuts, policy, assumptions)
+    coarsest = [fronts[task.name].cuts[0] for task in tasks]
     tolerant = by_tolerance(tasks, fronts, policy, assumptions)
-    if tolerant.is_schedulable:
-        return tolerant
-    single = under_one_bound(tasks, fronts, policy, assumptions)
-    if single.is_schedulable:
-        return _relaxed(single, fronts)
-    return min(tolerant, single, coarsest, key=lambda choice: choice.lateness)
+    choices = [choice_of_cuts(tasks, cut, policy, assumptions) for cut in (tolerant, coarsest)]
+    return min(choices, key=lambda choice: choice.lateness)
+
+
+def schedulable_cuts(
+    tasks: Sequence[AnalysedTask],
+    fronts: Mapping[str, Front],
+    policy: str,
+    assumptions: Assumptions,
+) -> Cuts | None:
+    """The cuts to which blocking tolerances lead, if they keep every deadline."""
+    coarsest = [fronts[task.name].cuts[0] for task in tasks]
+    if _holds(tasks, coarsest, policy, assumptions):
+        return coarsest
+    if policy not in CUTTING_HELPS:
+        return None
+    tolerant = by_tolerance(tasks, fronts, policy, assumptions)
+    return tolerant if _holds(tasks, tolerant, policy, assumptions) else None
 
 
 def by_tolerance(
@@ -87,7 +106,7 @@ def by_tolerance(
     fronts: Mapping[str, Front],
     policy: str,
     assumptions: Assumptions,
-) -> Choice:
+) -> Cuts:
     """Each network cut as coarsely as those ahead of it can bear."""
     chosen = {task.name: fronts[task.name].cuts[0] for task in tasks}
     coarsest = loads_from_tasks(
@@ -109,7 +128,7 @@ def by_tolerance(
         if policy != "edf" and not level[0].is_best_effort:
             borne_ns = priority_tolerance_ns(loads, ahead, allowed_ns, assumptions)
             allowed_ns = borne_ns or 0
-    return _cut(tasks, [chosen[task.name] for task in tasks], policy, assumptions)
+    return [chosen[task.name] for task in tasks]
 
 
 def under_one_bound(
@@ -117,24 +136,17 @@ def under_one_bound(
     fronts: Mapping[str, Front],
     policy: str,
     assumptions: Assumptions,
-) -> Choice:
-    """All networks cut under one bound, the largest that keeps every deadline, if any does.
+) -> Cuts | None:
+    """All networks cut under one bound, the largest that keeps every deadline; None: none does.
 
     The bounds tried are longest segments of cuts, evenly chosen where there are many. A network
     that cannot keep one is cut as finely as it can be.
     """
-    choices = (
-        _cut(tasks, [_under(fronts[task.name], bound_ns) for task in tasks], policy, assumptions)
-        for bound_ns in _global_bounds(fronts)
-    )
-    best: Choice | None = None
-    for choice in choices:
-        if choice.is_schedulable:
-            return choice
-        if best is None or choice.lateness < best.lateness:
-            best = choice
-    assert best is not None, "every front has a cut"
-    return best
+    for bound_ns in _global_bounds(fronts):
+        cuts = [_under(fronts[task.name], bound_ns) for task in tasks]
+        if _holds(tasks, cuts, policy, assumptions):
+            return cuts
+    return None
 
 
 def _global_bounds(fronts: Mapping[str, Front]) -> Iterator[int]:
@@ -176,29 +188,41 @@ def _coarsest_within(
     return fronts[task.name].cuts[-1]
 
 
-def _relaxed(choice: Choice, fronts: Mapping[str, Front]) -> Choice:
-    """Each network cut as coarsely as the others' present cuts allow, the urgent ones first."""
-    policy, assumptions = choice.bound.policy, choice.bound.assumptions
-    loads = loads_from_tasks(choice.tasks, policy, assumptions)
-    for level in _levels(choice.tasks, loads, policy):
-        for task in level:
-            cuts = {other.name: other.segment_ns for other in choice.tasks}
-            for cut in fronts[task.name].cuts:
-                if cut == cuts[task.name]:
-                    break
-                trial = [cut if x.name == task.name else cuts[x.name] for x in choice.tasks]
-                found = _cut(choice.tasks, trial, policy, assumptions)
-                if found.is_schedulable:
-                    choice = found
-                    break
-    return choice
-
-
-def _cut(
+def _relaxed(
     tasks: Sequence[AnalysedTask],
-    cuts: Sequence[tuple[int, ...]],
+    cuts: Cuts,
+    fronts: Mapping[str, Front],
+    policy: str,
+    assumptions: Assumptions,
+) -> Cuts:
+    """Each network cut as coarsely as the others' present cuts allow, the urgent ones first."""
+    found = {task.name: cut for task, cut in zip(tasks, cuts, strict=True)}
+    loads = loads_from_tasks(tasks, policy, assumptions)
+    for level in _levels(tasks, loads, policy):
+        for task in level:
+            for cut in fronts[task.name].cuts:
+                trial = {**found, task.name: cut}
+                if cut == found[task.name]:
+                    break
+                if _holds(tasks, list(trial.values()), policy, assumptions):
+                    found = trial
+                    break
+    return list(found.values())
+
+
+def _holds(
+    tasks: Sequence[AnalysedTask], cuts: Cuts, policy: str, assumptions: Assumptions
+) -> bool:
+    cut = [task.with_segments(segments) for task, segments in zip(tasks, cuts, strict=True)]
+    return is_schedulable(cut, policy, assumptions)
+
+
+def choice_of_cuts(
+    tasks: Sequence[AnalysedTask],
+    cuts: Cuts,
     policy: str,
     assumptions: Assumptions,
 ) -> Choice:
+    """The tasks so cut, and what the analysis says of them."""
     cut = tuple(task.with_segments(segments) for task, segments in zip(tasks, cuts, strict=True))
     return Choice(tasks=cut, bound=analyse(cut, policy, assumptions))

@@ -1,11 +1,11 @@
 """Single changes that would make a task set schedulable, each verified by the analysis."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from preempt_runtime.schedulability.analysis import ANALYSED_POLICIES
-from preempt_runtime.schedulability.bounds import Choice, choose_bounds
+from preempt_runtime.schedulability.bounds import Choice, choose_bounds, schedulable_cuts
 from preempt_runtime.schedulability.cuts import Front, front_from_cuts
 from preempt_runtime.schedulability.limits import segment_limits
 from preempt_runtime.schedulability.model import AnalysedTask, Assumptions, scaled_ns
@@ -29,6 +29,10 @@ class Problem:
     def choose(self) -> Choice:
         """The best cuts."""
         return choose_bounds(self.tasks, self.fronts, self.policy, self.assumptions)
+
+    def is_solved(self) -> bool:
+        """Whether blocking tolerances lead to cuts that keep every deadline."""
+        return schedulable_cuts(self.tasks, self.fronts, self.policy, self.assumptions) is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +73,7 @@ def _is_unknown(task: AnalysedTask, problem: Problem) -> bool:
 
 def _is_solved(problem: Problem, changed: AnalysedTask) -> bool:
     tasks = tuple(changed if task.name == changed.name else task for task in problem.tasks)
-    return replace(problem, tasks=tasks).choose().is_schedulable
+    return replace(problem, tasks=tasks).is_solved()
 
 
 def _other_bounds(problem: Problem) -> Iterator[Change]:
@@ -98,23 +102,31 @@ def _swaps(problem: Problem, urgent: Sequence[AnalysedTask], late: list[str]) ->
                 other.name: replace(other, priority=task.priority),
             }
             tasks = tuple(swapped.get(entry.name, entry) for entry in problem.tasks)
-            if replace(problem, tasks=tasks).choose().is_schedulable:
+            if replace(problem, tasks=tasks).is_solved():
                 text = f"the priorities of {task.name!r} and {other.name!r} swapped"
                 yield Change(kind="priority", task=task.name, text=text)
 
 
 def _cheaper(problem: Problem) -> Iterator[Change]:
-    found = []
-    for task in problem.tasks:
-        for factor in _COST_FACTORS:
-            front = scaled_front(problem.fronts[task.name], factor)
-            changed = replace(problem, fronts={**problem.fronts, task.name: front})
-            if changed.choose().is_schedulable:
-                found.append((-factor, task.name))
-                break
-    for factor, name in sorted(found):
-        text = f"{name!r} at x{-factor:g} of its cost, as a lower precision might"
-        yield Change(kind="cost", task=name, text=text)
+    def is_enough(task: AnalysedTask, factor: float) -> bool:
+        front = scaled_front(problem.fronts[task.name], factor)
+        return replace(problem, fronts={**problem.fronts, task.name: front}).is_solved()
+
+    found = _smallest_factors(problem.tasks, _COST_FACTORS, is_enough)
+    for factor, task in sorted(found, key=lambda entry: (-entry[0], entry[1].name)):
+        text = f"{task.name!r} at x{factor:g} of its cost, as a lower precision might"
+        yield Change(kind="cost", task=task.name, text=text)
+
+
+def _smallest_factors(
+    tasks: Sequence[AnalysedTask],
+    factors: Sequence[float],
+    is_enough: Callable[[AnalysedTask, float], bool],
+) -> Iterator[tuple[float, AnalysedTask]]:
+    """The first of the ascending changes that is enough, for each task whose last one is."""
+    for task in tasks:
+        if is_enough(task, factors[-1]):
+            yield next(factor for factor in factors if is_enough(task, factor)), task
 
 
 def scaled_front(front: Front, factor: float) -> Front:
@@ -141,15 +153,15 @@ def _later_deadlines(
 
 
 def _longer_periods(problem: Problem, urgent: Sequence[AnalysedTask]) -> Iterator[Change]:
-    found = []
-    for task in urgent:
-        for factor in _PERIOD_FACTORS if task.period_ns is not None else ():
-            period_ns = rounded_up_ns(scaled_ns(task.period_ns or 0, factor))
-            if _is_solved(problem, replace(task, period_ns=period_ns)):
-                found.append((factor, task, period_ns))
-                break
-    for _, task, period_ns in sorted(found, key=lambda entry: (entry[0], entry[1].name)):
-        yield _instead("period", task.name, period_ns, task.period_ns)
+    def period_ns(task: AnalysedTask, factor: float) -> int:
+        return rounded_up_ns(scaled_ns(task.period_ns or 0, factor))
+
+    def is_enough(task: AnalysedTask, factor: float) -> bool:
+        return _is_solved(problem, replace(task, period_ns=period_ns(task, factor)))
+
+    found = _smallest_factors(urgent, _PERIOD_FACTORS, is_enough)
+    for factor, task in sorted(found, key=lambda entry: (entry[0], entry[1].name)):
+        yield _instead("period", task.name, period_ns(task, factor), task.period_ns)
 
 
 def _instead(kind: Kind, name: str, value_ns: int, now_ns: int | None) -> Change:

@@ -95,23 +95,30 @@ def _last_start_ns(
     latest_ns = offset_ns + load.deadline_ns
     first_ns = _longest_later_ns(others, latest_ns, best_effort_ns)
 
-    def jobs_ahead(window_ns: int) -> Iterator[tuple[Load, int]]:
-        for other in others:
-            yield other, other.arrivals(min(latest_ns + 1 - other.deadline_ns, window_ns))
-
     fixed_ns = max(0, depth * first_ns - 1) + own_jobs * load.cost_ns - (load.last_ns - 1)
     if depth > 1:
         # Until its release only what was released before it and is due later can slip in. While
         # it waits for its predecessors' buffers, anything that came meanwhile can.
         later_ns = _longest_later_ns(others, load.deadline_ns, best_effort_ns)
         any_ns = _longest_later_ns(others, 0, best_effort_ns)
-        jobs_before = sum(num for _, num in jobs_ahead(offset_ns + 1)) if offset_ns > 0 else 0
+        jobs_before = 0
+        if offset_ns > 0:
+            windows = ((x, min(latest_ns - x.deadline_ns, offset_ns) + 1) for x in others)
+            jobs_before = sum(other.arrivals(window_ns) for other, window_ns in windows)
         fixed_ns += (depth - 1) * (jobs_before * later_ns + (own_jobs - 1) * any_ns)
+    ahead = [  # as in `jobs_demand`
+        (latest_ns + 1 - other.deadline_ns, other.cost_ns, other.period_ns, other.jitter_ns)
+        for other in others
+        if latest_ns >= other.deadline_ns
+    ]
 
     def demand(window_ns: int) -> int:
-        return fixed_ns + sum(num * other.cost_ns for other, num in jobs_ahead(window_ns))
+        return fixed_ns + sum(
+            -(-(min(last_ns, window_ns) + jitter_ns) // period_ns) * cost_ns
+            for last_ns, cost_ns, period_ns, jitter_ns in ahead
+        )
 
-    return smallest_fixed_point(demand, 1)
+    return smallest_fixed_point(demand, fixed_ns)
 
 
 def _longest_later_ns(loads: Sequence[Load], deadline_ns: int, best_effort_ns: int) -> int:
@@ -120,18 +127,18 @@ def _longest_later_ns(loads: Sequence[Load], deadline_ns: int, best_effort_ns: i
     return max(best_effort_ns, max(later, default=0))
 
 
-def demand_overrun_ns(
+def is_demand_met(
     loads: Sequence[Load],
     blockers: Sequence[tuple[int | None, int]],
     depth: int,
     busy_ns: int,
     *,
     before_ns: int = _ALWAYS_NS,
-) -> int:
-    """By how much the demand of some interval exceeds it; 0: every deadline is kept.
+) -> bool:
+    """Whether in every interval there is room for what must end in it and what may block it.
 
-    For every t that is a deadline, what must end within t and what may block it has to fit:
-    dbf(t) + max{q_k : D_k > t} - 1 <= t. Exact for one segment in flight, where resuming is free.
+    For every t that is a deadline: dbf(t) + max{q_k : D_k > t} - 1 <= t. For one segment in flight
+    that is as exact as the response times; for more it refuses more.
 
     Args:
         loads: real-time tasks, as `edf_loads` made them.
@@ -143,15 +150,18 @@ def demand_overrun_ns(
     segments = [(load.deadline_ns, load.longest_ns) for load in loads]
     segments += [(_ALWAYS_NS if d is None else d, longest_ns) for d, longest_ns in blockers]
     slipped_ns = (depth - 1) * max((longest_ns for _, longest_ns in segments), default=0)
+    parts = [(x.deadline_ns, x.cost_ns + slipped_ns, x.period_ns, x.jitter_ns) for x in loads]
     deadlines = [_absolute_deadlines(load, busy_ns) for load in loads]
-    worst_ns = 0
     for time_ns in offsets_before(before_ns, *deadlines):
-        jobs = [load.arrivals(time_ns - load.deadline_ns + 1) for load in loads]
-        demand_ns = sum(n * load.cost_ns for n, load in zip(jobs, loads, strict=True))
+        demand_ns = -slipped_ns + sum(
+            (-(-(time_ns - deadline_ns + 1 + jitter_ns) // period_ns)) * cost_ns
+            for deadline_ns, cost_ns, period_ns, jitter_ns in parts
+            if time_ns >= deadline_ns
+        )
         first_ns = max((q for d, q in segments if d > time_ns), default=0)
-        blocking_ns = max(0, depth * first_ns - 1) + (sum(jobs) - 1) * slipped_ns
-        worst_ns = max(worst_ns, demand_ns + blocking_ns - time_ns)
-    return worst_ns
+        if demand_ns + max(0, depth * first_ns - 1) > time_ns:
+            return False
+    return True
 
 
 def _absolute_deadlines(load: Load, busy_ns: int) -> Iterator[int]:

@@ -22,6 +22,7 @@ from preempt_runtime.schedulability.loads import (
     Load,
     Unbounded,
     busy_period_ns,
+    jobs_demand,
     offsets_before,
     smallest_fixed_point,
 )
@@ -36,7 +37,13 @@ class Bounded:
 
 
 def fixed_priority_bound(
-    load: Load, loads: Sequence[Load], longest_lower_ns: int, depth: int, resume_cost_ns: int
+    load: Load,
+    loads: Sequence[Load],
+    longest_lower_ns: int,
+    depth: int,
+    resume_cost_ns: int,
+    *,
+    most_ns: int | None = None,
 ) -> Bounded | Unbounded:
     """The bound of one task.
 
@@ -46,6 +53,7 @@ def fixed_priority_bound(
         longest_lower_ns: the longest segment below its rank, best effort included; 0: none.
         depth: segments in flight.
         resume_cost_ns: what a job pays that goes on after another ran.
+        most_ns: a response beyond this is not computed: it counts as no bound.
     """
     level = charged_for_resuming(loads, depth, resume_cost_ns)
     slipped_ns = (depth - 1) * longest_lower_ns
@@ -55,6 +63,7 @@ def fixed_priority_bound(
         return busy_ns
     own = next(other for other in level if other.name == load.name)
     others = [other for other in level if other is not own]
+    others_ns = jobs_demand(others)
     response_ns, start_ns = 0, 1
     for offset_ns in _offsets(own, others, busy_ns, slipped_ns):
         own_jobs = own.arrivals(offset_ns + 1)
@@ -64,12 +73,13 @@ def fixed_priority_bound(
         fixed_ns = max(0, depth * longest_lower_ns - 1) + jobs_before * slipped_ns
         fixed_ns += own_jobs * own.cost_ns - (own.last_ns - 1)
 
-        def demand(window_ns: int, fixed_ns: int = fixed_ns) -> int:
-            return fixed_ns + sum(other.arrivals(window_ns) * other.cost_ns for other in others)
-
-        found_ns = smallest_fixed_point(demand, start_ns)
+        found_ns = smallest_fixed_point(
+            lambda window_ns, fixed_ns=fixed_ns: fixed_ns + others_ns(window_ns),  # type: ignore[misc]
+            start_ns,
+            None if most_ns is None else most_ns + offset_ns - own.last_ns + 1,
+        )
         if found_ns is None:
-            return Unbounded("the start of its last segment was not found")
+            return Unbounded("the start of its last segment was not found in time")
         start_ns = found_ns  # later releases start no earlier
         response_ns = max(response_ns, found_ns + own.last_ns - 1 - offset_ns)
     return Bounded(max(0, depth * longest_lower_ns - 1), response_ns)

@@ -1,9 +1,9 @@
 """Loads: tasks with every overhead in their costs, and the arithmetic that all analyses share."""
 
-from collections.abc import Callable, Iterable, Sequence
+import heapq
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import takewhile
 
 from preempt_runtime.schedulability.model import AnalysedTask, Assumptions, scaled_ns
 
@@ -103,18 +103,33 @@ def utilisation(loads: Iterable[Load], extra_ns: int = 0) -> Fraction:
     return sum((Fraction(x.cost_ns + extra_ns, x.period_ns) for x in loads), Fraction(0))
 
 
-def smallest_fixed_point(demand: Callable[[int], int], start_ns: int) -> int | None:
+def smallest_fixed_point(
+    demand: Callable[[int], int], start_ns: int, most_ns: int | None = None
+) -> int | None:
     """The smallest time from `start_ns` on that covers the demand; None if it is out of reach.
 
-    `demand` must not fall with time, and `start_ns` must not lie beyond the answer.
+    `demand` must not fall with time, and `start_ns` must not lie beyond the answer. An answer
+    beyond `most_ns` is not looked for.
     """
     time_ns = max(start_ns, 1)
     for _ in range(MAX_POINTS):
+        if most_ns is not None and time_ns > most_ns:
+            return None
         needed_ns = demand(time_ns)
         if needed_ns <= time_ns:
             return time_ns
         time_ns = needed_ns
     return None
+
+
+def jobs_demand(loads: Iterable[Load], extra_ns: int = 0) -> Callable[[int], int]:
+    """What all jobs that may be released in a window cost together, each `extra_ns` more."""
+    parts = [(x.cost_ns + extra_ns, x.period_ns, x.jitter_ns) for x in loads]
+
+    def demand(window_ns: int) -> int:  # Load.arrivals, inlined: nine tenths of all time go here
+        return sum(-(-(window_ns + jitter) // period) * cost for cost, period, jitter in parts)
+
+    return demand
 
 
 def busy_period_ns(loads: Sequence[Load], blocking_ns: int, per_job_ns: int) -> int | Unbounded:
@@ -127,11 +142,8 @@ def busy_period_ns(loads: Sequence[Load], blocking_ns: int, per_job_ns: int) -> 
     if share > 1 or (share == 1 and has_surplus):
         return Unbounded(f"jobs of its level and above ask for {_percent(share)} of the device")
 
-    def demand(window_ns: int) -> int:
-        jobs_ns = sum(load.arrivals(window_ns) * (load.cost_ns + per_job_ns) for load in loads)
-        return blocking_ns + jobs_ns
-
-    length_ns = smallest_fixed_point(demand, 1)
+    jobs_ns = jobs_demand(loads, per_job_ns)
+    length_ns = smallest_fixed_point(lambda window_ns: blocking_ns + jobs_ns(window_ns), 1)
     if length_ns is None or sum(load.arrivals(length_ns) for load in loads) > MAX_POINTS:
         return Unbounded(
             f"a busy period of over {MAX_POINTS} jobs is not examined, at {_percent(share)} of the"
@@ -149,9 +161,16 @@ def _percent(share: Fraction) -> str:
     return f"{float(100 * share):.4g} %"
 
 
-def offsets_before(end_ns: int, *offsets_ns: Iterable[int]) -> list[int]:
-    """The distinct offsets from 0 to `end_ns`, exclusive, ascending; each input ascends."""
-    found: set[int] = set()
-    for ascending in offsets_ns:
-        found.update(offset for offset in takewhile(lambda x: x < end_ns, ascending) if offset >= 0)
-    return sorted(found)
+def offsets_before(end_ns: int, *offsets_ns: Iterable[int]) -> Iterator[int]:
+    """The distinct offsets from 0 to `end_ns`, exclusive, ascending as each input is.
+
+    >>> list(offsets_before(9, (-3, 0, 4), (4, 7, 9)))
+    [0, 4, 7]
+    """
+    last_ns = -1
+    for offset_ns in heapq.merge(*offsets_ns):
+        if offset_ns >= end_ns:
+            return
+        if offset_ns > last_ns:
+            last_ns = offset_ns
+            yield offset_ns

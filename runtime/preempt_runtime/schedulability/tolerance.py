@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from preempt_runtime.schedulability.analysis import outcome_of
-from preempt_runtime.schedulability.edf import demand_overrun_ns, edf_busy_period_ns
+from preempt_runtime.schedulability.edf import edf_busy_period_ns, is_demand_met
 from preempt_runtime.schedulability.fixed_priority import Bounded
 from preempt_runtime.schedulability.loads import BEST_EFFORT_RANK, Load, Unbounded
 from preempt_runtime.schedulability.model import Assumptions
@@ -52,11 +52,9 @@ def deadline_tolerance_ns(
     def is_borne(longest_ns: int) -> bool:
         blockers = [(deadline_ns, longest_ns)] if longest_ns else []
         if deadline_ns is not None:
-            return not demand_overrun_ns(
-                charged, blockers, depth, deadline_ns, before_ns=deadline_ns
-            )
+            return is_demand_met(charged, blockers, depth, deadline_ns, before_ns=deadline_ns)
         busy_ns = edf_busy_period_ns(charged, longest_ns, depth)
-        return not isinstance(busy_ns, Unbounded) and not demand_overrun_ns(
+        return not isinstance(busy_ns, Unbounded) and is_demand_met(
             charged, blockers, depth, busy_ns
         )
 
@@ -77,10 +75,7 @@ def _largest(is_borne: Callable[[int], bool], most_ns: int) -> int | None:
 
 
 def _is_in_time(load: Load, loads: Sequence[Load], assumptions: Assumptions) -> bool:
-    outcome = outcome_of(load, loads, assumptions)
-    if not isinstance(outcome, Bounded):
-        return False
-    return load.deadline_ns == 0 or outcome.response_ns <= load.deadline_ns
+    return isinstance(outcome_of(load, loads, assumptions, in_time_only=True), Bounded)
 
 
 def _blocker(longest_ns: int) -> Load:
