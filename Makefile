@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := preemptc runtime/preempt_runtime models bench tests docs
 
-.PHONY: help setup demo test lint type unit test-gpu golden bench bench-gpu bench-gpu-pair bench-commands bench-policies bench-simulation bench-schedulability publish fuzz size clean
+.PHONY: help setup demo test lint type unit test-gpu golden bench bench-gpu bench-gpu-pair bench-commands bench-policies bench-simulation bench-schedulability bench-deadlines publish fuzz size clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -58,6 +58,9 @@ bench-simulation: setup ## Measure how many segments a second are simulated
 
 bench-schedulability: setup ## Check response-time bounds on 20,000 random task sets, count what cutting gains (6 minutes)
 	nice $(BIN)/python -m bench.schedulability
+
+bench-deadlines: setup ## Run five networks with deadlines on this machine (30 minutes, leave it alone meanwhile)
+	$(BIN)/python -m bench.deadlines
 
 publish: setup ## Put the newest results into docs/results and the README
 	$(BIN)/python -m bench.publish

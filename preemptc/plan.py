@@ -177,6 +177,7 @@ def _problem(taskset: TaskSetSpec, costs: Mapping[str, TaskCosts], options: Plan
             resume_cost_ns=taskset.resume_cost_ns,
             dispatch_ns=options.dispatch_ns,
             margin_frac=taskset.margin_frac if margin_frac is None else margin_frac,
+            corun_factor=taskset.corun_factor,
         ),
     )
 

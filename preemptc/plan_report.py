@@ -80,6 +80,8 @@ def _summary(plan: TaskSetPlan) -> Table:
     ):
         if value_ns:
             values[label] = fmt_ns(value_ns)
+    if assumed.corun_factor > 1:
+        values["overlapping"] = f"{assumed.corun_factor:g} times every cost"
     return facts(f"{plan.taskset.name} under {bound.policy}", values)
 
 

@@ -170,7 +170,7 @@ class Job:
         self.is_cancel_asked = False
         self.is_done = False  # state.is_final, which takes 0.25 us
         self.lock = threading.Lock()
-        self._callbacks: list[Callable[[], object]] = []
+        self._callbacks: list[Callable[[], object]] | None = None
 
     def take_over(self, task: Task) -> None:
         """Its task has other values now; it keeps the deadline of its release."""
@@ -245,15 +245,19 @@ class Job:
         """Call it once the job has ended; at once if it has."""
         with self.lock:
             if not self.is_done:
+                if self._callbacks is None:
+                    self._callbacks = []
                 self._callbacks.append(callback)
                 return
         callback()
 
     def notify(self) -> None:
         """Tell everyone who waits; what they raise is theirs and must not stop the dispatcher."""
+        if self._callbacks is None:  # it has ended, so none can come any more
+            return
         with self.lock:
-            callbacks, self._callbacks = self._callbacks, []
-        for callback in callbacks:
+            callbacks, self._callbacks = self._callbacks, None
+        for callback in callbacks or ():
             try:
                 callback()
             except Exception:

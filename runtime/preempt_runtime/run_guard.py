@@ -37,7 +37,10 @@ class RunGuard:
         self, taskset: TaskSetSpec, loaded: LoadedTaskSet, *, policy: str, depth: int
     ) -> None:
         assumptions = Assumptions(
-            depth=depth, resume_cost_ns=taskset.resume_cost_ns, margin_frac=taskset.margin_frac
+            depth=depth,
+            resume_cost_ns=taskset.resume_cost_ns,
+            margin_frac=taskset.margin_frac,
+            corun_factor=taskset.corun_factor,
         )
         self.admission = Admission(policy=policy, mode=taskset.admit, assumptions=assumptions)
         costs = {

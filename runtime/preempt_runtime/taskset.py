@@ -21,6 +21,7 @@ _MAX_THREADS = 1024
 _MAX_FILES = 100
 _MAX_MARGIN_FRAC = 10.0
 _DEFAULT_MARGIN_FRAC = 0.1
+_MAX_CORUN_FACTOR = 1000.0
 DEFAULT_POLICY = "fixed-priority"
 Drift = Literal["say", "readmit", "shed"]
 DRIFT: tuple[Drift, ...] = ("say", "readmit", "shed")
@@ -30,7 +31,8 @@ DRIFT: tuple[Drift, ...] = ("say", "readmit", "shed")
 class TaskSetSpec:
     """The tasks that share one device; `threads` is None where any plan's threads will do.
 
-    `margin_frac` is what bounds add to every observed maximum, `resume_cost_ns` what a preempted
+    `margin_frac` is what bounds add to every observed maximum, `corun_factor` how much longer
+    segments were measured to take while others overlap with them, `resume_cost_ns` what a preempted
     job pays when it goes on, `depth` how many segments may be in flight. `admit` and `drift` say
     what becomes of a task that has no bound, or has it no more. `includes` are the other files that
     tasks were read from.
@@ -47,6 +49,7 @@ class TaskSetSpec:
     drift: Drift = "say"
     depth: int = 1
     resume_cost_ns: int = 0
+    corun_factor: float = 1.0
     includes: tuple[Path, ...] = ()
 
     @property
@@ -68,7 +71,7 @@ def read_taskset(path: Path, *, seed: int | None = None) -> TaskSetSpec:
     head = document.table("taskset", f"{path}: [taskset]", default={})
     head.allow(
         *("name", "seed", "threads", "policy", "include"),
-        *("margin", "admit", "drift", "depth", "resume_cost"),
+        *("margin", "corun", "admit", "drift", "depth", "resume_cost"),
     )
     if seed is None:
         seed = head.integer("seed", 0, MAX_SEED, default=0)
@@ -89,7 +92,8 @@ def read_taskset(path: Path, *, seed: int | None = None) -> TaskSetSpec:
         threads=head.integer("threads", 1, _MAX_THREADS) if head.has("threads") else None,
         policy=policy,
         tasks=tasks,
-        margin_frac=_read_margin(head),
+        margin_frac=_read_number(head, "margin", 0, _MAX_MARGIN_FRAC, _DEFAULT_MARGIN_FRAC),
+        corun_factor=_read_number(head, "corun", 1, _MAX_CORUN_FACTOR, 1.0),
         admit=cast(Admit, head.choice("admit", ADMIT, default="off")),
         drift=cast(Drift, head.choice("drift", DRIFT, default="say")),
         depth=head.integer("depth", 1, MAX_DEPTH, default=1),
@@ -126,13 +130,13 @@ def _tables(
     return found
 
 
-def _read_margin(head: TomlTable) -> float:
-    if not head.has("margin"):
-        return _DEFAULT_MARGIN_FRAC
-    margin_frac = head.number("margin")
-    if not 0 <= margin_frac <= _MAX_MARGIN_FRAC:
-        raise head.error("margin", f"a share from 0 to {_MAX_MARGIN_FRAC:g}, such as 0.1")
-    return margin_frac
+def _read_number(head: TomlTable, key: str, least: float, most: float, default: float) -> float:
+    if not head.has(key):
+        return default
+    value = head.number(key)
+    if not least <= value <= most:
+        raise head.error(key, f"a number from {least:g} to {most:g}")
+    return value
 
 
 def _refuse_duplicates(tasks: list[tuple[Path, int, Any, str]]) -> None:

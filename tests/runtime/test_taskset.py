@@ -110,6 +110,7 @@ def test_every_key_is_documented() -> None:
         "arrival_file": "path",
         "is_best_effort": "best_effort",
         "margin_frac": "margin",
+        "corun_factor": "corun",
         "resume_cost_ns": "resume_cost",
         "includes": "include",
         "max_segment_ns": "max_segment",
@@ -502,8 +503,9 @@ def test_wrong_costs_are_named_with_their_place(folder: Path, keys: str, message
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("margin = -0.1", "a share from 0 to 10"),
-        ("margin = nan", "a share from 0 to 10"),
+        ("margin = -0.1", "a number from 0 to 10"),
+        ("margin = nan", "a number from 0 to 10"),
+        ("corun = 0.5", "a number from 1 to 1000"),
         ('admit = "maybe"', "one of refuse, warn, off"),
         ("depth = 0", "an integer from 1 to 16"),
         ('resume_cost = "-1us"', "duration"),

@@ -105,6 +105,13 @@ def test_people_see_the_same_figures_and_where_they_come_from(work: Path) -> Non
     assert row[1:5] == ["9.65", "ms", "1", "9.65"]
 
 
+def test_overlapping_segments_cost_what_was_measured_of_overlapping(work: Path) -> None:
+    slower = ROBOT.replace('name = "robot"', 'name = "robot"\nmargin = 0.0\ncorun = 1.25', 1)
+    found = json.loads(plan(slower, work, "--json").stdout)
+    assert found["tasks"][0]["cost_ns"] == 10_000_000
+    assert "overlapping  1.25 times every cost" in plan(slower, work).stdout
+
+
 def test_a_late_task_is_named_with_a_change_that_helps(work: Path) -> None:
     bad = ROBOT.replace('"90ms"', '"90ms"\nmax_segment = "20ms"')
     result = plan(bad, work, code=1)

@@ -1,0 +1,203 @@
+"""From blocks of the deadline benchmark to its result and page."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any
+
+from bench.deadline_tally import TaskTally
+from bench.intervals import median_interval, quantiles_of
+from bench.publish import where
+from preempt_runtime.cost_watch import CostDrift
+from preempt_runtime.schedulability import SetBound
+from preempt_runtime.units import fmt_bytes, fmt_ns
+
+MAX_OVERLOAD_RATIO = 1.15
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockResult:
+    """One variant, run once; `rss_bytes` is the process's memory before and after."""
+
+    variant: str
+    tasks: Mapping[str, TaskTally]
+    drifts: Mapping[str, CostDrift]
+    busy_frac: float
+    rss_bytes: tuple[int, int]
+
+
+def result_of(
+    blocks: Sequence[BlockResult],
+    *,
+    bound: SetBound,
+    num_segments: Mapping[str, int],
+    costs_ns: Mapping[str, int],
+    settings: Mapping[str, Any],
+    machine: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The result as it is written.
+
+    Args:
+        blocks: in the order in which they ran.
+        bound: of the compiled set.
+        num_segments: of each network as it was cut.
+        costs_ns: each whole network's median, from which the periods were made.
+        settings: the command and what it was given.
+        machine: where this ran.
+    """
+    variants = dict.fromkeys(block.variant for block in blocks)
+    return {
+        "settings": dict(settings),
+        "tasks": {
+            task.name: {
+                "whole_p50_ns": costs_ns[task.name],
+                "period_ns": task.deadline_ns,
+                "num_segments": num_segments[task.name],
+                "cost_bound_ns": task.cost_ns,
+                "longest_bound_ns": task.longest_ns,
+                "response_bound_ns": task.response_ns,
+            }
+            for task in bound.tasks
+        },
+        "bound_source": bound.source,
+        "is_schedulable": bound.is_schedulable,
+        "variants": {name: _variant(name, blocks) for name in variants},
+        "overload": _overload(blocks, bound.tasks[0].name),
+        "machine": dict(machine),
+    }
+
+
+def _variant(name: str, blocks: Sequence[BlockResult]) -> dict[str, Any]:
+    mine = [block for block in blocks if block.variant == name]
+    return {
+        "blocks": len(mine),
+        "busy_frac": round(median(block.busy_frac for block in mine), 4),
+        "tasks": {
+            task: {
+                **_task([block.tasks[task] for block in mine if task in block.tasks]),
+                "segments_over_allowed": sum(block.drifts[task].num_exceeded for block in mine),
+                "segments_run": sum(block.drifts[task].num_segments_run for block in mine),
+            }
+            for task in mine[0].drifts
+        },
+    }
+
+
+def _task(tallies: Sequence[TaskTally]) -> dict[str, Any]:
+    finished = [response_ns for tally in tallies for response_ns in tally.response_ns]
+    return {
+        "jobs": sum(tally.jobs for tally in tallies),
+        "finished": len(finished),
+        "missed": sum(tally.missed for tally in tallies),
+        "missed_with_steal": sum(tally.missed_with_steal for tally in tallies),
+        "dropped": sum(tally.dropped for tally in tallies),
+        "response": asdict(quantiles_of(finished)) if finished else None,
+    }
+
+
+def _overload(blocks: Sequence[BlockResult], top: str) -> dict[str, Any]:
+    """The most urgent task's p99 under 150 % over that of the same round's 70 %, and memory."""
+
+    def p99s(variant: str) -> list[int]:
+        mine = [block for block in blocks if block.variant == variant]
+        return [quantiles_of(block.tasks[top].response_ns).p99_ns for block in mine]
+
+    pairs = zip(p99s("150 %"), p99s("with points"), strict=True)
+    ratios = [round(over_ns / normal_ns, 4) for over_ns, normal_ns in pairs]
+    interval = median_interval(ratios, seed=0)
+    loaded = [block for block in blocks if block.variant == "150 %"]
+    return {
+        "task": top,
+        "p99_ratio": {"median": interval.median, "low": interval.low, "high": interval.high},
+        "p99_ratios": ratios,
+        "p99_ratio_is_reached": interval.median <= MAX_OVERLOAD_RATIO,
+        "rss_bytes": [block.rss_bytes for block in loaded],
+    }
+
+
+def page(result: Mapping[str, Any]) -> str:
+    """The result as a document."""
+    return "\n".join(
+        [
+            "# Deadlines on a processor: five networks, with and without preemption points\n",
+            *_introduction(result),
+            "## The task set\n",
+            *_set_table(result),
+            *(line for name in result["variants"] for line in _variant_table(name, result)),
+            "## Overload\n",
+            *_overload_lines(result),
+            "",
+        ]
+    )
+
+
+def _introduction(result: Mapping[str, Any]) -> list[str]:
+    settings = result["settings"]
+    return [
+        f"`{settings['command']}`; {where(result['machine'])}.",
+        f"Each network takes the same share of {settings['load']:.0%} of the machine; its deadline"
+        " is its period; rate-monotonic",
+        "priorities. `preemptc plan --compile` chose the bounds; response-time bounds rest on the"
+        f" maxima measured at compile time and a\nmargin of {settings['margin_frac']:.0%}. The"
+        " variants run in turn, block by block, in one process; `uncut` has the same releases and"
+        " priorities\nas `with points`. A miss *with steal* is one during which the hypervisor gave"
+        " time of this machine to others.\n",
+    ]
+
+
+def _set_table(result: Mapping[str, Any]) -> list[str]:
+    lines = [
+        "| task | whole p50 | period = deadline | segments | longest, with margin |"
+        " response bound |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for name, task in result["tasks"].items():
+        bound_ns = task["response_bound_ns"]
+        lines.append(
+            f"| {name} | {fmt_ns(task['whole_p50_ns'])} | {fmt_ns(task['period_ns'])} |"
+            f" {task['num_segments']} | {fmt_ns(task['longest_bound_ns'])} |"
+            f" {'none' if bound_ns is None else fmt_ns(bound_ns)} |"
+        )
+    verdict = "every deadline is kept" if result["is_schedulable"] else "not schedulable"
+    return [*lines, "", f"The analysis says: {verdict} ({result['bound_source']} costs).", ""]
+
+
+def _variant_table(name: str, result: Mapping[str, Any]) -> list[str]:
+    variant = result["variants"][name]
+    lines = [
+        f"## {name.capitalize()}\n",
+        f"{variant['blocks']} blocks, the device busy {variant['busy_frac']:.0%} of the time.\n",
+        "| task | jobs | missed | of them with steal | dropped | response p50 | p99 | max |"
+        " max over bound | segments over the allowed time |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for task in result["tasks"]:
+        found = variant["tasks"][task]
+        response = found["response"]
+        times = ["-"] * 3
+        ratio = "-"
+        if response is not None:
+            times = [fmt_ns(response[key]) for key in ("p50_ns", "p99_ns", "max_ns")]
+            bound_ns = result["tasks"][task]["response_bound_ns"]
+            if bound_ns is not None and name == "with points":
+                ratio = f"{response['max_ns'] / bound_ns:.2f}"
+        lines.append(
+            f"| {task} | {found['jobs']} | {found['missed']} | {found['missed_with_steal']} |"
+            f" {found['dropped']} | {' | '.join(times)} | {ratio} |"
+            f" {found['segments_over_allowed']} of {found['segments_run']} |"
+        )
+    return [*lines, ""]
+
+
+def _overload_lines(result: Mapping[str, Any]) -> list[str]:
+    overload = result["overload"]
+    ratio = overload["p99_ratio"]
+    verdict = "reached" if overload["p99_ratio_is_reached"] else "NOT reached"
+    after = [after for _, after in overload["rss_bytes"]]
+    return [
+        f"* {verdict}: {overload['task']}'s p99 at 150 % over that at 70 %, round by round:"
+        f" {ratio['median']:.3f} [{ratio['low']:.3f}, {ratio['high']:.3f}], asked at most"
+        f" {MAX_OVERLOAD_RATIO}",
+        f"* memory of the process after the first overloaded block {fmt_bytes(after[0])}, after the"
+        f" last {fmt_bytes(after[-1])} (each block loads all bundles anew)",
+    ]
