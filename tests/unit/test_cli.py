@@ -826,12 +826,10 @@ def test_verify_skips_a_plan_for_another_machine(
 ) -> None:
     manifest = bundle / "manifest.json"
     document = json.loads(manifest.read_text())
-    portable = {**document["plans"][0], "id": "later", "key": None, "source": "estimated"}
-    portable["chained"] = None
-    portable["segments"] = [
-        {**segment, "latency": None, "path": f"graph/segment-{idx:03d}.onnx"}
-        for idx, segment in enumerate(portable["segments"])
-    ]
+    (whole,) = (plan for plan in document["plans"] if plan["id"] == "whole")
+    portable = {**whole, "id": "later", "key": None, "source": "estimated", "chained": None}
+    (segment,) = whole["segments"]
+    portable["segments"] = [{**segment, "latency": None, "path": "graph/model.onnx"}]
     document["plans"].append(portable)
     manifest.write_text(json.dumps(document))
     found = {plan["id"]: plan for plan in run.json("verify", bundle)["plans"]}
