@@ -36,11 +36,11 @@ _QUANTILE = "max"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanOptions:
-    """What a plan depends on beside the task set; `margin_frac` replaces the set's own."""
+    """What a plan depends on beside the task set; a margin or dispatch replaces the set's own."""
 
     target: str
     margin_frac: float | None = None
-    dispatch_ns: int = 0
+    dispatch_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,7 +164,7 @@ def compile_plan(
 
 
 def _problem(taskset: TaskSetSpec, costs: Mapping[str, TaskCosts], options: PlanOptions) -> Problem:
-    margin_frac = options.margin_frac
+    margin_frac, dispatch_ns = options.margin_frac, options.dispatch_ns
     return Problem(
         tasks=tuple(_analysed(task, costs[task.name]) for task in taskset.tasks),
         fronts={name: found.front for name, found in costs.items()},
@@ -175,7 +175,7 @@ def _problem(taskset: TaskSetSpec, costs: Mapping[str, TaskCosts], options: Plan
         assumptions=Assumptions(
             depth=taskset.depth,
             resume_cost_ns=taskset.resume_cost_ns,
-            dispatch_ns=options.dispatch_ns,
+            dispatch_ns=taskset.dispatch_ns if dispatch_ns is None else dispatch_ns,
             margin_frac=taskset.margin_frac if margin_frac is None else margin_frac,
             corun_factor=taskset.corun_factor,
         ),

@@ -105,6 +105,14 @@ def test_people_see_the_same_figures_and_where_they_come_from(work: Path) -> Non
     assert row[1:5] == ["9.65", "ms", "1", "9.65"]
 
 
+def test_what_dispatching_costs_stands_in_the_file_unless_the_command_says_otherwise(
+    work: Path,
+) -> None:
+    slower = ROBOT.replace('name = "robot"', 'name = "robot"\ndispatch = "50us"', 1)
+    assert document(slower, work)["tasks"][0]["cost_ns"] == 8_850_000
+    assert document(slower, work, "--dispatch", "70us")["tasks"][0]["cost_ns"] == 8_870_000
+
+
 def test_overlapping_segments_cost_what_was_measured_of_overlapping(work: Path) -> None:
     slower = ROBOT.replace('name = "robot"', 'name = "robot"\nmargin = 0.0\ncorun = 1.25', 1)
     found = json.loads(plan(slower, work, "--json").stdout)
