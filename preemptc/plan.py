@@ -93,8 +93,10 @@ def plan_taskset(
     """The least costly cuts under which the analysis finds every deadline kept, if there are any.
 
     Raises:
+        InputError: tasks that name one bundle name different models or profiles for it.
         PreemptError: costs cannot be found, or a task lacks what the policy needs.
     """
+    _refuse_two_into_one(taskset.tasks)
     where = CostOptions(target=options.target, threads=_threads(taskset, options.target))
     costs = costs_of_tasks(taskset.tasks, where, cache, progress)
     progress("analysis", 0.0)
@@ -137,13 +139,14 @@ def compile_plan(
                 f"task {task.name!r}: no bundle to compile {task.model} into; write bundle ="
                 f" {task.model.stem + '.bundle'!r}, or leave --compile out"
             )
+    compiled = {each.bundle for each in plan.compilations}
     for each in plan.compilations:
         assert each.bundle is not None
         compile_model(each.model, each.bundle, _compile_options(each), cache, progress)
     costs = {
-        task.name: plan.costs[task.name]
-        if task.model is None or task.bundle is None
-        else bundle_costs(task.bundle, task.plan)
+        task.name: bundle_costs(task.bundle, task.plan)
+        if task.bundle is not None and task.bundle in compiled
+        else plan.costs[task.name]
         for task in plan.taskset.tasks
     }
     chosen = {
@@ -161,6 +164,24 @@ def compile_plan(
         changes=() if choice.is_schedulable else single_changes(problem, choice),
         is_compiled=True,
     )
+
+
+def _refuse_two_into_one(tasks: tuple[TaskSpec, ...]) -> None:
+    """A bundle holds one network, cut by one profile."""
+    first: dict[Path, TaskSpec] = {}
+    for task in tasks:
+        if task.model is None or task.bundle is None:
+            continue
+        other = first.setdefault(task.bundle, task)
+        for key, mine, its in (
+            ("model", task.model, other.model),
+            ("profile", task.profile, other.profile),
+        ):
+            if mine != its:
+                raise InputError(
+                    f"task {task.name!r}: {key} {mine} for bundle {task.bundle}, task"
+                    f" {other.name!r} has {its}; give each its own bundle, or both the same {key}"
+                )
 
 
 def _problem(taskset: TaskSetSpec, costs: Mapping[str, TaskCosts], options: PlanOptions) -> Problem:
@@ -200,12 +221,12 @@ def _compilations(
     taskset: TaskSetSpec, limits_ns: Mapping[str, int | None], target: str
 ) -> tuple[Compilation, ...]:
     """One per bundle; of tasks that share it, the smallest bound counts."""
-    found: dict[tuple[Path, Path | None], Compilation] = {}
+    found: dict[tuple[Path | None, ...], Compilation] = {}
     for task in taskset.tasks:
         if task.model is None:
             continue
         limit_ns = task.max_segment_ns if task.max_segment_ns else limits_ns[task.name]
-        place = (task.model, task.bundle)
+        place = (task.model, task.bundle, task.profile)
         if place in found and found[place].max_segment_ns is not None:
             others_ns = found[place].max_segment_ns or 0
             limit_ns = others_ns if limit_ns is None else min(limit_ns, others_ns)

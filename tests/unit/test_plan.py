@@ -251,6 +251,36 @@ def test_a_network_without_a_bundle_cannot_be_compiled(work: Path) -> None:
     assert "task 'idle': no bundle to compile" in result.stderr
 
 
+def test_a_task_that_shares_a_bundle_is_judged_by_what_was_compiled(work: Path) -> None:
+    text = NETWORKS.replace("idle.bundle", "shared.bundle").replace("urgent.bundle", "idle.bundle")
+    document(text, work, "--compile")
+    shared = NETWORKS.replace("urgent.bundle", "idle.bundle")
+    text = shared.replace('model = "tiny.onnx"\n', "", 1).replace("tiny.onnx", "long.onnx")
+    before = document(text, work)["tasks"][0]["segment_ns"]
+    after = document(text, work, "--compile")
+    assert after["tasks"][0]["segment_ns"] == after["tasks"][1]["segment_ns"] != before
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ('model = "long.onnx"', "model .*long.onnx for bundle .*, task 'urgent' has .*tiny.onnx"),
+        (
+            'model = "tiny.onnx"\nprofile = "p.json"',
+            "profile .*p.json for bundle .*, task 'urgent' has None",
+        ),
+    ],
+)
+def test_two_networks_or_profiles_for_one_bundle_are_refused(
+    line: str, found: str, work: Path
+) -> None:
+    (work / "p.json").touch()
+    head, task, idle = NETWORKS.replace("idle.bundle", "urgent.bundle").rpartition("[[task]]")
+    text = head + task + idle.replace('model = "tiny.onnx"', line)
+    result = plan(text, work, code=1)
+    assert re.search(found, result.stderr)
+
+
 def test_fronts_of_networks_are_their_pareto_fronts() -> None:
     costs = SegmentCosts(
         positions=tuple(range(401)), work_ns=(1000,) * 400, boundary_ns=(0, *[10] * 399)
