@@ -97,7 +97,11 @@ def plan_taskset(
         PreemptError: costs cannot be found, or a task lacks what the policy needs.
     """
     _refuse_two_into_one(taskset.tasks)
-    where = CostOptions(target=options.target, threads=_threads(taskset, options.target))
+    where = CostOptions(
+        target=options.target,
+        threads=_threads(taskset, options.target),
+        bundle_threads=taskset.threads,
+    )
     costs = costs_of_tasks(taskset.tasks, where, cache, progress)
     progress("analysis", 0.0)
     problem = _problem(taskset, costs, options)
@@ -144,7 +148,7 @@ def compile_plan(
         assert each.bundle is not None
         compile_model(each.model, each.bundle, _compile_options(each), cache, progress)
     costs = {
-        task.name: bundle_costs(task.bundle, task.plan)
+        task.name: bundle_costs(task.bundle, task.plan, plan.taskset.threads)
         if task.bundle is not None and task.bundle in compiled
         else plan.costs[task.name]
         for task in plan.taskset.tasks

@@ -50,6 +50,7 @@ def _task_document(plan: TaskSetPlan, task: TaskBound) -> Mapping[str, Any]:
         "segment_ns": list(plan.choice.cut_of(task.name)),
         "max_segment_ns": plan.limits_ns[task.name],
         "origin": costs.origin,
+        "machine": costs.machine,
     }
 
 
@@ -86,10 +87,13 @@ def _summary(plan: TaskSetPlan) -> Table:
 
 
 def _costs_lines(plan: TaskSetPlan) -> list[str]:
-    by_source: dict[str, list[str]] = {}
+    names: dict[tuple[str, str | None], list[str]] = {}
     for name, costs in plan.costs.items():
-        by_source.setdefault(costs.source, []).append(name)
-    return [f"{_SOURCES[source]} ({', '.join(names)})" for source, names in by_source.items()]
+        names.setdefault((costs.source, costs.machine), []).append(name)
+    return [
+        f"{_SOURCES[source]}{'' if machine is None else f' on {machine}'} ({', '.join(found)})"
+        for (source, machine), found in names.items()
+    ]
 
 
 def _task_table(plan: TaskSetPlan) -> Table:

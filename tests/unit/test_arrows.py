@@ -22,6 +22,7 @@ HOST_MAY_IMPORT = {
     "manifest_check",
     "manifest_json",
     "output_file",
+    "plan_choice",
     "schedulability",
     "schedulability.changes",
     "start",

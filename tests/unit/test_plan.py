@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ from click.testing import CliRunner, Result
 from models.make import make
 from preempt_runtime.bundle import open_bundle
 from preempt_runtime.errors import BundleError
+from preempt_runtime.manifest import Latency
 from preempt_runtime.task_table import CostSpec
 from preemptc import replan
 from preemptc.backends.ort import profiler
 from preemptc.cli import main
 from preemptc.plan_costs import bundle_costs, front_of_network
 from preemptc.search import SegmentCosts, pareto_front
+from tests.runtime.fake_bundles import manifest_of, write_bundle
 
 ROBOT = """\
 [taskset]
@@ -206,8 +209,37 @@ def test_networks_are_profiled_compiled_and_judged_by_what_was_measured(work: Pa
     assert (
         document(bundles_alone, work)["tasks"][0]["segment_ns"] == again["tasks"][0]["segment_ns"]
     )
-    with pytest.raises(BundleError, match="no plan is called 'x'; there are "):
-        bundle_costs(work / "idle.bundle", "x")
+    with pytest.raises(BundleError, match="no plan 'x', it holds "):
+        bundle_costs(work / "idle.bundle", "x", None)
+
+
+def test_the_plan_of_a_bundle_is_the_one_that_is_simulated(tmp_path: Path) -> None:
+    manifest = manifest_of((1000, 1000))
+    cut, whole = manifest.plans
+    latency = Latency(p50_ns=1900, p99_ns=2000, max_ns=2100, num_samples=9)
+    segments = tuple(replace(segment, latency=latency) for segment in whole.segments)
+    measured = replace(whole, source="measured", segments=segments)
+    write_bundle(tmp_path / "net.bundle", replace(manifest, plans=(cut, measured)))
+    for threads in (None, 2):
+        costs = bundle_costs(tmp_path / "net.bundle", None, threads)
+        assert (costs.front.cuts, costs.source) == (((2100,),), "measured")
+    assert bundle_costs(tmp_path / "net.bundle", "cut", None).source == "estimated"
+    with pytest.raises(BundleError, match="no plan for 3 threads, it holds 'cut'"):
+        bundle_costs(tmp_path / "net.bundle", None, 3)
+    text = ROBOT.replace('cost = "8ms"', 'bundle = "net.bundle"')
+    assert "measured maxima on Testium 1 (detector)" in plan(text, tmp_path).stdout
+    assert document(text, tmp_path)["tasks"][0]["machine"] == "Testium 1"
+    others = ROBOT.replace("[taskset]", "[taskset]\nthreads = 3")
+    result = plan(others.replace('cost = "8ms"', 'bundle = "net.bundle"'), tmp_path, code=1)
+    assert "no plan for 3 threads" in result.stderr
+
+
+def test_a_bundle_without_plans_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "net.bundle").mkdir()
+    manifest = replace(manifest_of(), plans=(), keys={}, artefacts=())
+    write_bundle(tmp_path / "net.bundle", manifest)
+    with pytest.raises(BundleError, match="no plan, it holds none; compile its model again"):
+        bundle_costs(tmp_path / "net.bundle", None, None)
 
 
 ESTIMATED = NETWORKS.replace("tiny", "long")  # on a GPU that is elsewhere: the same everywhere
