@@ -109,6 +109,7 @@ def read_task(
     name = TomlTable(where=f"{path}: [[task]] number {number}", entries=entries).text("name")
     table = TomlTable(where=f"{path}: [[task]] {name!r}", entries=entries)
     table.allow(*_KEYS)
+    _refuse_idle_keys(table)
     model, cost = _read_file(table, "model", path.parent), _read_cost(table)
     is_best_effort = table.flag("best_effort")
     arrival, arrival_file = _read_releases(table, name, path.parent)
@@ -135,6 +136,21 @@ def read_task(
         jitter_ns=jitter_ns,
         late=_read_late(table, period_ns),
     )
+
+
+def _refuse_idle_keys(table: TomlTable) -> None:
+    """Refuse what would be read and then change nothing."""
+    costs = next((key for key in ("cost", "segments") if table.has(key)), None)
+    if table.has("model") and costs is not None:
+        raise InputError(f"{table.where}: found both model and {costs}; leave one of them out")
+    for key, needed in (
+        ("profile", ("model",)),
+        ("point_cost", ("cost",)),
+        ("max_segment", ("model", "cost")),
+        ("plan", ("bundle",)),
+    ):
+        if table.has(key) and not any(map(table.has, needed)):
+            raise table.error(key, f"only beside {' or '.join(needed)}; leave it out")
 
 
 def _read_bundle_path(
