@@ -10,6 +10,7 @@ from pathlib import Path
 
 from preempt_runtime.errors import InputError
 from preempt_runtime.schedulability import (
+    ANALYSED_POLICIES,
     AnalysedTask,
     Assumptions,
     Change,
@@ -284,7 +285,11 @@ def _why(bound: TaskBound) -> str:
 def _advice(plan: TaskSetPlan) -> str:
     if plan.changes:
         return f"this alone would do: {plan.changes[0].text}"
+    if plan.taskset.policy not in ANALYSED_POLICIES:
+        return f"take one of {', '.join(ANALYSED_POLICIES)}"
     is_fifo = plan.taskset.policy == "fifo"
+    if is_fifo and plan.taskset.depth > 1:
+        return "write depth = 1, or take another policy"
     unknown = [
         task.name
         for task in plan.taskset.tasks

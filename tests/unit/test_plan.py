@@ -15,6 +15,8 @@ from models.make import make
 from preempt_runtime.bundle import open_bundle
 from preempt_runtime.errors import BundleError
 from preempt_runtime.manifest import Latency
+from preempt_runtime.policies import POLICIES
+from preempt_runtime.schedulability import ANALYSED_POLICIES
 from preempt_runtime.task_table import CostSpec
 from preemptc import replan
 from preemptc.backends.ort import profiler
@@ -148,9 +150,18 @@ def test_in_order_of_release_best_effort_needs_a_period_too(work: Path) -> None:
     assert "write a period for 'captioner', or take another policy" in result.stderr
 
 
-def test_a_policy_without_analysis_is_refused(work: Path) -> None:
-    result = plan(ROBOT.replace("[taskset]", '[taskset]\npolicy = "llf"'), work, code=1)
-    assert "no analysis for policy 'llf', only for fixed-priority, " in result.stdout
+@pytest.mark.parametrize("policy", sorted(set(POLICIES) - set(ANALYSED_POLICIES)))
+def test_a_policy_without_analysis_is_refused(policy: str, work: Path) -> None:
+    result = plan(ROBOT.replace("[taskset]", f'[taskset]\npolicy = "{policy}"'), work, code=1)
+    assert f"no analysis for policy '{policy}', only for fixed-priority, " in result.stdout
+    advice = "; take one of fixed-priority, rate-monotonic, deadline-monotonic, edf, fifo"
+    assert result.stderr.strip().endswith(advice)
+
+
+def test_order_of_release_with_several_in_flight_is_told_what_would_help(work: Path) -> None:
+    text = ROBOT.replace("[taskset]", '[taskset]\npolicy = "fifo"\ndepth = 2')
+    result = plan(text, work, code=1)
+    assert result.stderr.strip().endswith("; write depth = 1, or take another policy")
 
 
 def test_edf_needs_no_priorities(work: Path) -> None:
