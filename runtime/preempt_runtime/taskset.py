@@ -32,9 +32,9 @@ class TaskSetSpec:
     """The tasks that share one device; `threads` is None where any plan's threads will do.
 
     `margin_frac` is what bounds add to every observed maximum, `corun_factor` how much longer
-    segments were measured to take while others overlap with them, `resume_cost_ns` what a preempted
-    job pays when it goes on, `dispatch_ns` what bounds add to every segment for copies and the
-    dispatcher, `depth` how many segments may be in flight. `admit` and `drift` say
+    segments were measured to take beside kernels outside this run's order, `resume_cost_ns` what a
+    preempted job pays when it goes on, `dispatch_ns` what bounds add to every segment for copies
+    and the dispatcher, `depth` how many segments may be in flight. `admit` and `drift` say
     what becomes of a task that has no bound, or has it no more. `includes` are the other files that
     tasks were read from.
     """

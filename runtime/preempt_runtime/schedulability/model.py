@@ -19,7 +19,7 @@ class Assumptions:
 
     `depth` segments may be in flight; a job that goes on after another ran pays
     `resume_cost_ns`, every segment `dispatch_ns`; every cost is first multiplied by
-    `corun_factor` (measured: how much longer kernels take that overlap others'), then raised by
+    `corun_factor` (measured: how much longer kernels take beside those of others), then raised by
     `margin_frac`. Both count in millionths.
     """
 
