@@ -96,7 +96,7 @@ def _hurting(
 ) -> list[int]:
     if task.name == target.name:
         return _dense(task, start_ns + later_ns, start_ns + end_ns)
-    deadline_ns, own_ns = task.effective_deadline_ns or 0, target.effective_deadline_ns or 0
+    deadline_ns, own_ns = task.implicit_deadline_ns or 0, target.implicit_deadline_ns or 0
     is_lower = task.is_best_effort or (task.priority or 0) < (target.priority or 0)
     if not is_lower and deadline_ns <= own_ns:
         return _dense(task, start_ns, start_ns + end_ns)

@@ -21,14 +21,13 @@ from preempt_runtime.schedulability import (
     segment_limits,
     single_changes,
 )
-from preempt_runtime.schedulability.changes import exact, rounded_down_ns
 from preempt_runtime.task_table import TaskSpec
 from preempt_runtime.taskset import TaskSetSpec
-from preempt_runtime.units import fmt_ns
+from preempt_runtime.units import fmt_exact_ns, fmt_ns, rounded_down_ns
 from preemptc.backends import BackendOptions, Progress
 from preemptc.cache import BuildCache
 from preemptc.pipeline import CompileOptions, compile_model
-from preemptc.plan_costs import CostOptions, TaskCosts, bundle_costs, costs_of_tasks
+from preemptc.plan_costs import CostOptions, NetworkCuts, bundle_costs, costs_of_tasks
 from preemptc.replan import Goal
 from preemptc.targets import CPU
 
@@ -60,7 +59,7 @@ class Compilation:
         """The command that does it."""
         cut = ("--segments", "1")
         if self.max_segment_ns is not None:
-            cut = ("--max-segment", exact(self.max_segment_ns))
+            cut = ("--max-segment", fmt_exact_ns(self.max_segment_ns))
         return (
             *("preemptc", "compile", str(self.model), "--target", self.target, *cut),
             *("--bound-quantile", _QUANTILE),
@@ -80,7 +79,7 @@ class TaskSetPlan:
     """
 
     taskset: TaskSetSpec
-    costs: Mapping[str, TaskCosts]
+    costs: Mapping[str, NetworkCuts]
     choice: Choice
     limits_ns: Mapping[str, int | None]
     compilations: tuple[Compilation, ...]
@@ -189,7 +188,9 @@ def _refuse_two_into_one(tasks: tuple[TaskSpec, ...]) -> None:
                 )
 
 
-def _problem(taskset: TaskSetSpec, costs: Mapping[str, TaskCosts], options: PlanOptions) -> Problem:
+def _problem(
+    taskset: TaskSetSpec, costs: Mapping[str, NetworkCuts], options: PlanOptions
+) -> Problem:
     margin_frac, dispatch_ns = options.margin_frac, options.dispatch_ns
     return Problem(
         tasks=tuple(_analysed(task, costs[task.name]) for task in taskset.tasks),
@@ -208,7 +209,7 @@ def _problem(taskset: TaskSetSpec, costs: Mapping[str, TaskCosts], options: Plan
     )
 
 
-def _analysed(task: TaskSpec, costs: TaskCosts) -> AnalysedTask:
+def _analysed(task: TaskSpec, costs: NetworkCuts) -> AnalysedTask:
     return AnalysedTask(
         name=task.name,
         segment_ns=costs.front.cuts[0],

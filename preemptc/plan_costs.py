@@ -6,8 +6,8 @@ from pathlib import Path
 from preempt_runtime.bundle import open_bundle
 from preempt_runtime.plan_choice import is_measured, machine_of, plan_with_costs
 from preempt_runtime.schedulability import (
+    CostSource,
     Front,
-    Source,
     even_front,
     fixed_front,
     front_from_cuts,
@@ -30,7 +30,7 @@ _WHOLE = Goal(num_segments=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TaskCosts:
+class NetworkCuts:
     """The ways to cut a task's network, and where their costs come from.
 
     `free_front` has those that a bound in the file rules out, too; None where the file leaves the
@@ -40,7 +40,7 @@ class TaskCosts:
 
     front: Front
     free_front: Front | None
-    source: Source
+    source: CostSource
     origin: str
     machine: str | None = None
     total_ns: int | None = None
@@ -57,7 +57,7 @@ class CostOptions:
 
 def costs_of_tasks(
     tasks: tuple[TaskSpec, ...], options: CostOptions, cache: BuildCache, progress: Progress
-) -> dict[str, TaskCosts]:
+) -> dict[str, NetworkCuts]:
     """The costs of each task by its name; a network that several tasks name is profiled once.
 
     Raises:
@@ -68,7 +68,7 @@ def costs_of_tasks(
 
 def _costs(
     task: TaskSpec, options: CostOptions, cache: BuildCache, progress: Progress
-) -> TaskCosts:
+) -> NetworkCuts:
     if task.model is not None:
         return _network_costs(task, task.model, options, cache, progress)
     if task.bundle is not None:
@@ -77,7 +77,7 @@ def _costs(
     return _given_costs(task.cost, task.max_segment_ns)
 
 
-def _given_costs(cost: CostSpec, max_segment_ns: int | None) -> TaskCosts:
+def _given_costs(cost: CostSpec, max_segment_ns: int | None) -> NetworkCuts:
     free = None
     if cost.segment_ns is not None:
         front = fixed_front(cost.segment_ns)
@@ -86,10 +86,10 @@ def _given_costs(cost: CostSpec, max_segment_ns: int | None) -> TaskCosts:
         free = even_front(cost.total_ns, cost.point_cost_ns)
     else:
         front = even_front(cost.total_ns, cost.point_cost_ns)
-    return TaskCosts(front=front, free_front=free, source="given", origin="the file")
+    return NetworkCuts(front=front, free_front=free, source="given", origin="the file")
 
 
-def bundle_costs(path: Path, plan_id: str | None, threads: int | None) -> TaskCosts:
+def bundle_costs(path: Path, plan_id: str | None, threads: int | None) -> NetworkCuts:
     """The measured maxima of a bundle's plan, or what was predicted where nothing is built yet.
 
     Raises:
@@ -101,7 +101,7 @@ def bundle_costs(path: Path, plan_id: str | None, threads: int | None) -> TaskCo
         max(1, segment.predicted_ns if segment.latency is None else segment.latency.max_ns)
         for segment in plan.segments
     )
-    return TaskCosts(
+    return NetworkCuts(
         front=fixed_front(segment_ns),
         free_front=None,
         source="measured" if is_measured(plan) else "estimated",
@@ -113,7 +113,7 @@ def bundle_costs(path: Path, plan_id: str | None, threads: int | None) -> TaskCo
 
 def _network_costs(
     task: TaskSpec, model: Path, options: CostOptions, cache: BuildCache, progress: Progress
-) -> TaskCosts:
+) -> NetworkCuts:
     compiling = CompileOptions(
         target=options.target,
         goal=_WHOLE,
@@ -129,7 +129,7 @@ def _network_costs(
     progress(f"cuts of {task.name}", 0.0)
     every = front_of_network(costs)
     bound_ns = task.max_segment_ns
-    return TaskCosts(
+    return NetworkCuts(
         front=every if bound_ns is None else fixed_front(_kept(costs, bound_ns)),
         free_front=None if bound_ns is None else every,
         source="predicted" if profile.source == "measured" else "estimated",

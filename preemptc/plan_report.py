@@ -6,8 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from preempt_runtime.schedulability import TaskBound
-from preempt_runtime.schedulability.changes import exact
-from preempt_runtime.units import fmt_ns
+from preempt_runtime.units import fmt_exact_ns, fmt_ns
 from preemptc.plan import TaskSetPlan
 from preemptc.report import Table, facts, fmt_percent
 
@@ -127,7 +126,7 @@ def _task_row(plan: TaskSetPlan, task: TaskBound) -> tuple[str, ...]:
         _time(task.response_ns),
         "best effort" if task.is_best_effort else _time(task.deadline_ns),
         _time(task.slack_ns),
-        "-" if limit_ns is None else exact(limit_ns),
+        "-" if limit_ns is None else fmt_exact_ns(limit_ns),
         _SOURCES[task.source],
     )
 

@@ -15,12 +15,12 @@ from preempt_runtime.bundle import Bundle, open_bundle
 from preempt_runtime.errors import InputError
 from preempt_runtime.manifest import SegmentSpec
 from preempt_runtime.plan_choice import is_measured, machine_of, plan_with_costs
+from preempt_runtime.schedulability import CostSource
 from preempt_runtime.task_table import CostSpec, TaskSpec
 from preempt_runtime.taskset import TaskSetSpec
 
 CostMode = Literal["fixed", "worst", "random"]
 COST_MODES: tuple[CostMode, ...] = ("fixed", "worst", "random")
-CostSource = Literal["measured", "estimated", "given"]
 _MEDIAN, _P99 = 0.5, 0.99
 _NORMAL = NormalDist()
 _Z_P99 = _NORMAL.inv_cdf(_P99)

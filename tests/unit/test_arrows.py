@@ -24,7 +24,6 @@ HOST_MAY_IMPORT = {
     "output_file",
     "plan_choice",
     "schedulability",
-    "schedulability.changes",
     "start",
     "stdout",
     "strict_json",
