@@ -29,7 +29,7 @@ lint: setup ## Check style and the direction of imports
 type: setup ## Check types
 	$(BIN)/mypy
 
-unit: setup
+unit: setup ## Run every test that needs no GPU
 	$(BIN)/python -m pytest -q -W error
 
 test-gpu: setup ## Run the tests that need an NVIDIA GPU with TensorRT; says why it skips

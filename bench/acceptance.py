@@ -48,7 +48,7 @@ def random_networks(rng: random.Random, share: float) -> tuple[AnalysedTask, ...
                 deadline_ns=max(cost_ns, deadline_ns),
             )
         )
-    by_deadline = sorted(tasks, key=lambda task: task.effective_deadline_ns or 0, reverse=True)
+    by_deadline = sorted(tasks, key=lambda task: task.implicit_deadline_ns or 0, reverse=True)
     ranks = {task.name: rank for rank, task in enumerate(by_deadline)}
     return tuple(replace(task, priority=ranks[task.name]) for task in tasks)
 

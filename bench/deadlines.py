@@ -10,12 +10,22 @@ import argparse
 import json
 import resource
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bench.compiling import measured_bound
 from bench.deadline_tally import DeadlineTally
-from bench.deadlines_report import BlockResult, page, result_of
+from bench.deadlines_report import (
+    CUT,
+    LOAD,
+    OVERLOAD,
+    OVERLOADED,
+    UNCUT,
+    BlockResult,
+    page,
+    result_of,
+)
 from bench.machine import MachineWatch
 from models.make import make
 from preempt_runtime.backends.ort import default_threads
@@ -29,8 +39,6 @@ from preemptc.cache import BuildCache
 from preemptc.plan import PlanOptions, TaskSetPlan, compile_plan, plan_taskset
 
 NETWORKS = ("mobilenet_v2", "resnet50", "inception_v3", "distilbert", "resnet152")
-LOAD, OVERLOAD = 0.70, 1.50
-CUT, UNCUT, OVERLOADED = "with points", "uncut", "150 %"
 _ATTEMPTS = 3
 _MARGIN_FRAC = 0.2
 
@@ -96,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         bound=plan.choice.bound,
         num_segments={name: len(plan.choice.cut_of(name)) for name in NETWORKS},
         costs_ns=dict(zip(NETWORKS, costs_ns, strict=True)),
-        settings={"command": _command(options), "margin_frac": _MARGIN_FRAC, "load": LOAD},
+        settings=settings_of(options),
         machine=watch.describe(),
     )
     (out / "deadlines.json").write_text(json.dumps(result, indent=1) + "\n")
@@ -149,7 +157,7 @@ def _run(
 ) -> BlockResult:
     is_overload = variant == OVERLOADED
     tally = DeadlineTally()
-    taskset = replace(read_taskset(paths[variant], seed=seed), admit="off")
+    taskset = read_taskset(paths[variant], seed=seed)
     before_bytes = _rss_bytes()
     report = run_taskset(
         taskset,
@@ -172,8 +180,22 @@ def _rss_bytes() -> int:
     return pages * resource.getpagesize()
 
 
-def _command(options: DeadlineOptions) -> str:
-    return f"make bench-deadlines ({options.rounds} rounds)"
+def settings_of(options: DeadlineOptions) -> dict[str, Any]:
+    """What was run, as the result tells it: the command with the options that change figures."""
+    return {
+        "command": (
+            f"python -m bench.deadlines --rounds {options.rounds}"
+            f" --block-s {options.block_ns // 10**9}"
+            f" --overload-s {options.overload_block_ns // 10**9} --threads {options.threads}"
+        ),
+        "rounds": options.rounds,
+        "block_ns": options.block_ns,
+        "overload_block_ns": options.overload_block_ns,
+        "threads": options.threads,
+        "load": LOAD,
+        "overload": OVERLOAD,
+        "margin_frac": _MARGIN_FRAC,
+    }
 
 
 def _say(text: str) -> None:

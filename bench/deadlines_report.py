@@ -13,6 +13,8 @@ from preempt_runtime.schedulability import SetBound
 from preempt_runtime.units import fmt_bytes, fmt_ns
 
 MAX_OVERLOAD_RATIO = 1.15
+LOAD, OVERLOAD = 0.70, 1.50
+CUT, UNCUT, OVERLOADED = "with points", "uncut", f"{100 * OVERLOAD:.0f} %"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,16 +98,16 @@ def _task(tallies: Sequence[TaskTally]) -> dict[str, Any]:
 
 
 def _overload(blocks: Sequence[BlockResult], top: str) -> dict[str, Any]:
-    """The most urgent task's p99 under 150 % over that of the same round's 70 %, and memory."""
+    """The most urgent task's p99 overloaded over that of the same round's `CUT`, and memory."""
 
     def p99s(variant: str) -> list[int]:
         mine = [block for block in blocks if block.variant == variant]
         return [quantiles_of(block.tasks[top].response_ns).p99_ns for block in mine]
 
-    pairs = zip(p99s("150 %"), p99s("with points"), strict=True)
+    pairs = zip(p99s(OVERLOADED), p99s(CUT), strict=True)
     ratios = [round(over_ns / normal_ns, 4) for over_ns, normal_ns in pairs]
     interval = median_interval(ratios, seed=0)
-    loaded = [block for block in blocks if block.variant == "150 %"]
+    loaded = [block for block in blocks if block.variant == OVERLOADED]
     return {
         "task": top,
         "p99_ratio": {"median": interval.median, "low": interval.low, "high": interval.high},
@@ -135,12 +137,16 @@ def _introduction(result: Mapping[str, Any]) -> list[str]:
     settings = result["settings"]
     return [
         f"`{settings['command']}`; {where(result['machine'])}.",
+        f"{settings['rounds']} rounds of blocks of {fmt_ns(settings['block_ns'])}, overloaded"
+        f" {fmt_ns(settings['overload_block_ns'])}; threads: {settings['threads']}.",
         f"Each network takes the same share of {settings['load']:.0%} of the machine; its deadline"
         " is its period; rate-monotonic",
         "priorities. `preemptc plan --compile` chose the bounds; response-time bounds rest on the"
         f" maxima measured at compile time and a\nmargin of {settings['margin_frac']:.0%}. The"
-        " variants run in turn, block by block, in one process; `uncut` has the same releases and"
-        " priorities\nas `with points`. A miss *with steal* is one during which the hypervisor gave"
+        " variants run in turn, block by block, in one process;"
+        f" `{UNCUT}` has the same releases and priorities\nas `{CUT}`; under `{OVERLOADED}` the"
+        f" other tasks are released so often that the load is {settings['overload']:.0%}.\n"
+        "A miss *with steal* is one during which the hypervisor gave"
         " time of this machine to others.\n",
     ]
 
@@ -179,7 +185,7 @@ def _variant_table(name: str, result: Mapping[str, Any]) -> list[str]:
         if response is not None:
             times = [fmt_ns(response[key]) for key in ("p50_ns", "p99_ns", "max_ns")]
             bound_ns = result["tasks"][task]["response_bound_ns"]
-            if bound_ns is not None and name == "with points":
+            if bound_ns is not None and name == CUT:
                 ratio = f"{response['max_ns'] / bound_ns:.2f}"
         lines.append(
             f"| {task} | {found['jobs']} | {found['missed']} | {found['missed_with_steal']} |"
@@ -195,7 +201,8 @@ def _overload_lines(result: Mapping[str, Any]) -> list[str]:
     verdict = "reached" if overload["p99_ratio_is_reached"] else "NOT reached"
     after = [after for _, after in overload["rss_bytes"]]
     return [
-        f"* {verdict}: {overload['task']}'s p99 at 150 % over that at 70 %, round by round:"
+        f"* {verdict}: {overload['task']}'s p99 at {OVERLOADED} over that at"
+        f" {100 * LOAD:.0f} %, round by round:"
         f" {ratio['median']:.3f} [{ratio['low']:.3f}, {ratio['high']:.3f}], asked at most"
         f" {MAX_OVERLOAD_RATIO}",
         f"* memory of the process after the first overloaded block {fmt_bytes(after[0])}, after the"

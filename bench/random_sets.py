@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
 from preempt_runtime.schedulability import AnalysedTask
@@ -96,7 +96,7 @@ def _hurting(
 ) -> list[int]:
     if task.name == target.name:
         return _dense(task, start_ns + later_ns, start_ns + end_ns)
-    deadline_ns, own_ns = task.effective_deadline_ns or 0, target.effective_deadline_ns or 0
+    deadline_ns, own_ns = task.implicit_deadline_ns or 0, target.implicit_deadline_ns or 0
     is_lower = task.is_best_effort or (task.priority or 0) < (target.priority or 0)
     if not is_lower and deadline_ns <= own_ns:
         return _dense(task, start_ns, start_ns + end_ns)
@@ -131,12 +131,3 @@ def _random_releases(
 def _period_ns(task: AnalysedTask) -> int:
     assert task.period_ns is not None
     return task.period_ns
-
-
-def with_distinct_times(tasks: Sequence[AnalysedTask]) -> tuple[AnalysedTask, ...]:
-    """The tasks without jitter and best effort, and no two of them the same in all values."""
-    urgent = [task for task in tasks if not task.is_best_effort]
-    return tuple(
-        replace(task, jitter_ns=0, period_ns=_period_ns(task) + idx)
-        for idx, task in enumerate(urgent)
-    )

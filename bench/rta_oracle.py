@@ -32,7 +32,7 @@ def oracle_responses(tasks: Sequence[AnalysedTask], policy: str) -> list[int | N
 def _task(task: AnalysedTask) -> Task:
     assert task.period_ns is not None
     assert task.priority is not None
-    assert task.effective_deadline_ns is not None
+    assert task.implicit_deadline_ns is not None
     return Task(
         PeriodicWithJitter(task.period_ns, task.jitter_ns),
         LimitedPreemptive(
@@ -40,6 +40,6 @@ def _task(task: AnalysedTask) -> Task:
             max_nps=max(task.segment_ns),
             last_nps=task.segment_ns[-1],
         ),
-        Deadline(task.effective_deadline_ns),
+        Deadline(task.implicit_deadline_ns),
         Priority(task.priority),
     )

@@ -32,7 +32,7 @@ class _Job:
         self.task = task
         self.release_ns = release_ns
         self.segment = 0
-        self.deadline_ns = release_ns + (task.effective_deadline_ns or 0)
+        self.deadline_ns = release_ns + (task.implicit_deadline_ns or 0)
 
 
 def observed_responses(

@@ -110,7 +110,7 @@ def simulate_once(taskset: TaskSetSpec, mode: CostMode) -> tuple[int, int, int]:
 
 
 def bytes_per_job(taskset: TaskSetSpec) -> float:
-    """Memory that a simulation still holds at its end, by each finished job."""
+    """The most memory that a simulation holds, by each finished job."""
     tracemalloc.start()
     try:
         report = simulate(taskset, read_costs(taskset), SimulationOptions(duration_ns=_DURATION_NS))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from preempt_runtime.errors import InputError
 from preempt_runtime.schedulability import (
+    ANALYSED_POLICIES,
     AnalysedTask,
     Assumptions,
     Change,
@@ -20,14 +21,13 @@ from preempt_runtime.schedulability import (
     segment_limits,
     single_changes,
 )
-from preempt_runtime.schedulability.changes import exact, rounded_down_ns
 from preempt_runtime.task_table import TaskSpec
 from preempt_runtime.taskset import TaskSetSpec
-from preempt_runtime.units import fmt_ns
+from preempt_runtime.units import fmt_exact_ns, fmt_ns, rounded_down_ns
 from preemptc.backends import BackendOptions, Progress
 from preemptc.cache import BuildCache
 from preemptc.pipeline import CompileOptions, compile_model
-from preemptc.plan_costs import CostOptions, TaskCosts, bundle_costs, costs_of_tasks
+from preemptc.plan_costs import CostOptions, NetworkCuts, bundle_costs, costs_of_tasks
 from preemptc.replan import Goal
 from preemptc.targets import CPU
 
@@ -36,11 +36,11 @@ _QUANTILE = "max"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanOptions:
-    """What a plan depends on beside the task set; `margin_frac` replaces the set's own."""
+    """What a plan depends on beside the task set; a margin or dispatch replaces the set's own."""
 
     target: str
     margin_frac: float | None = None
-    dispatch_ns: int = 0
+    dispatch_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +59,7 @@ class Compilation:
         """The command that does it."""
         cut = ("--segments", "1")
         if self.max_segment_ns is not None:
-            cut = ("--max-segment", exact(self.max_segment_ns))
+            cut = ("--max-segment", fmt_exact_ns(self.max_segment_ns))
         return (
             *("preemptc", "compile", str(self.model), "--target", self.target, *cut),
             *("--bound-quantile", _QUANTILE),
@@ -79,7 +79,7 @@ class TaskSetPlan:
     """
 
     taskset: TaskSetSpec
-    costs: Mapping[str, TaskCosts]
+    costs: Mapping[str, NetworkCuts]
     choice: Choice
     limits_ns: Mapping[str, int | None]
     compilations: tuple[Compilation, ...]
@@ -93,9 +93,15 @@ def plan_taskset(
     """The least costly cuts under which the analysis finds every deadline kept, if there are any.
 
     Raises:
+        InputError: tasks that name one bundle name different models or profiles for it.
         PreemptError: costs cannot be found, or a task lacks what the policy needs.
     """
-    where = CostOptions(target=options.target, threads=_threads(taskset, options.target))
+    _refuse_two_into_one(taskset.tasks)
+    where = CostOptions(
+        target=options.target,
+        threads=_threads(taskset, options.target),
+        bundle_threads=taskset.threads,
+    )
     costs = costs_of_tasks(taskset.tasks, where, cache, progress)
     progress("analysis", 0.0)
     problem = _problem(taskset, costs, options)
@@ -137,13 +143,14 @@ def compile_plan(
                 f"task {task.name!r}: no bundle to compile {task.model} into; write bundle ="
                 f" {task.model.stem + '.bundle'!r}, or leave --compile out"
             )
+    compiled = {each.bundle for each in plan.compilations}
     for each in plan.compilations:
         assert each.bundle is not None
         compile_model(each.model, each.bundle, _compile_options(each), cache, progress)
     costs = {
-        task.name: plan.costs[task.name]
-        if task.model is None or task.bundle is None
-        else bundle_costs(task.bundle, task.plan)
+        task.name: bundle_costs(task.bundle, task.plan, plan.taskset.threads)
+        if task.bundle is not None and task.bundle in compiled
+        else plan.costs[task.name]
         for task in plan.taskset.tasks
     }
     chosen = {
@@ -163,8 +170,28 @@ def compile_plan(
     )
 
 
-def _problem(taskset: TaskSetSpec, costs: Mapping[str, TaskCosts], options: PlanOptions) -> Problem:
-    margin_frac = options.margin_frac
+def _refuse_two_into_one(tasks: tuple[TaskSpec, ...]) -> None:
+    """A bundle holds one network, cut by one profile."""
+    first: dict[Path, TaskSpec] = {}
+    for task in tasks:
+        if task.model is None or task.bundle is None:
+            continue
+        other = first.setdefault(task.bundle, task)
+        for key, mine, its in (
+            ("model", task.model, other.model),
+            ("profile", task.profile, other.profile),
+        ):
+            if mine != its:
+                raise InputError(
+                    f"task {task.name!r}: {key} {mine} for bundle {task.bundle}, task"
+                    f" {other.name!r} has {its}; give each its own bundle, or both the same {key}"
+                )
+
+
+def _problem(
+    taskset: TaskSetSpec, costs: Mapping[str, NetworkCuts], options: PlanOptions
+) -> Problem:
+    margin_frac, dispatch_ns = options.margin_frac, options.dispatch_ns
     return Problem(
         tasks=tuple(_analysed(task, costs[task.name]) for task in taskset.tasks),
         fronts={name: found.front for name, found in costs.items()},
@@ -175,14 +202,14 @@ def _problem(taskset: TaskSetSpec, costs: Mapping[str, TaskCosts], options: Plan
         assumptions=Assumptions(
             depth=taskset.depth,
             resume_cost_ns=taskset.resume_cost_ns,
-            dispatch_ns=options.dispatch_ns,
+            dispatch_ns=taskset.dispatch_ns if dispatch_ns is None else dispatch_ns,
             margin_frac=taskset.margin_frac if margin_frac is None else margin_frac,
             corun_factor=taskset.corun_factor,
         ),
     )
 
 
-def _analysed(task: TaskSpec, costs: TaskCosts) -> AnalysedTask:
+def _analysed(task: TaskSpec, costs: NetworkCuts) -> AnalysedTask:
     return AnalysedTask(
         name=task.name,
         segment_ns=costs.front.cuts[0],
@@ -200,12 +227,12 @@ def _compilations(
     taskset: TaskSetSpec, limits_ns: Mapping[str, int | None], target: str
 ) -> tuple[Compilation, ...]:
     """One per bundle; of tasks that share it, the smallest bound counts."""
-    found: dict[tuple[Path, Path | None], Compilation] = {}
+    found: dict[tuple[Path | None, ...], Compilation] = {}
     for task in taskset.tasks:
         if task.model is None:
             continue
         limit_ns = task.max_segment_ns if task.max_segment_ns else limits_ns[task.name]
-        place = (task.model, task.bundle)
+        place = (task.model, task.bundle, task.profile)
         if place in found and found[place].max_segment_ns is not None:
             others_ns = found[place].max_segment_ns or 0
             limit_ns = others_ns if limit_ns is None else min(limit_ns, others_ns)
@@ -259,7 +286,11 @@ def _why(bound: TaskBound) -> str:
 def _advice(plan: TaskSetPlan) -> str:
     if plan.changes:
         return f"this alone would do: {plan.changes[0].text}"
+    if plan.taskset.policy not in ANALYSED_POLICIES:
+        return f"take one of {', '.join(ANALYSED_POLICIES)}"
     is_fifo = plan.taskset.policy == "fifo"
+    if is_fifo and plan.taskset.depth > 1:
+        return "write depth = 1, or take another policy"
     unknown = [
         task.name
         for task in plan.taskset.tasks

@@ -1,15 +1,13 @@
 """What each task of a set may cost: from its bundle, its network, or numbers in the file."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from preempt_runtime.bundle import open_bundle
-from preempt_runtime.errors import BundleError
-from preempt_runtime.manifest import PlanSpec
+from preempt_runtime.plan_choice import is_measured, machine_of, plan_with_costs
 from preempt_runtime.schedulability import (
+    CostSource,
     Front,
-    Source,
     even_front,
     fixed_front,
     front_from_cuts,
@@ -32,32 +30,34 @@ _WHOLE = Goal(num_segments=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TaskCosts:
+class NetworkCuts:
     """The ways to cut a task's network, and where their costs come from.
 
     `free_front` has those that a bound in the file rules out, too; None where the file leaves the
-    choice, or where there is none. `total_ns` is the most that all segments of a bundle were seen
-    to take together, where that was measured.
+    choice, or where there is none. `machine` is what a bundle's plan was made for, `total_ns` the
+    most that all segments of a bundle were seen to take together, where that was measured.
     """
 
     front: Front
     free_front: Front | None
-    source: Source
+    source: CostSource
     origin: str
+    machine: str | None = None
     total_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CostOptions:
-    """Where networks without a bundle are profiled."""
+    """Where networks without a bundle are profiled, and the threads of a bundle's plan."""
 
     target: str
     threads: int | None
+    bundle_threads: int | None
 
 
 def costs_of_tasks(
     tasks: tuple[TaskSpec, ...], options: CostOptions, cache: BuildCache, progress: Progress
-) -> dict[str, TaskCosts]:
+) -> dict[str, NetworkCuts]:
     """The costs of each task by its name; a network that several tasks name is profiled once.
 
     Raises:
@@ -68,16 +68,16 @@ def costs_of_tasks(
 
 def _costs(
     task: TaskSpec, options: CostOptions, cache: BuildCache, progress: Progress
-) -> TaskCosts:
+) -> NetworkCuts:
     if task.model is not None:
         return _network_costs(task, task.model, options, cache, progress)
     if task.bundle is not None:
-        return bundle_costs(task.bundle, task.plan)
+        return bundle_costs(task.bundle, task.plan, options.bundle_threads)
     assert task.cost is not None, "the task set's reader asks for a bundle, a model or costs"
     return _given_costs(task.cost, task.max_segment_ns)
 
 
-def _given_costs(cost: CostSpec, max_segment_ns: int | None) -> TaskCosts:
+def _given_costs(cost: CostSpec, max_segment_ns: int | None) -> NetworkCuts:
     free = None
     if cost.segment_ns is not None:
         front = fixed_front(cost.segment_ns)
@@ -86,42 +86,34 @@ def _given_costs(cost: CostSpec, max_segment_ns: int | None) -> TaskCosts:
         free = even_front(cost.total_ns, cost.point_cost_ns)
     else:
         front = even_front(cost.total_ns, cost.point_cost_ns)
-    return TaskCosts(front=front, free_front=free, source="given", origin="the file")
+    return NetworkCuts(front=front, free_front=free, source="given", origin="the file")
 
 
-def bundle_costs(path: Path, plan_id: str | None) -> TaskCosts:
+def bundle_costs(path: Path, plan_id: str | None, threads: int | None) -> NetworkCuts:
     """The measured maxima of a bundle's plan, or what was predicted where nothing is built yet.
 
     Raises:
-        BundleError: damaged, or it has no plan of that name.
+        BundleError: damaged, or it has no plan of that name for so many threads.
     """
-    plan = _plan(path, plan_id)
+    bundle = open_bundle(path)
+    plan = plan_with_costs(bundle, plan_id, threads)
     segment_ns = tuple(
         max(1, segment.predicted_ns if segment.latency is None else segment.latency.max_ns)
         for segment in plan.segments
     )
-    is_measured = all(segment.latency is not None for segment in plan.segments)
-    return TaskCosts(
+    return NetworkCuts(
         front=fixed_front(segment_ns),
         free_front=None,
-        source="measured" if is_measured and plan.source == "measured" else "estimated",
+        source="measured" if is_measured(plan) else "estimated",
         origin=f"{path.name}, plan {plan.id!r}",
-        total_ns=plan.chained.max_ns if is_measured and plan.chained is not None else None,
+        machine=machine_of(bundle.manifest, plan),
+        total_ns=plan.chained.max_ns if is_measured(plan) and plan.chained is not None else None,
     )
-
-
-def _plan(path: Path, plan_id: str | None) -> PlanSpec:
-    plans: Mapping[str, PlanSpec] = {p.id: p for p in open_bundle(path).manifest.plans}
-    if plan_id is None:
-        return next(iter(plans.values()))
-    if plan_id not in plans:
-        raise BundleError(f"{path}: no plan is called {plan_id!r}; there are {', '.join(plans)}")
-    return plans[plan_id]
 
 
 def _network_costs(
     task: TaskSpec, model: Path, options: CostOptions, cache: BuildCache, progress: Progress
-) -> TaskCosts:
+) -> NetworkCuts:
     compiling = CompileOptions(
         target=options.target,
         goal=_WHOLE,
@@ -137,7 +129,7 @@ def _network_costs(
     progress(f"cuts of {task.name}", 0.0)
     every = front_of_network(costs)
     bound_ns = task.max_segment_ns
-    return TaskCosts(
+    return NetworkCuts(
         front=every if bound_ns is None else fixed_front(_kept(costs, bound_ns)),
         free_front=None if bound_ns is None else every,
         source="predicted" if profile.source == "measured" else "estimated",

@@ -6,8 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from preempt_runtime.schedulability import TaskBound
-from preempt_runtime.schedulability.changes import exact
-from preempt_runtime.units import fmt_ns
+from preempt_runtime.units import fmt_exact_ns, fmt_ns
 from preemptc.plan import TaskSetPlan
 from preemptc.report import Table, facts, fmt_percent
 
@@ -50,6 +49,7 @@ def _task_document(plan: TaskSetPlan, task: TaskBound) -> Mapping[str, Any]:
         "segment_ns": list(plan.choice.cut_of(task.name)),
         "max_segment_ns": plan.limits_ns[task.name],
         "origin": costs.origin,
+        "machine": costs.machine,
     }
 
 
@@ -86,10 +86,13 @@ def _summary(plan: TaskSetPlan) -> Table:
 
 
 def _costs_lines(plan: TaskSetPlan) -> list[str]:
-    by_source: dict[str, list[str]] = {}
+    names: dict[tuple[str, str | None], list[str]] = {}
     for name, costs in plan.costs.items():
-        by_source.setdefault(costs.source, []).append(name)
-    return [f"{_SOURCES[source]} ({', '.join(names)})" for source, names in by_source.items()]
+        names.setdefault((costs.source, costs.machine), []).append(name)
+    return [
+        f"{_SOURCES[source]}{'' if machine is None else f' on {machine}'} ({', '.join(found)})"
+        for (source, machine), found in names.items()
+    ]
 
 
 def _task_table(plan: TaskSetPlan) -> Table:
@@ -123,7 +126,7 @@ def _task_row(plan: TaskSetPlan, task: TaskBound) -> tuple[str, ...]:
         _time(task.response_ns),
         "best effort" if task.is_best_effort else _time(task.deadline_ns),
         _time(task.slack_ns),
-        "-" if limit_ns is None else exact(limit_ns),
+        "-" if limit_ns is None else fmt_exact_ns(limit_ns),
         _SOURCES[task.source],
     )
 

@@ -36,7 +36,7 @@ from preemptc.terminal import show, watched
     "dispatch_ns",
     type=duration_ns,
     metavar="TIME",
-    help="The dispatcher's own time per segment, such as 50us.",
+    help="What copies and the dispatcher add per segment.  [default: the task set's]",
 )
 @click.option("--compile", "is_compiling", is_flag=True, help="Compile the networks, check again.")
 @cache_option
@@ -51,7 +51,7 @@ def command(
     chosen so that the analysis holds at the least overhead. Exit code 1 if it does not hold.
     """
     spec = read_taskset(taskset)
-    options = PlanOptions(target=target, margin_frac=margin_frac, dispatch_ns=dispatch_ns or 0)
+    options = PlanOptions(target=target, margin_frac=margin_frac, dispatch_ns=dispatch_ns)
     build_cache = BuildCache(cache)
     with watched() as progress:
         plan = plan_taskset(spec, options, build_cache, progress)

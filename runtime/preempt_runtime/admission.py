@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from preempt_runtime.errors import AdmissionError, InputError
-from preempt_runtime.schedulability import AnalysedTask, Assumptions, SetBound, Source, analyse
+from preempt_runtime.schedulability import AnalysedTask, Assumptions, CostSource, SetBound, analyse
 from preempt_runtime.task import Admit, Task
 from preempt_runtime.units import fmt_ns
 
@@ -86,7 +86,7 @@ def analysed_task(task: Task, observed_ns: Sequence[int] = ()) -> AnalysedTask:
         segment_ns[idx] = max(segment_ns[idx], seen_ns)
     is_measured = all(seg.latency is not None for seg in segments)
     around_ns = (task.pre_ns or 0) + (task.post_ns or 0)
-    source: Source = "measured" if is_measured else "estimated"
+    source: CostSource = "measured" if is_measured else "estimated"
     return AnalysedTask(
         name=task.name,
         segment_ns=(

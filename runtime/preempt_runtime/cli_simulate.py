@@ -17,6 +17,7 @@ from preempt_runtime.simulation_report import MODES, document_from_simulation, p
 from preempt_runtime.simulation_sweep import (
     MAX_RUNS,
     SweepInterrupted,
+    check_num_runs,
     run_sweep,
     runs_of,
 )
@@ -126,6 +127,7 @@ def _simulate_once(arguments: argparse.Namespace, taskset: TaskSetSpec) -> int:
 
 
 def _sweep(arguments: argparse.Namespace, taskset: TaskSetSpec, axes: list[SweepAxis]) -> int:
+    check_num_runs(axes, arguments.seeds)
     points = list(points_of(taskset, read_costs(taskset), axes, arguments.costs))
     options = _options(arguments, arguments.policy)
     runs = runs_of(points, options, axes, arguments.seeds)

@@ -39,6 +39,7 @@ class RunGuard:
         assumptions = Assumptions(
             depth=depth,
             resume_cost_ns=taskset.resume_cost_ns,
+            dispatch_ns=taskset.dispatch_ns,
             margin_frac=taskset.margin_frac,
             corun_factor=taskset.corun_factor,
         )

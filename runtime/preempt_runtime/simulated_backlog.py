@@ -39,7 +39,7 @@ class BacklogWatch:
         self._unbounded = {
             task.name for task in tasks if task.mailbox == "queue" and task.max_pending is None
         }
-        self._quarter_ns = max(1, duration_ns // 4)
+        self._quarter_ns = max(1, duration_ns // _NUM_QUARTERS)
         self._limit = limit
         self._backlogs: dict[str, _Backlog] = {}
 

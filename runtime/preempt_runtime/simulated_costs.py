@@ -7,25 +7,23 @@ would flatter the schedule.
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Literal
 
 from preempt_runtime.bundle import Bundle, open_bundle
-from preempt_runtime.errors import BundleError, InputError
-from preempt_runtime.manifest import PlanSpec, SegmentSpec
-from preempt_runtime.strict_json import brief
+from preempt_runtime.errors import InputError
+from preempt_runtime.manifest import SegmentSpec
+from preempt_runtime.plan_choice import is_measured, machine_of, plan_with_costs
+from preempt_runtime.schedulability import CostSource
 from preempt_runtime.task_table import CostSpec, TaskSpec
 from preempt_runtime.taskset import TaskSetSpec
 
 CostMode = Literal["fixed", "worst", "random"]
 COST_MODES: tuple[CostMode, ...] = ("fixed", "worst", "random")
-CostSource = Literal["measured", "estimated", "given"]
 _MEDIAN, _P99 = 0.5, 0.99
 _NORMAL = NormalDist()
 _Z_P99 = _NORMAL.inv_cdf(_P99)
-_MACHINE_FIELDS = ("gpu", "cpu_model")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,47 +121,19 @@ def costs_from_numbers(cost: CostSpec, max_segment_ns: int | None) -> TaskCosts:
 
 
 def costs_from_bundle(bundle: Bundle, plan_id: str | None, threads: int | None) -> TaskCosts:
-    """Costs of the named plan, or of the first measured one, or else of the first.
-
-    The plan's key need not be this machine's: nothing is run. A plan whose key has another number
-    of threads than asked is left out.
+    """Costs of the plan that `plan_with_costs` finds.
 
     Raises:
-        BundleError: no plan is left.
+        BundleError: there is none.
     """
-    manifest = bundle.manifest
-    keys: dict[str | None, Mapping[str, str | int]] = {None: {}}
-    keys.update(manifest.keys)
-    plans = [
-        plan
-        for plan in manifest.plans
-        if plan_id in (None, plan.id)
-        and (threads is None or keys[plan.key].get("threads", threads) == threads)
-    ]
-    if not plans:
-        held = ", ".join(f"{brief(plan.id)} ({_threads_of(plan, keys)})" for plan in manifest.plans)
-        asked = "plan" if plan_id is None else f"plan {brief(plan_id)}"
-        of_threads = "" if threads is None else f" for {threads} threads"
-        raise BundleError(
-            f"{bundle.root}: no {asked}{of_threads}, it holds {held or 'none'}; name one of these"
-        )
-    plan = next(filter(_is_measured, plans), plans[0])
-    machine = next((str(keys[plan.key][f]) for f in _MACHINE_FIELDS if f in keys[plan.key]), None)
+    plan = plan_with_costs(bundle, plan_id, threads)
     return TaskCosts(
         segments=tuple(map(_cost_of, plan.segments)),
-        source="measured" if _is_measured(plan) else "estimated",
+        source="measured" if is_measured(plan) else "estimated",
         bundle=bundle.root.name,
         plan=plan.id,
-        machine=machine,
+        machine=machine_of(bundle.manifest, plan),
     )
-
-
-def _threads_of(plan: PlanSpec, keys: Mapping[str | None, Mapping[str, str | int]]) -> str:
-    return f"threads: {keys[plan.key].get('threads', 'any')}"
-
-
-def _is_measured(plan: PlanSpec) -> bool:
-    return all(segment.latency is not None for segment in plan.segments)
 
 
 def _cost_of(segment: SegmentSpec) -> SegmentCost:

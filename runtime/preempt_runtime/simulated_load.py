@@ -55,7 +55,8 @@ def offered_load(task: TaskSpec, costs: TaskCosts, mode: CostMode) -> float:
 def at_load(taskset: TaskSetSpec, scale: float) -> TaskSetSpec:
     """The task set with all times between releases `scale` times as long.
 
-    Periods and offsets are scaled; deadlines, jitter, and the thinking of closed loops are not.
+    Periods and offsets are scaled; deadlines, jitter, and the thinking of closed loops are not. A
+    task whose deadline is its period keeps that of the period it had.
     """
     return replace(taskset, tasks=tuple(_scaled_task(task, scale) for task in taskset.tasks))
 
@@ -66,6 +67,7 @@ def _scaled_task(task: TaskSpec, scale: float) -> TaskSpec:
         task,
         arrival=_scaled(task.arrival, scale),
         period_ns=None if period_ns is None else max(1, round(period_ns * scale)),
+        deadline_ns=task.implicit_deadline_ns,
     )
 
 

@@ -8,7 +8,7 @@ from preempt_runtime.errors import InputError
 from preempt_runtime.policies import policy_from_name
 from preempt_runtime.simulated_costs import CostMode, TaskCosts, costs_from_numbers
 from preempt_runtime.simulated_load import at_load, offered_load
-from preempt_runtime.task_table import MAX_SEED, MAX_SEGMENTS, TaskSpec
+from preempt_runtime.task_table import MAX_SEED, TaskSpec
 from preempt_runtime.taskset import TaskSetSpec
 from preempt_runtime.units import fmt_ns, parse_duration_ns
 
@@ -165,11 +165,10 @@ def _bounded(taskset: TaskSetSpec, axis: SweepAxis, bound_ns: int) -> dict[str, 
 
 def _cut(task: TaskSpec, axis: SweepAxis, bound_ns: int) -> TaskCosts:
     assert task.cost is not None
-    least_ns = task.cost.point_cost_ns + task.cost.total_ns / MAX_SEGMENTS
-    if bound_ns < task.cost.total_ns and bound_ns <= least_ns:
+    if not task.cost.can_keep(bound_ns):
         raise InputError(
             f"--sweep {axis.label}: {fmt_ns(bound_ns)} for task {task.name!r}, allowed above"
-            f" {fmt_ns(least_ns)} (point_cost, in sensible pieces)"
+            f" {fmt_ns(task.cost.floor_ns)} (point_cost, in sensible pieces)"
         )
     return costs_from_numbers(task.cost, bound_ns)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import multiprocessing
 import os
 import signal
@@ -58,6 +59,20 @@ class SweepInterrupted(Exception):
         self.signum = signum
 
 
+def check_num_runs(axes: Sequence[SweepAxis], num_seeds: int) -> None:
+    """Return if so many simulations are allowed; to be asked before the points are made.
+
+    Raises:
+        InputError: there are too many.
+    """
+    num_points = math.prod(len(axis.values) for axis in axes)
+    if num_points * num_seeds > MAX_RUNS:
+        raise InputError(
+            f"{num_points} points with {num_seeds} seeds are {num_points * num_seeds}"
+            f" simulations, allowed {MAX_RUNS}; leave values or seeds out"
+        )
+
+
 def runs_of(
     points: Sequence[SweepPoint],
     options: SimulationOptions,
@@ -67,13 +82,8 @@ def runs_of(
     """Every point with every seed, the seeds of one point side by side.
 
     Raises:
-        InputError: too many runs, or one of them would not end in time or memory.
+        InputError: one of them would not end in time or memory.
     """
-    if len(points) * num_seeds > MAX_RUNS:
-        raise InputError(
-            f"{len(points)} points with {num_seeds} seeds are {len(points) * num_seeds}"
-            f" simulations, allowed {MAX_RUNS}; leave values or seeds out"
-        )
     runs = []
     for point in points:
         check_length(

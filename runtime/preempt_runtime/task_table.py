@@ -9,6 +9,7 @@ from typing import Any, cast
 from preempt_runtime.arrival_table import read_arrival
 from preempt_runtime.arrivals import Arrival, Periodic, Sporadic
 from preempt_runtime.errors import InputError
+from preempt_runtime.schedulability.cuts import even_cut
 from preempt_runtime.task import LATE, LatePolicy, Mailbox
 from preempt_runtime.toml_table import TomlTable
 
@@ -48,9 +49,16 @@ class CostSpec:
         if max_segment_ns > self.point_cost_ns:
             useful_ns = max_segment_ns - self.point_cost_ns
             num_segments = max(2, -(-(self.total_ns - self.point_cost_ns) // useful_ns))
-        whole_ns = self.total_ns + (num_segments - 1) * self.point_cost_ns
-        least_ns, rest = divmod(whole_ns, num_segments)
-        return tuple(least_ns + (idx < rest) for idx in range(num_segments))
+        return even_cut(self.total_ns, self.point_cost_ns, num_segments)
+
+    @property
+    def floor_ns(self) -> float:
+        """What a bound on segments must exceed: the cost of a point, and sensible pieces."""
+        return self.point_cost_ns + self.total_ns / MAX_SEGMENTS
+
+    def can_keep(self, max_segment_ns: int) -> bool:
+        """Whether it can be cut under a bound."""
+        return max_segment_ns >= self.total_ns or max_segment_ns > self.floor_ns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +117,7 @@ def read_task(
     name = TomlTable(where=f"{path}: [[task]] number {number}", entries=entries).text("name")
     table = TomlTable(where=f"{path}: [[task]] {name!r}", entries=entries)
     table.allow(*_KEYS)
+    _refuse_idle_keys(table)
     model, cost = _read_file(table, "model", path.parent), _read_cost(table)
     is_best_effort = table.flag("best_effort")
     arrival, arrival_file = _read_releases(table, name, path.parent)
@@ -135,6 +144,21 @@ def read_task(
         jitter_ns=jitter_ns,
         late=_read_late(table, period_ns),
     )
+
+
+def _refuse_idle_keys(table: TomlTable) -> None:
+    """Refuse what would be read and then change nothing."""
+    costs = next((key for key in ("cost", "segments") if table.has(key)), None)
+    if table.has("model") and costs is not None:
+        raise InputError(f"{table.where}: found both model and {costs}; leave one of them out")
+    for key, needed in (
+        ("profile", ("model",)),
+        ("point_cost", ("cost",)),
+        ("max_segment", ("model", "cost")),
+        ("plan", ("bundle",)),
+    ):
+        if table.has(key) and not any(map(table.has, needed)):
+            raise table.error(key, f"only beside {' or '.join(needed)}; leave it out")
 
 
 def _read_bundle_path(
@@ -188,11 +212,9 @@ def _read_cost(table: TomlTable) -> CostSpec | None:
         return None
     cost = CostSpec(total_ns=cost_ns, point_cost_ns=point_cost_ns)
     bound_ns = _positive_ns(table, "max_segment")
-    least_ns = point_cost_ns + cost_ns / MAX_SEGMENTS
-    if bound_ns is not None and bound_ns < cost_ns and bound_ns <= least_ns:
-        raise table.error(
-            "max_segment", f"a duration above {least_ns:.0f} ns (point_cost, in sensible pieces)"
-        )
+    if bound_ns is not None and not cost.can_keep(bound_ns):
+        what = f"a duration above {cost.floor_ns:.0f} ns (point_cost, in sensible pieces)"
+        raise table.error("max_segment", what)
     return cost
 
 

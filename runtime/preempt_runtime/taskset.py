@@ -32,8 +32,9 @@ class TaskSetSpec:
     """The tasks that share one device; `threads` is None where any plan's threads will do.
 
     `margin_frac` is what bounds add to every observed maximum, `corun_factor` how much longer
-    segments were measured to take while others overlap with them, `resume_cost_ns` what a preempted
-    job pays when it goes on, `depth` how many segments may be in flight. `admit` and `drift` say
+    segments were measured to take beside kernels outside this run's order, `resume_cost_ns` what a
+    preempted job pays when it goes on, `dispatch_ns` what bounds add to every segment for copies
+    and the dispatcher, `depth` how many segments may be in flight. `admit` and `drift` say
     what becomes of a task that has no bound, or has it no more. `includes` are the other files that
     tasks were read from.
     """
@@ -49,6 +50,7 @@ class TaskSetSpec:
     drift: Drift = "say"
     depth: int = 1
     resume_cost_ns: int = 0
+    dispatch_ns: int = 0
     corun_factor: float = 1.0
     includes: tuple[Path, ...] = ()
 
@@ -71,7 +73,7 @@ def read_taskset(path: Path, *, seed: int | None = None) -> TaskSetSpec:
     head = document.table("taskset", f"{path}: [taskset]", default={})
     head.allow(
         *("name", "seed", "threads", "policy", "include"),
-        *("margin", "corun", "admit", "drift", "depth", "resume_cost"),
+        *("margin", "corun", "admit", "drift", "depth", "resume_cost", "dispatch"),
     )
     if seed is None:
         seed = head.integer("seed", 0, MAX_SEED, default=0)
@@ -98,6 +100,7 @@ def read_taskset(path: Path, *, seed: int | None = None) -> TaskSetSpec:
         drift=cast(Drift, head.choice("drift", DRIFT, default="say")),
         depth=head.integer("depth", 1, MAX_DEPTH, default=1),
         resume_cost_ns=head.duration_ns("resume_cost", default="0ns"),
+        dispatch_ns=head.duration_ns("dispatch", default="0ns"),
         includes=tuple(file for file in files if file != path),
     )
 

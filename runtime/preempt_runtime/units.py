@@ -39,6 +39,40 @@ def fmt_ns(value_ns: float) -> str:
     return f"{value_ns:.0f} ns"
 
 
+def fmt_exact_ns(value_ns: int) -> str:
+    """A duration as an option or a task set takes it, not rounded.
+
+    >>> [fmt_exact_ns(ns) for ns in (12_300_000, 1_234_567, 50_000, 2_000_000_000)]
+    ['12.3ms', '1234.567us', '50us', '2s']
+    """
+    for unit, scale in (("s", 10**9), ("ms", 10**6), ("us", 1000)):
+        if value_ns >= scale and value_ns % (scale // 1000) == 0:
+            whole, rest = divmod(value_ns, scale)
+            digits = f"{rest * 1000 // scale:03d}".rstrip("0")
+            return f"{whole}.{digits}{unit}" if digits else f"{whole}{unit}"
+    return f"{value_ns}ns"
+
+
+def rounded_up_ns(value_ns: int) -> int:
+    """Three significant digits, rounded up, so that what is shown is what was verified.
+
+    >>> rounded_up_ns(12_345_678), rounded_up_ns(999)
+    (12400000, 999)
+    """
+    step: int = 10 ** max(0, len(str(value_ns)) - 3)
+    return -(-value_ns // step) * step
+
+
+def rounded_down_ns(value_ns: int) -> int:
+    """Three significant digits, rounded down.
+
+    >>> rounded_down_ns(12_345_678)
+    12300000
+    """
+    step: int = 10 ** max(0, len(str(value_ns)) - 3)
+    return value_ns // step * step
+
+
 def _three_digits(value: float) -> str:
     return f"{value:.3g}" if abs(value) < 999.5 else f"{value:.0f}"
 

@@ -82,7 +82,7 @@ def test_every_step_counts_with_its_longest_time() -> None:
     )
     found = analysed_task(task, (3, 6))
     assert found.segment_ns == (2, 4, 6, 5)
-    assert (found.jitter_ns, found.period_ns, found.effective_deadline_ns) == (7, 40, 40)
+    assert (found.jitter_ns, found.period_ns, found.implicit_deadline_ns) == (7, 40, 40)
 
 
 class _Measured(FakeNetwork):

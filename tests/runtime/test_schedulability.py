@@ -11,7 +11,7 @@ from bench.random_sets import SetShape, random_tasks, release_patterns
 from bench.rta_oracle import oracle_responses
 from bench.segment_simulator import Rules, observed_responses
 from preempt_runtime.errors import InputError
-from preempt_runtime.policies import policy_from_name
+from preempt_runtime.policies import POLICIES, policy_from_name
 from preempt_runtime.schedulability import ANALYSED_POLICIES, AnalysedTask, Assumptions, analyse
 from preempt_runtime.schedulability.analysis import is_schedulable, loads_from_tasks
 from preempt_runtime.schedulability.edf import edf_busy_period_ns, is_demand_met
@@ -195,7 +195,7 @@ def test_a_task_without_period_spoils_its_level_and_all_below() -> None:
     assert {bound.reason for bound in analyse(tasks, "edf").tasks} == {reason}
 
 
-@pytest.mark.parametrize("policy", ["llf", "round-robin"])
+@pytest.mark.parametrize("policy", ["least-laxity", "prema", "dysta"])
 def test_other_policies_have_no_analysis(policy: str) -> None:
     (bound,) = analyse([task("a", (1,), 10, priority=3)], policy).tasks
     assert bound.reason is not None
@@ -417,10 +417,11 @@ def _executed(
     return found
 
 
-def test_every_analysed_policy_is_named() -> None:
-    tasks = [task("a", (1, 2), 10, priority=1)]
-    for policy in ANALYSED_POLICIES:
-        assert responses(tasks, policy) == [3]
+@pytest.mark.parametrize("policy", sorted(POLICIES))
+def test_the_policies_that_have_an_analysis_are_named_and_no_others(policy: str) -> None:
+    bounds = responses([task("a", (1, 2), 10, priority=1)], policy)
+    assert bounds == ([3] if policy in ANALYSED_POLICIES else [None])
+    assert set(ANALYSED_POLICIES) <= set(POLICIES)
 
 
 def test_the_documents_example_runs(capsys: pytest.CaptureFixture[str]) -> None:

@@ -147,6 +147,8 @@ def test_seeds_alone_repeat_one_point(folder: Path, capsys: pytest.CaptureFixtur
         (("--sweep", "policy=fifo", "--policy", "fifo"), "both --policy and --sweep policy"),
         (("--sweep", "load=0.5", "--trace", "t.json"), "--trace is of one simulation"),
         (("--sweep", "load=0.5", "--sweep", "max_segment=10us"), "allowed above 50.4 us"),
+        # before any of its points is made, which would find the bound too short
+        (("--sweep", "max_segment=10us,20us", "--seeds", "9999"), "are 19998 simulations"),
         (("--plot", "p.svg"), "--plot draws a sweep; add --sweep"),
         (("--jobs", "2"), "--jobs is for many simulations"),
         (("--trace", "set.toml"), "set.toml: is an input of this command"),

@@ -19,7 +19,13 @@ from preempt_runtime.simulated_costs import read_costs
 from preempt_runtime.simulated_load import mean_interval_ns, offered_load
 from preempt_runtime.simulation_plot import sweep_svg
 from preempt_runtime.simulation_points import SweepPoint, axis_from_text, points_of, with_seed
-from preempt_runtime.simulation_sweep import SweepRow, run_point, run_sweep, runs_of
+from preempt_runtime.simulation_sweep import (
+    SweepRow,
+    check_num_runs,
+    run_point,
+    run_sweep,
+    runs_of,
+)
 from preempt_runtime.simulation_table import estimate, results_of
 from preempt_runtime.taskset import TaskSetSpec, read_taskset
 
@@ -86,6 +92,17 @@ def test_a_load_scales_periods_and_nothing_else(taskset: TaskSetSpec) -> None:
     assert c.arrival == Poisson(rate_per_s=5.0)
     assert d == taskset.tasks[3]
     assert double.taskset.tasks[0].arrival == Periodic(period_ns=5 * MS, jitter_ns=3 * MS)
+
+
+def test_a_deadline_that_is_the_period_stays_under_another_load(
+    tmp_path: Path, taskset: TaskSetSpec
+) -> None:
+    (tmp_path / "set.toml").write_text(TASKS.replace('deadline = "5ms"', ""), encoding="utf-8")
+    (half,) = points(read_taskset(tmp_path / "set.toml"), "load=0.2675")
+    assert (half.taskset.tasks[0].period_ns, half.taskset.tasks[0].deadline_ns) == (
+        20 * MS,
+        10 * MS,
+    )
 
 
 def test_recorded_releases_are_scaled_too(tmp_path: Path, taskset: TaskSetSpec) -> None:
@@ -212,10 +229,11 @@ def test_a_refused_point_is_named(taskset: TaskSetSpec) -> None:
         run_sweep(runs, 1)
 
 
-def test_too_many_runs_are_refused(taskset: TaskSetSpec) -> None:
-    found = points(taskset, "load=0.5,0.7")
+def test_too_many_runs_are_refused() -> None:
+    axes = [axis_from_text("load=0.5,0.7")]
+    check_num_runs(axes, 5000)
     with pytest.raises(InputError, match="2 points with 5001 seeds are 10002 simulations"):
-        runs_of(found, SimulationOptions(duration_ns=MS), [axis_from_text("load=0.5,0.7")], 5001)
+        check_num_runs(axes, 5001)
 
 
 def metrics(task: str, released: int, finished: int, missed: int, p99_ns: int) -> TaskMetrics:

@@ -4,8 +4,21 @@ from pathlib import Path
 import pytest
 
 from bench.deadline_tally import DeadlineTally
-from bench.deadlines import CUT, NETWORKS, OVERLOADED, UNCUT, periods_ns, taskset_text
-from bench.deadlines_report import BlockResult, page, result_of
+from bench.deadlines import (
+    NETWORKS,
+    DeadlineOptions,
+    periods_ns,
+    settings_of,
+    taskset_text,
+)
+from bench.deadlines_report import (
+    CUT,
+    OVERLOADED,
+    UNCUT,
+    BlockResult,
+    page,
+    result_of,
+)
 from preempt_runtime.cost_watch import CostDrift
 from preempt_runtime.records import JobRecord, JobState
 from preempt_runtime.schedulability import AnalysedTask, Assumptions, analyse
@@ -109,7 +122,16 @@ def test_the_page_holds_what_was_measured(tally: DeadlineTally) -> None:
         bound=analyse([task], "fixed-priority", Assumptions(margin_frac=0.2)),
         num_segments={"mobilenet_v2": 1},
         costs_ns={"mobilenet_v2": 4 * MS},
-        settings={"command": "make bench-deadlines", "margin_frac": 0.2, "load": 0.7},
+        settings=settings_of(
+            DeadlineOptions(
+                rounds=3,
+                block_ns=20_000 * MS,
+                overload_block_ns=30_000 * MS,
+                threads=1,
+                folder=Path(),
+                cache=Path(),
+            )
+        ),
         machine={
             "cpu_model": "Testium 1",
             "cores": 2,
@@ -123,6 +145,10 @@ def test_the_page_holds_what_was_measured(tally: DeadlineTally) -> None:
     assert (found["missed"], found["segments_over_allowed"]) == (2, 2)
     assert result["overload"]["p99_ratios"] == [1.0]
     text = page(result)
+    command = "python -m bench.deadlines --rounds 3 --block-s 20 --overload-s 30 --threads 1"
+    assert f"`{command}`; Testium 1" in text
+    assert "3 rounds of blocks of 20 s, overloaded 30 s; threads: 1." in text
+    assert "the load is 150%" in text
     row = "| mobilenet_v2 | 4 | 2 | 1 | 1 | 14 ms | 19 ms | 19 ms | 3.96 | 2 of 40 |"
     assert row in text
     assert "* reached: mobilenet_v2's p99 at 150 % over that at 70 %" in text

@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,16 @@ from click.testing import CliRunner, Result
 from models.make import make
 from preempt_runtime.bundle import open_bundle
 from preempt_runtime.errors import BundleError
+from preempt_runtime.manifest import Latency
+from preempt_runtime.policies import POLICIES
+from preempt_runtime.schedulability import ANALYSED_POLICIES
 from preempt_runtime.task_table import CostSpec
 from preemptc import replan
 from preemptc.backends.ort import profiler
 from preemptc.cli import main
 from preemptc.plan_costs import bundle_costs, front_of_network
 from preemptc.search import SegmentCosts, pareto_front
+from tests.runtime.fake_bundles import manifest_of, write_bundle
 
 ROBOT = """\
 [taskset]
@@ -105,6 +110,14 @@ def test_people_see_the_same_figures_and_where_they_come_from(work: Path) -> Non
     assert row[1:5] == ["9.65", "ms", "1", "9.65"]
 
 
+def test_what_dispatching_costs_stands_in_the_file_unless_the_command_says_otherwise(
+    work: Path,
+) -> None:
+    slower = ROBOT.replace('name = "robot"', 'name = "robot"\ndispatch = "50us"', 1)
+    assert document(slower, work)["tasks"][0]["cost_ns"] == 8_850_000
+    assert document(slower, work, "--dispatch", "70us")["tasks"][0]["cost_ns"] == 8_870_000
+
+
 def test_overlapping_segments_cost_what_was_measured_of_overlapping(work: Path) -> None:
     slower = ROBOT.replace('name = "robot"', 'name = "robot"\nmargin = 0.0\ncorun = 1.25', 1)
     found = json.loads(plan(slower, work, "--json").stdout)
@@ -137,9 +150,18 @@ def test_in_order_of_release_best_effort_needs_a_period_too(work: Path) -> None:
     assert "write a period for 'captioner', or take another policy" in result.stderr
 
 
-def test_a_policy_without_analysis_is_refused(work: Path) -> None:
-    result = plan(ROBOT.replace("[taskset]", '[taskset]\npolicy = "llf"'), work, code=1)
-    assert "no analysis for policy 'llf', only for fixed-priority, " in result.stdout
+@pytest.mark.parametrize("policy", sorted(set(POLICIES) - set(ANALYSED_POLICIES)))
+def test_a_policy_without_analysis_is_refused(policy: str, work: Path) -> None:
+    result = plan(ROBOT.replace("[taskset]", f'[taskset]\npolicy = "{policy}"'), work, code=1)
+    assert f"no analysis for policy '{policy}', only for fixed-priority, " in result.stdout
+    advice = "; take one of fixed-priority, rate-monotonic, deadline-monotonic, edf, fifo"
+    assert result.stderr.strip().endswith(advice)
+
+
+def test_order_of_release_with_several_in_flight_is_told_what_would_help(work: Path) -> None:
+    text = ROBOT.replace("[taskset]", '[taskset]\npolicy = "fifo"\ndepth = 2')
+    result = plan(text, work, code=1)
+    assert result.stderr.strip().endswith("; write depth = 1, or take another policy")
 
 
 def test_edf_needs_no_priorities(work: Path) -> None:
@@ -198,8 +220,37 @@ def test_networks_are_profiled_compiled_and_judged_by_what_was_measured(work: Pa
     assert (
         document(bundles_alone, work)["tasks"][0]["segment_ns"] == again["tasks"][0]["segment_ns"]
     )
-    with pytest.raises(BundleError, match="no plan is called 'x'; there are "):
-        bundle_costs(work / "idle.bundle", "x")
+    with pytest.raises(BundleError, match="no plan 'x', it holds "):
+        bundle_costs(work / "idle.bundle", "x", None)
+
+
+def test_the_plan_of_a_bundle_is_the_one_that_is_simulated(tmp_path: Path) -> None:
+    manifest = manifest_of((1000, 1000))
+    cut, whole = manifest.plans
+    latency = Latency(p50_ns=1900, p99_ns=2000, max_ns=2100, num_samples=9)
+    segments = tuple(replace(segment, latency=latency) for segment in whole.segments)
+    measured = replace(whole, source="measured", segments=segments)
+    write_bundle(tmp_path / "net.bundle", replace(manifest, plans=(cut, measured)))
+    for threads in (None, 2):
+        costs = bundle_costs(tmp_path / "net.bundle", None, threads)
+        assert (costs.front.cuts, costs.source) == (((2100,),), "measured")
+    assert bundle_costs(tmp_path / "net.bundle", "cut", None).source == "estimated"
+    with pytest.raises(BundleError, match="no plan for 3 threads, it holds 'cut'"):
+        bundle_costs(tmp_path / "net.bundle", None, 3)
+    text = ROBOT.replace('cost = "8ms"', 'bundle = "net.bundle"')
+    assert "measured maxima on Testium 1 (detector)" in plan(text, tmp_path).stdout
+    assert document(text, tmp_path)["tasks"][0]["machine"] == "Testium 1"
+    others = ROBOT.replace("[taskset]", "[taskset]\nthreads = 3")
+    result = plan(others.replace('cost = "8ms"', 'bundle = "net.bundle"'), tmp_path, code=1)
+    assert "no plan for 3 threads" in result.stderr
+
+
+def test_a_bundle_without_plans_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "net.bundle").mkdir()
+    manifest = replace(manifest_of(), plans=(), keys={}, artefacts=())
+    write_bundle(tmp_path / "net.bundle", manifest)
+    with pytest.raises(BundleError, match="no plan, it holds none; compile its model again"):
+        bundle_costs(tmp_path / "net.bundle", None, None)
 
 
 ESTIMATED = NETWORKS.replace("tiny", "long")  # on a GPU that is elsewhere: the same everywhere
@@ -241,6 +292,36 @@ def test_a_network_without_a_bundle_cannot_be_compiled(work: Path) -> None:
     text = NETWORKS.replace('bundle = "idle.bundle"\n', "")
     result = plan(text, work, "--compile", code=1)
     assert "task 'idle': no bundle to compile" in result.stderr
+
+
+def test_a_task_that_shares_a_bundle_is_judged_by_what_was_compiled(work: Path) -> None:
+    text = NETWORKS.replace("idle.bundle", "shared.bundle").replace("urgent.bundle", "idle.bundle")
+    document(text, work, "--compile")
+    shared = NETWORKS.replace("urgent.bundle", "idle.bundle")
+    text = shared.replace('model = "tiny.onnx"\n', "", 1).replace("tiny.onnx", "long.onnx")
+    before = document(text, work)["tasks"][0]["segment_ns"]
+    after = document(text, work, "--compile")
+    assert after["tasks"][0]["segment_ns"] == after["tasks"][1]["segment_ns"] != before
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ('model = "long.onnx"', "model .*long.onnx for bundle .*, task 'urgent' has .*tiny.onnx"),
+        (
+            'model = "tiny.onnx"\nprofile = "p.json"',
+            "profile .*p.json for bundle .*, task 'urgent' has None",
+        ),
+    ],
+)
+def test_two_networks_or_profiles_for_one_bundle_are_refused(
+    line: str, found: str, work: Path
+) -> None:
+    (work / "p.json").touch()
+    head, task, idle = NETWORKS.replace("idle.bundle", "urgent.bundle").rpartition("[[task]]")
+    text = head + task + idle.replace('model = "tiny.onnx"', line)
+    result = plan(text, work, code=1)
+    assert re.search(found, result.stderr)
 
 
 def test_fronts_of_networks_are_their_pareto_fronts() -> None:

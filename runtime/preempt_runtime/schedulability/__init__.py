@@ -18,8 +18,8 @@ from preempt_runtime.schedulability.model import (
     SOURCES,
     AnalysedTask,
     Assumptions,
+    CostSource,
     SetBound,
-    Source,
     TaskBound,
 )
 
@@ -30,10 +30,10 @@ __all__ = [
     "Assumptions",
     "Change",
     "Choice",
+    "CostSource",
     "Front",
     "Problem",
     "SetBound",
-    "Source",
     "TaskBound",
     "analyse",
     "choose_bounds",

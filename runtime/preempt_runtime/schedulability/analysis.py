@@ -138,7 +138,7 @@ def _check(tasks: Sequence[AnalysedTask], policy: str) -> None:
             )
         if policy == "rate-monotonic" and task.period_ns is None:
             raise InputError(f"task {task.name!r}: no period, which {policy!r} ranks tasks by")
-        if policy in ("edf", "deadline-monotonic") and task.effective_deadline_ns is None:
+        if policy in ("edf", "deadline-monotonic") and task.implicit_deadline_ns is None:
             raise InputError(f"task {task.name!r}: no deadline, which {policy!r} ranks tasks by")
 
 
@@ -149,7 +149,7 @@ def _rank(task: AnalysedTask, policy: str) -> int:
     if policy == "rate-monotonic":
         return -(task.period_ns or 0)
     if policy == "deadline-monotonic":
-        return -(task.effective_deadline_ns or 0)
+        return -(task.implicit_deadline_ns or 0)
     return task.priority or 0
 
 
@@ -203,7 +203,7 @@ def _without_period(loads: Sequence[Load]) -> Unbounded | None:
 
 
 def _task_bound(task: AnalysedTask, load: Load, outcome: Outcome) -> TaskBound:
-    deadline_ns = None if task.is_best_effort else task.effective_deadline_ns
+    deadline_ns = None if task.is_best_effort else task.implicit_deadline_ns
     bound = outcome if isinstance(outcome, Bounded) else None
     reason = None
     if isinstance(outcome, Bounded) and deadline_ns is not None:

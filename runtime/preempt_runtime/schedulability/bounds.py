@@ -117,7 +117,7 @@ def by_tolerance(
     allowed_ns = most_ns
     for level in _levels(tasks, coarsest, policy):
         if policy == "edf":
-            deadline_ns = None if level[0].is_best_effort else level[0].effective_deadline_ns
+            deadline_ns = None if level[0].is_best_effort else level[0].implicit_deadline_ns
             tolerance_ns = deadline_tolerance_ns(ahead, deadline_ns, allowed_ns, assumptions)
             allowed_ns = tolerance_ns or 0
         for task in level:

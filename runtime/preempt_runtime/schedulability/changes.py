@@ -9,7 +9,7 @@ from preempt_runtime.schedulability.bounds import Choice, choose_bounds, schedul
 from preempt_runtime.schedulability.cuts import Front, front_from_cuts
 from preempt_runtime.schedulability.limits import segment_limits
 from preempt_runtime.schedulability.model import AnalysedTask, Assumptions, scaled_ns
-from preempt_runtime.units import fmt_ns
+from preempt_runtime.units import fmt_exact_ns, fmt_ns, rounded_down_ns, rounded_up_ns
 
 Kind = Literal["bound", "priority", "cost", "deadline", "period"]
 _COST_FACTORS = tuple(percent / 100 for percent in range(95, 45, -5))
@@ -84,7 +84,9 @@ def _other_bounds(problem: Problem) -> Iterator[Change]:
         limit_ns = segment_limits(choice, {**problem.fronts, name: free})[name]
         found_ns = limit_ns if limit_ns is not None else max(free.cuts[0])
         bound_ns = max(rounded_down_ns(found_ns), max(choice.cut_of(name)))
-        yield Change(kind="bound", task=name, text=f"max_segment = {exact(bound_ns)} for {name!r}")
+        yield Change(
+            kind="bound", task=name, text=f"max_segment = {fmt_exact_ns(bound_ns)} for {name!r}"
+        )
 
 
 def _swaps(problem: Problem, urgent: Sequence[AnalysedTask], late: list[str]) -> Iterator[Change]:
@@ -166,38 +168,6 @@ def _longer_periods(problem: Problem, urgent: Sequence[AnalysedTask]) -> Iterato
 
 def _instead(kind: Kind, name: str, value_ns: int, now_ns: int | None) -> Change:
     now = "" if now_ns is None else f" instead of {fmt_ns(now_ns)}"
-    return Change(kind=kind, task=name, text=f"a {kind} of {exact(value_ns)}{now} for {name!r}")
-
-
-def rounded_up_ns(value_ns: int) -> int:
-    """Three significant digits, rounded up, so that what is shown is what was verified.
-
-    >>> rounded_up_ns(12_345_678), rounded_up_ns(999)
-    (12400000, 999)
-    """
-    step: int = 10 ** max(0, len(str(value_ns)) - 3)
-    return -(-value_ns // step) * step
-
-
-def rounded_down_ns(value_ns: int) -> int:
-    """Three significant digits, rounded down.
-
-    >>> rounded_down_ns(12_345_678)
-    12300000
-    """
-    step: int = 10 ** max(0, len(str(value_ns)) - 3)
-    return value_ns // step * step
-
-
-def exact(value_ns: int) -> str:
-    """A duration as an option or a task set takes it, not rounded.
-
-    >>> exact(12_300_000), exact(1_234_567), exact(50_000), exact(2_000_000_000)
-    ('12.3ms', '1234.567us', '50us', '2s')
-    """
-    for unit, scale in (("s", 10**9), ("ms", 10**6), ("us", 1000)):
-        if value_ns >= scale and value_ns % (scale // 1000) == 0:
-            whole, rest = divmod(value_ns, scale)
-            digits = f"{rest * 1000 // scale:03d}".rstrip("0")
-            return f"{whole}.{digits}{unit}" if digits else f"{whole}{unit}"
-    return f"{value_ns}ns"
+    return Change(
+        kind=kind, task=name, text=f"a {kind} of {fmt_exact_ns(value_ns)}{now} for {name!r}"
+    )

@@ -80,7 +80,7 @@ def load_from_task(task: AnalysedTask, assumptions: Assumptions, *, rank: int) -
         num_segments=len(segment_ns),
         period_ns=task.period_ns or 0,
         jitter_ns=task.jitter_ns,
-        deadline_ns=task.effective_deadline_ns or 0,
+        deadline_ns=task.implicit_deadline_ns or 0,
         rank=rank,
     )
 

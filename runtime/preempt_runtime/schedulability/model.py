@@ -6,8 +6,8 @@ from typing import Literal
 from preempt_runtime.errors import InputError
 from preempt_runtime.units import fmt_ns
 
-Source = Literal["measured", "given", "predicted", "estimated"]
-SOURCES: tuple[Source, ...] = ("measured", "given", "predicted", "estimated")
+CostSource = Literal["measured", "given", "predicted", "estimated"]
+SOURCES: tuple[CostSource, ...] = ("measured", "given", "predicted", "estimated")
 """Where costs come from, the most trustworthy first: maxima measured on the device, numbers of the
 task set, predictions from a measured profile, and the estimate of a device that is elsewhere."""
 _MILLIONTHS = 1_000_000
@@ -19,7 +19,7 @@ class Assumptions:
 
     `depth` segments may be in flight; a job that goes on after another ran pays
     `resume_cost_ns`, every segment `dispatch_ns`; every cost is first multiplied by
-    `corun_factor` (measured: how much longer kernels take that overlap others'), then raised by
+    `corun_factor` (measured: how much longer kernels take beside those of others), then raised by
     `margin_frac`. Both count in millionths.
     """
 
@@ -60,7 +60,7 @@ class AnalysedTask:
     deadline_ns: int | None = None
     priority: int | None = None
     is_best_effort: bool = False
-    source: Source = "given"
+    source: CostSource = "given"
     corun_factor: float = 1.0
     total_ns: int | None = None
 
@@ -84,7 +84,7 @@ class AnalysedTask:
             )
 
     @property
-    def effective_deadline_ns(self) -> int | None:
+    def implicit_deadline_ns(self) -> int | None:
         """The deadline, or else the period."""
         return self.period_ns if self.deadline_ns is None else self.deadline_ns
 
@@ -110,7 +110,7 @@ class TaskBound:
     response_ns: int | None
     deadline_ns: int | None
     is_best_effort: bool
-    source: Source
+    source: CostSource
     reason: str | None
 
     @property
@@ -140,7 +140,7 @@ class SetBound:
         return all(task.is_schedulable for task in self.tasks)
 
     @property
-    def source(self) -> Source:
+    def source(self) -> CostSource:
         """That of the least trustworthy cost: a bound is no better than what it is made of."""
         return max((task.source for task in self.tasks), key=SOURCES.index)
 

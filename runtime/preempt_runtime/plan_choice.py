@@ -1,0 +1,55 @@
+"""Which plan of a bundle tells what its jobs cost where nothing is run: to simulate, to analyse."""
+
+from collections.abc import Mapping
+
+from preempt_runtime.bundle import Bundle
+from preempt_runtime.errors import BundleError
+from preempt_runtime.manifest import Manifest, PlanSpec
+from preempt_runtime.strict_json import brief
+
+_MACHINE_FIELDS = ("gpu", "cpu_model")
+
+
+def plan_with_costs(bundle: Bundle, plan_id: str | None, threads: int | None) -> PlanSpec:
+    """The named plan, or the first measured one, or else the first.
+
+    The plan's key need not be this machine's: nothing is run. A plan whose key has another number
+    of threads than asked is left out.
+
+    Raises:
+        BundleError: no plan is left.
+    """
+    manifest = bundle.manifest
+    plans = [
+        plan
+        for plan in manifest.plans
+        if plan_id in (None, plan.id)
+        and (threads is None or _key_fields(manifest, plan).get("threads", threads) == threads)
+    ]
+    if not plans:
+        held = ", ".join(
+            f"{brief(plan.id)} (threads: {_key_fields(manifest, plan).get('threads', 'any')})"
+            for plan in manifest.plans
+        )
+        asked = "plan" if plan_id is None else f"plan {brief(plan_id)}"
+        of_threads = "" if threads is None else f" for {threads} threads"
+        advice = "name one of these" if held else "compile its model again"
+        raise BundleError(
+            f"{bundle.root}: no {asked}{of_threads}, it holds {held or 'none'}; {advice}"
+        )
+    return next(filter(is_measured, plans), plans[0])
+
+
+def is_measured(plan: PlanSpec) -> bool:
+    """Whether the time of every segment was measured; a manifest's reader checks that it was."""
+    return plan.source == "measured"
+
+
+def machine_of(manifest: Manifest, plan: PlanSpec) -> str | None:
+    """What a plan was made for, as far as its key says so."""
+    fields = _key_fields(manifest, plan)
+    return next((str(fields[name]) for name in _MACHINE_FIELDS if name in fields), None)
+
+
+def _key_fields(manifest: Manifest, plan: PlanSpec) -> Mapping[str, str | int]:
+    return {} if plan.key is None else manifest.keys[plan.key]
