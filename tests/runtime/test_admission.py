@@ -9,7 +9,7 @@ from preempt_runtime.cost_watch import AllowedCosts, CostWatch, Excess
 from preempt_runtime.errors import AdmissionError, InputError
 from preempt_runtime.executor import Executor
 from preempt_runtime.manifest import Latency
-from preempt_runtime.policies import FixedPriority
+from preempt_runtime.policies import POLICIES, FixedPriority, Policy
 from preempt_runtime.readmission import Readmission, in_background
 from preempt_runtime.schedulability import Assumptions
 from preempt_runtime.task import Task
@@ -105,12 +105,18 @@ def test_tasks_are_told_what_is_wrong_with_their_times() -> None:
 
 
 class _World:
-    def __init__(self, mode: str | None, *tasks: Task, margin_frac: float = 0.0) -> None:
+    def __init__(
+        self,
+        mode: str | None,
+        *tasks: Task,
+        margin_frac: float = 0.0,
+        policy: Policy | None = None,
+    ) -> None:
         self.clock, self.recording = VirtualClock(), Recording()
         found = None if mode is None else admission(mode, margin_frac=margin_frac)
         self.executor = Executor(
             FakeDevice(self.clock),
-            FixedPriority(),
+            policy or FixedPriority(),
             self.clock,
             [self.recording],
             switch_interval_s=None,
@@ -174,6 +180,16 @@ def test_a_change_to_dropping_ends_a_job_that_is_late_already() -> None:
     lines = world.lines()
     assert lines[0] == "0-4 long#0[0]"
     assert [line.split()[1] for line in lines[1:]] == ["dropped", "dropped"]
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_waiting_best_effort_jobs_may_become_real_time(name: str) -> None:
+    before = replace(BACKGROUND, network=FakeNetwork(segment_ns=(4, 4)))
+    world = _World(None, replace(URGENT, relative_deadline_ns=10), before, policy=POLICIES[name])
+    world.submit((0, "background"), (1, "background"), (2, "urgent"), (6, "background"))
+    after = replace(before, priority=1, period_ns=20)
+    world.clock.call_at(3, lambda: world.executor.change_task(after))
+    assert sum(" finished " in line for line in world.lines()) == 4
 
 
 def test_blocking_goes_on_counting_across_a_change() -> None:
