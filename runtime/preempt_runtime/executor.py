@@ -72,7 +72,6 @@ class Executor:
             )
         self._policy = policy
         self._admission = admission
-        self._tasks: dict[str, Task] = {}
         self._clock = clock
         self._new_job_id = itertools.count().__next__
         self._books = Books(policy, clock.now_ns, Instruments(instruments))
@@ -117,7 +116,6 @@ class Executor:
                 raise InputError(f"task {task.name!r} is there already; name this one otherwise")
             if self._admission is not None:
                 self._admission.admit(self.tasks(), task)
-            self._tasks[task.name] = task
             self._books.add_queue(task)
 
     def change_task(self, task: Task) -> None:
@@ -146,12 +144,12 @@ class Executor:
             if self._admission is not None:
                 others = [other for other in self.tasks() if other.name != task.name]
                 self._admission.admit(others, task)
-            self._tasks[task.name] = task
+            queue.newest_task = task
             self._inbox.post(lambda new: self._books.change_task(queue, new), task)
 
     def tasks(self) -> tuple[Task, ...]:
         """The tasks as they were last added or changed, those among them that are being removed."""
-        return tuple(self._tasks[name] for name in list(self._books.queues))
+        return tuple(queue.newest_task for queue in list(self._books.queues.values()))
 
     def remove_task(self, name: str, *, drain: bool = False, wait: bool = True) -> None:
         """Forget a task; return when its jobs have ended.
