@@ -51,7 +51,8 @@ class Executor:
     With `admission`, a task joins or changes only if the analysis lets it.
 
     Raises:
-        InputError: the device does not allow such a depth.
+        InputError: the device does not allow such a depth, or admission analyses another policy
+            or depth.
     """
 
     def __init__(
@@ -70,6 +71,8 @@ class Executor:
                 f"depth {depth}, device {device.name!r} allows 1 to {device.max_depth};"
                 " let fewer segments be in flight"
             )
+        if admission is not None:
+            _check_same(admission, policy, depth)
         self._policy = policy
         self._admission = admission
         self._clock = clock
@@ -443,3 +446,13 @@ class Executor:
             known = sorted(self._books.queues)
             raise InputError(f"no task is called {name!r}; there are {known}")
         return queue
+
+
+def _check_same(admission: Admission, policy: Policy, depth: int) -> None:
+    """Refuse an admission whose bounds would be promises of another executor."""
+    analysed = admission.policy, admission.assumptions.depth
+    if analysed != (policy.name, depth):
+        raise InputError(
+            f"admission analyses policy {analysed[0]!r} at depth {analysed[1]}, the executor has"
+            f" policy {policy.name!r} at depth {depth}; give both the same"
+        )

@@ -12,7 +12,7 @@ from preempt_runtime.manifest import Latency
 from preempt_runtime.policies import POLICIES, FixedPriority, Policy
 from preempt_runtime.readmission import Readmission, in_background
 from preempt_runtime.schedulability import Assumptions
-from preempt_runtime.task import Task
+from preempt_runtime.task import ADMIT, Task
 from preempt_runtime.testing import (
     EXAMPLE_INPUTS,
     FakeDevice,
@@ -144,6 +144,17 @@ def test_an_executor_refuses_a_task_and_goes_on_as_before() -> None:
         world.submit((0, "background"))
     world.submit((0, "long"), (1, "urgent"))
     assert world.lines()[:3] == ["0-4 long#0[0]", "4-7 urgent#1[0]", "7-11 long#0[1]"]
+
+
+@pytest.mark.parametrize("mode", ADMIT)
+@pytest.mark.parametrize(("policy", "depth"), [(FixedPriority(), 2), (POLICIES["edf"], 1)])
+def test_an_executor_promises_nothing_for_another(mode: str, policy: Policy, depth: int) -> None:
+    clock = VirtualClock()
+    device = FakeDevice(clock, max_depth=2)
+    with pytest.raises(InputError, match="analyses policy 'fixed-priority' at depth 1, the exec"):
+        Executor(device, policy, clock, depth=depth, admission=admission(mode))
+    matching = admission(mode, depth=2)
+    Executor(device, FixedPriority(), clock, depth=2, admission=matching).close()
 
 
 def test_what_was_removed_makes_room() -> None:
