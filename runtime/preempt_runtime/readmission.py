@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from preempt_runtime.admission import Admission, complaint
+from preempt_runtime.admission import Admission, Observed, complaint
 from preempt_runtime.cost_watch import CostWatch, Excess, text_from_excess
 from preempt_runtime.errors import PreemptError
 from preempt_runtime.executor import Executor
@@ -37,7 +37,10 @@ class Readmission:
     def respond(self, excess: Excess) -> None:
         """Analyse once more, and say what has changed."""
         tasks = self._executor.tasks()
-        observed = {name: drift.max_observed_ns for name, drift in self._watch.drifts().items()}
+        observed = {
+            name: Observed(segment_ns=drift.max_observed_ns, job_ns=drift.max_observed_job_ns)
+            for name, drift in self._watch.drifts().items()
+        }
         before, self.bound = self.bound, self._admission.bound(tasks, observed)
         if excess.is_first or before is None or self.bound.is_schedulable != before.is_schedulable:
             verdict = (

@@ -46,7 +46,8 @@ class RunGuard:
         costs = {
             task.spec.name: AllowedCosts(
                 latencies=tuple(segment.latency for segment in task.network.segments),
-                margin_frac=taskset.margin_frac,
+                assumptions=assumptions,
+                total_ns=task.task.total_ns,
             )
             for task in loaded.tasks
         }

@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from preempt_runtime.admission import Admission, analysed_task
+from preempt_runtime.admission import Admission, Observed, analysed_task
 from preempt_runtime.clock import VirtualClock
 from preempt_runtime.cost_watch import AllowedCosts, CostWatch, Excess
 from preempt_runtime.errors import AdmissionError, InputError
@@ -80,7 +80,7 @@ def test_every_step_counts_with_its_longest_time() -> None:
         post_ns=5,
         jitter_ns=7,
     )
-    found = analysed_task(task, (3, 6))
+    found = analysed_task(task, Observed(segment_ns=(3, 6)))
     assert found.segment_ns == (2, 4, 6, 5)
     assert (found.jitter_ns, found.period_ns, found.effective_deadline_ns) == (7, 40, 40)
 
@@ -237,7 +237,7 @@ def test_tasks_are_analysed_again_when_a_segment_takes_too_long(
     rules = admission("off")
     watch = CostWatch(
         {"long": AllowedCosts(latencies=(Latency(p50_ns=4, p99_ns=4, max_ns=4, num_samples=9),) * 2,
-                           margin_frac=0.0)},
+                              assumptions=Assumptions())},
         lambda excess: respond(excess),
     )  # fmt: skip
     clock, recording = VirtualClock(), Recording()
@@ -256,7 +256,7 @@ def test_tasks_are_analysed_again_when_a_segment_takes_too_long(
     # Blocked for 9 - 1, then 3: one after the deadline of 10.
     assert readmission.bound is not None
     assert readmission.bound.task("urgent").response_ns == 11
-    assert "task long: segment 1 took 9 ns, its bundle and the margin allow 4 ns" in caplog.text
+    assert "task long: segment 1 took 9 ns, its bound allows 4 ns" in caplog.text
     assert "'urgent' (deadline 10 ns): may end 1 ns after" in caplog.messages[0]
     assert shed == {"urgent": "drop" if sheds else "run", "long": "run"}
     assert readmission.shed == (("urgent",) if sheds else ())
@@ -291,5 +291,21 @@ def test_what_a_whole_job_was_seen_to_take_counts_where_it_is_less() -> None:
     assert admission().bound((URGENT, replace(long, total_ns=99))).task("long") == by_sum
     assert admission().bound((URGENT, replace(long, total_ns=1))).task("long").cost_ns == 4
     # A segment that was seen to take longer makes what was measured of whole jobs void.
-    again = admission().bound((URGENT, replace(long, total_ns=9)), {"long": (5, 1, 1)})
+    again = admission().bound(
+        (URGENT, replace(long, total_ns=9)), {"long": Observed(segment_ns=(5, 1, 1))}
+    )
     assert again.task("long").cost_ns == 13
+    # A whole job that was seen to take longer counts with that.
+    again = admission().bound((URGENT, replace(long, total_ns=9)), {"long": Observed(job_ns=10)})
+    assert again.task("long").cost_ns == 10
+
+
+def test_what_was_seen_on_the_device_is_not_inflated_twice() -> None:
+    long = replace(LONG, network=FakeNetwork(segment_ns=(400, 400, 400)), total_ns=900)
+    rules = admission(corun_factor=1.5, dispatch_ns=7, margin_frac=0.1)
+    as_measured = rules.bound((replace(long, period_ns=9999),))
+    seen = Observed(segment_ns=(607, 600, 1), job_ns=1350 + 3 * 7)  # 400 * 1.5 + 7, 900 * 1.5
+    assert analysed_task(long, seen, rules.assumptions) == analysed_task(long)
+    assert rules.bound((replace(long, period_ns=9999),), {"long": seen}) == as_measured
+    found = analysed_task(long, Observed(segment_ns=(1, 1, 907)), rules.assumptions)
+    assert (found.segment_ns, found.total_ns) == ((400, 400, 600), None)
