@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ from click.testing import CliRunner, Result
 from models.make import make
 from preempt_runtime.bundle import open_bundle
 from preempt_runtime.errors import BundleError
+from preempt_runtime.manifest import Latency
 from preempt_runtime.task_table import CostSpec
 from preemptc import replan
 from preemptc.backends.ort import profiler
 from preemptc.cli import main
 from preemptc.plan_costs import bundle_costs, front_of_network
 from preemptc.search import SegmentCosts, pareto_front
+from tests.runtime.fake_bundles import manifest_of, write_bundle
 
 ROBOT = """\
 [taskset]
@@ -103,6 +106,24 @@ def test_people_see_the_same_figures_and_where_they_come_from(work: Path) -> Non
     assert "dispatching  50 us" in text
     (row,) = [line.split() for line in text.splitlines() if line.strip().startswith("detector")]
     assert row[1:5] == ["9.65", "ms", "1", "9.65"]
+
+
+@pytest.mark.parametrize(
+    ("total_ns", "what"), [(9, "no segment takes"), (8, "no segment and no job takes")]
+)
+def test_a_bound_that_rests_on_whole_jobs_says_so(work: Path, total_ns: int, what: str) -> None:
+    manifest = manifest_of((3_000_000,) * 3)
+    latency = Latency(p50_ns=1, p99_ns=1, max_ns=3_000_000, num_samples=9)
+    built = manifest.plans[0]
+    built = replace(
+        built,
+        source="measured",
+        chained=replace(latency, max_ns=total_ns * 1_000_000),
+        segments=tuple(replace(segment, latency=latency) for segment in built.segments),
+    )
+    write_bundle(work / f"{total_ns}.bundle", replace(manifest, plans=(built,)))
+    text = ROBOT.replace('segments = ["6ms", "6ms", "5ms"]', f'bundle = "{total_ns}.bundle"')
+    assert f"as long as  {what} longer than" in plan(text, work).stdout
 
 
 def test_overlapping_segments_cost_what_was_measured_of_overlapping(work: Path) -> None:
