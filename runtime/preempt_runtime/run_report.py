@@ -69,6 +69,7 @@ def _document_from_task(task: TaskReport) -> dict[str, Any]:
         "plan": task.plan,
         "num_segments": task.num_segments,
         "priority": task.priority,
+        "is_best_effort": task.is_best_effort,
         "deadline_ns": task.deadline_ns,
         "first_error": task.first_error,
         **({} if task.drift is None else _promise_document(task, task.drift)),
@@ -156,7 +157,7 @@ def _row(name: str, task: TaskReport, *, has_bounds: bool) -> tuple[str, ...]:
     response, blocking = _cells(metrics.response), _cells(metrics.blocking)
     return (
         name,
-        "best effort" if task.priority is None else str(task.priority),
+        _priority_cell(task),
         str(task.num_segments),
         str(metrics.released),
         str(metrics.finished),
@@ -168,6 +169,12 @@ def _row(name: str, task: TaskReport, *, has_bounds: bool) -> tuple[str, ...]:
         str(metrics.num_preemptions),
         f"{metrics.rate_per_s:.1f}",
     )
+
+
+def _priority_cell(task: TaskReport) -> str:
+    if task.is_best_effort:
+        return "best effort"
+    return "-" if task.priority is None else str(task.priority)
 
 
 def _bound_cell(task: TaskReport) -> str:

@@ -137,6 +137,21 @@ def test_fifo_makes_the_urgent_task_wait_for_the_whole_network(folder: Path) -> 
     assert report.tasks["urgent"].metrics.missed > 0
 
 
+def test_real_time_without_a_priority_is_not_called_best_effort(folder: Path) -> None:
+    text = TWO_TASKS.replace("priority = 9\n", "")
+    report = Bench(folder, text.replace('name = "pair"', 'policy = "edf"')).run()
+    tasks = document_from_report(report)["tasks"]
+    assert [(task["priority"], task["is_best_effort"]) for task in tasks.values()] == [
+        (None, False),
+        (None, True),
+    ]
+    out = io.StringIO()
+    print_report(report, out)
+    urgent, long = out.getvalue().splitlines()[3:5]
+    assert urgent.split()[:3] == ["urgent", "-", "1"]
+    assert long.split()[:3] == ["long", "best", "effort"]
+
+
 def test_a_plan_can_be_named(folder: Path) -> None:
     text = TWO_TASKS.replace('"long.bundle"', '"long.bundle"\nplan = "whole"')
     report = Bench(folder, text).run()
