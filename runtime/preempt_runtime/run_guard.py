@@ -70,7 +70,11 @@ class RunGuard:
             yield
             return
         self._readmission = Readmission(
-            executor, self.admission, self.watch, sheds=self._drift == "shed"
+            executor,
+            self.admission,
+            self.watch,
+            promised=self._promised,
+            sheds=self._drift == "shed",
         )
         with in_background(self._readmission.respond) as self._tell:
             yield

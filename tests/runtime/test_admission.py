@@ -1,4 +1,6 @@
 import logging
+import threading
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -238,13 +240,15 @@ def test_tasks_are_analysed_again_when_a_segment_takes_too_long(
     watch = CostWatch(
         {"long": AllowedCosts(latencies=(Latency(p50_ns=4, p99_ns=4, max_ns=4, num_samples=9),) * 2,
                               assumptions=Assumptions())},
-        lambda excess: respond(excess),
+        lambda excess: respond([excess]),
     )  # fmt: skip
     clock, recording = VirtualClock(), Recording()
     with Executor(
         FakeDevice(clock), FixedPriority(), clock, [watch, recording], switch_interval_s=None
     ) as executor:
-        readmission = Readmission(executor, rules, watch, sheds=sheds)
+        readmission = Readmission(
+            executor, rules, watch, promised=rules.bound((urgent, long)), sheds=sheds
+        )
         respond = readmission.respond
         executor.add_task(urgent)
         executor.add_task(long)
@@ -264,19 +268,52 @@ def test_tasks_are_analysed_again_when_a_segment_takes_too_long(
     assert watch.drifts()["long"].num_exceeded == 3
 
 
-def test_an_answer_in_the_background_is_awaited_at_the_end() -> None:
-    seen: list[Excess] = []
-    excess = Excess(task="a", segment_idx=0, elapsed_ns=2, allowed_ns=1, is_first=True)
+def excess_of(task: str, elapsed_ns: int = 2, *, is_first: bool = False) -> Excess:
+    return Excess(task=task, segment_idx=0, elapsed_ns=elapsed_ns, allowed_ns=1, is_first=is_first)
 
-    def respond(found: Excess) -> None:
-        seen.append(found)
+
+def test_only_broken_promises_are_shed(caplog: pytest.LogCaptureFixture) -> None:
+    rules = admission("off")
+    never = replace(LONG, name="never", priority=0, relative_deadline_ns=1)
+    tasks = (replace(URGENT, relative_deadline_ns=5), LONG, never)
+    watch = CostWatch({})
+    with Executor(FakeDevice(VirtualClock()), FixedPriority(), VirtualClock()) as executor:
+        for task in tasks:
+            executor.add_task(task)
+        promised = rules.bound(tasks)
+        assert [task.is_schedulable for task in promised.tasks] == [False, True, False]
+        readmission = Readmission(executor, rules, watch, promised=promised, sheds=True)
+        readmission.respond([excess_of("a", is_first=True), excess_of("b"), excess_of("c")])
+        readmission.respond([excess_of("b", is_first=True), excess_of("c", is_first=True)])
+        shed_at_first = readmission.shed
+        executor.change_task(replace(LONG, relative_deadline_ns=2))
+        readmission.respond([excess_of("c")])
+    assert (shed_at_first, readmission.shed) == ((), ("long",))
+    assert [message.split(":")[0] for message in caplog.messages] == [
+        *("task a", "task c", "task b", "task c"),  # the newest, too, where the verdict is new
+        "task long drops late jobs from now on",
+    ]
+
+
+def test_what_comes_during_an_answer_is_answered_together() -> None:
+    seen: list[list[Excess]] = []
+    entered, gate = threading.Event(), threading.Event()
+
+    def respond(found: Sequence[Excess]) -> None:
+        seen.append(list(found))
+        entered.set()
+        assert gate.wait(60)
         if len(seen) == 1:
             raise InputError("the task is gone")  # said, and the next one is answered
 
+    first, other = excess_of("a", is_first=True), excess_of("b", is_first=True)
     with in_background(respond) as tell:
-        tell(excess)
-        tell(excess)
-    assert seen == [excess, excess]
+        tell(first)
+        assert entered.wait(60)
+        for excess in (excess_of("a", 3), other, *(excess_of("a", ns) for ns in range(4, 1000))):
+            tell(excess)
+        gate.set()
+    assert seen == [[first], [other, excess_of("a", 999)]]
 
 
 def test_what_a_whole_job_was_seen_to_take_counts_where_it_is_less() -> None:
