@@ -468,6 +468,19 @@ def test_files_include_others(folder: Path) -> None:
         read(folder, '[taskset]\ninclude = ["more/b.toml"]\n' + task.format("a"))
 
 
+def test_a_file_is_read_once_and_counts_as_read_without_tasks(folder: Path) -> None:
+    task = '[[task]]\nname = "{}"\ncost = "3ms"\npriority = 1\nperiod = "9ms"\n'
+    for name in "bc":
+        include = '[taskset]\ninclude = ["d.toml"]\n'
+        (folder / f"{name}.toml").write_text(include, encoding="utf-8")
+    (folder / "d.toml").write_text(task.format("d"), encoding="utf-8")
+    found = read(folder, '[taskset]\ninclude = ["b.toml"]\n')
+    assert found.files[1:] == found.includes == (folder / "b.toml", folder / "d.toml")
+    for twice in ('"d.toml", "./d.toml"', '"b.toml", "c.toml"'):
+        with pytest.raises(InputError, match=r"'include': .*/d\.toml is included already"):
+            read(folder, f"[taskset]\ninclude = [{twice}]\n" + task.format("a"))
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
@@ -507,6 +520,10 @@ def test_wrong_costs_are_named_with_their_place(folder: Path, keys: str, message
         ("margin = nan", "a number from 0 to 10"),
         ("corun = 0.5", "a number from 1 to 1000"),
         ('admit = "maybe"', "one of refuse, warn, off"),
+        (
+            'policy = "best"',
+            r"set\.toml: \[taskset\]: key 'policy': found 'best', allowed one",
+        ),
         ("depth = 0", "an integer from 1 to 16"),
         ('resume_cost = "-1us"', "duration"),
         ("include = 3", "an array of strings"),

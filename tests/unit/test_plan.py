@@ -159,8 +159,8 @@ def test_in_order_of_release_best_effort_needs_a_period_too(work: Path) -> None:
 
 
 def test_a_policy_without_analysis_is_refused(work: Path) -> None:
-    result = plan(ROBOT.replace("[taskset]", '[taskset]\npolicy = "llf"'), work, code=1)
-    assert "no analysis for policy 'llf', only for fixed-priority, " in result.stdout
+    result = plan(ROBOT.replace("[taskset]", '[taskset]\npolicy = "prema"'), work, code=1)
+    assert "no analysis for policy 'prema', only for fixed-priority, " in result.stdout
 
 
 def test_edf_needs_no_priorities(work: Path) -> None:
