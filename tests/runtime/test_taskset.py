@@ -426,6 +426,32 @@ def test_an_arrival_may_be_slower_than_its_period_and_not_faster(folder: Path) -
         read(folder, faster)
 
 
+@pytest.mark.parametrize(
+    ("arrival", "message"),
+    [
+        ('kind = "poisson"\nrate = 3', "its arrival is poisson, which keeps no least time"),
+        ('kind = "closed_loop"\nthink = "9ms"', "its arrival releases 9000000 ns after a job"),
+        ('kind = "closed_loop"\nthink = "10ms"', None),
+        ('kind = "trace"\npath = "releases.txt"', "release 1 of its trace at 2000000 ns, too earl"),
+        ('kind = "trace"\npath = "slow.txt"', None),
+        ('kind = "sporadic"\nmin_interval = "9ms"\nmean_interval = "99ms"', "every 9000000 ns, la"),
+    ],
+)
+def test_a_period_is_no_promise_that_the_arrival_breaks(
+    folder: Path, arrival: str, message: str | None
+) -> None:
+    (folder / "slow.txt").write_text("1ms\n10ms\n21ms\n", encoding="utf-8")
+    text = MINIMAL.replace("priority = 3", 'priority = 3\nperiod = "10ms"\njitter = "1ms"')
+    text = text.replace('kind = "periodic"\nperiod = "20ms"', arrival)
+    if message is None:
+        (task,) = read(folder, text).tasks
+        assert (task.period_ns, task.jitter_ns) == (10 * MS, MS)
+        return
+    with pytest.raises(InputError, match=message) as error:
+        read(folder, text)
+    assert "leave period out" in str(error.value)
+
+
 def test_a_policy_without_priorities_needs_none(folder: Path) -> None:
     text = MINIMAL.replace("priority = 3", "").replace("[taskset]", '[taskset]\npolicy = "edf"')
     (task,) = read(folder, text).tasks
