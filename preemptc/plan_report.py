@@ -69,7 +69,7 @@ def _summary(plan: TaskSetPlan) -> Table:
     bound, assumed = plan.choice.bound, plan.choice.bound.assumptions
     values = {
         "verdict": "every deadline is kept" if bound.is_schedulable else "not schedulable",
-        "as long as": f"no segment takes longer than {_BASIS[bound.source]} plus the margin",
+        "as long as": f"{_what(plan)} longer than {_BASIS[bound.source]} plus the margin",
         "costs": ", ".join(_costs_lines(plan)),
         "margin": f"{fmt_percent(assumed.margin_frac)} on every cost",
         "in flight": f"{assumed.depth} segment{'s' if assumed.depth > 1 else ''}",
@@ -83,6 +83,15 @@ def _summary(plan: TaskSetPlan) -> Table:
     if assumed.corun_factor > 1:
         values["overlapping"] = f"{assumed.corun_factor:g} times every cost"
     return facts(f"{plan.taskset.name} under {bound.policy}", values)
+
+
+def _what(plan: TaskSetPlan) -> str:
+    """What must take no longer than was said: whole jobs, too, where a bound rests on theirs."""
+    has_totals = any(
+        costs.total_ns is not None and costs.total_ns < sum(plan.choice.cut_of(name))
+        for name, costs in plan.costs.items()
+    )
+    return "no segment and no job takes" if has_totals else "no segment takes"
 
 
 def _costs_lines(plan: TaskSetPlan) -> list[str]:

@@ -6,12 +6,26 @@ from dataclasses import dataclass, field
 
 from preempt_runtime.errors import AdmissionError, InputError
 from preempt_runtime.schedulability import AnalysedTask, Assumptions, CostSource, SetBound, analyse
+from preempt_runtime.schedulability.loads import cost_from_seen_ns
 from preempt_runtime.task import Admit, Task
 from preempt_runtime.units import fmt_ns
 
 _log = logging.getLogger(__name__)
-Observed = Mapping[str, Sequence[int]]
-"""Of each task, the longest time that each of its network's segments was seen to take, in ns."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observed:
+    """The longest time that each of a network's segments, and all of a job's, were seen to take.
+
+    Without the cost of resuming, which the analysis counts where jobs are preempted; with all else
+    that a segment meets on the device.
+    """
+
+    segment_ns: tuple[int, ...] = ()
+    job_ns: int = 0
+
+
+_NOTHING = Observed()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,14 +56,19 @@ class Admission:
             self._object(new, complaint(bound))
         return bound
 
-    def bound(self, tasks: Sequence[Task], observed: Observed | None = None) -> SetBound:
+    def bound(
+        self, tasks: Sequence[Task], observed: Mapping[str, Observed] | None = None
+    ) -> SetBound:
         """The bounds of tasks; what was observed counts where it is longer than what was measured.
 
         Raises:
             InputError: a task does not say what the analysis needs.
         """
         observed = observed or {}
-        found = [analysed_task(task, observed.get(task.name, ())) for task in tasks]
+        found = [
+            analysed_task(task, observed.get(task.name, _NOTHING), self.assumptions)
+            for task in tasks
+        ]
         return analyse(found, self.policy, self.assumptions)
 
     def _object(self, new: Task, why: str, cause: Exception | None = None) -> None:
@@ -71,20 +90,32 @@ def complaint(bound: SetBound) -> str:
     return f"task {first.name!r}{deadline}: {first.reason}{more}"
 
 
-def analysed_task(task: Task, observed_ns: Sequence[int] = ()) -> AnalysedTask:
+def analysed_task(
+    task: Task, observed: Observed = _NOTHING, assumptions: Assumptions | None = None
+) -> AnalysedTask:
     """The task as the analysis takes it: the longest time of each of its steps.
+
+    What was observed contains overlapping and dispatching, which the analysis adds: so much is
+    taken off it, but never is a time below the measured maximum. The analysis then counts, margin
+    aside, no less than what was seen.
 
     Raises:
         InputError: the time of `pre` or `post` is not known.
     """
+    assumed = assumptions or Assumptions()
     segments = task.network.segments
     segment_ns = [
         max(1, seg.predicted_ns if seg.latency is None else seg.latency.max_ns) for seg in segments
     ]
-    is_longer = any(seen > known for seen, known in zip(observed_ns, segment_ns, strict=False))
-    for idx, seen_ns in enumerate(observed_ns):
+    seen = [cost_from_seen_ns(seen_ns, assumed) for seen_ns in observed.segment_ns]
+    is_longer = any(seen_ns > known for seen_ns, known in zip(seen, segment_ns, strict=False))
+    for idx, seen_ns in enumerate(seen):
         segment_ns[idx] = max(segment_ns[idx], seen_ns)
     is_measured = all(seg.latency is not None for seg in segments)
+    total_ns = task.total_ns
+    if total_ns is not None:
+        seen_ns = cost_from_seen_ns(observed.job_ns, assumed, num_segments=len(segments))
+        total_ns = max(total_ns, seen_ns)
     around_ns = (task.pre_ns or 0) + (task.post_ns or 0)
     source: CostSource = "measured" if is_measured else "estimated"
     return AnalysedTask(
@@ -101,7 +132,7 @@ def analysed_task(task: Task, observed_ns: Sequence[int] = ()) -> AnalysedTask:
         is_best_effort=task.is_best_effort,
         source=source,
         # What was seen of single segments says nothing of a whole job: then their sum counts.
-        total_ns=None if task.total_ns is None or is_longer else task.total_ns + around_ns,
+        total_ns=None if total_ns is None or is_longer else total_ns + around_ns,
     )
 
 

@@ -9,7 +9,7 @@ when the previous job ended, so the executor makes it.
 import json
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -136,6 +136,23 @@ def read_trace(path: Path) -> Recorded:
         return Recorded(offsets_ns=offsets_ns)
     except InputError as err:
         raise InputError(f"{path}: {err}") from err
+
+
+def first_too_early(offsets_ns: Iterable[int], *, period_ns: int, jitter_ns: int) -> int | None:
+    """The index of the first release that a period and its jitter do not allow; None if all are.
+
+    They are if nominal releases exist, a period or more apart, of which each comes at most the
+    jitter before its release: the earliest ones are tried.
+
+    >>> first_too_early((0, 20, 38, 57), period_ns=20, jitter_ns=2)
+    3
+    """
+    nominal_ns = -period_ns - jitter_ns
+    for idx, offset_ns in enumerate(offsets_ns):
+        nominal_ns = max(nominal_ns + period_ns, offset_ns - jitter_ns)
+        if nominal_ns > offset_ns:
+            return idx
+    return None
 
 
 def _periodic(arrival: Periodic, rng: random.Random) -> Iterator[int]:

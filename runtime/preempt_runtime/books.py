@@ -1,5 +1,6 @@
 """Books: every unfinished job is in one queue, and what became of it is counted once."""
 
+import threading
 from collections import deque
 from collections.abc import Callable
 
@@ -18,7 +19,7 @@ class Books:
     """Whose turn it may be, who waits behind whom, and who was blocked for how long.
 
     `in_flight` is what was launched and has not completed, the oldest first. `after_end` is called
-    with every job that has ended.
+    with every job that has ended. Tasks are added on any thread, all else is the dispatcher's.
     """
 
     def __init__(self, policy: Policy, now_ns: Callable[[], int], instruments: Instruments) -> None:
@@ -31,6 +32,7 @@ class Books:
         self.free_ns = 0  # when the device last became free
         self._policy = policy
         self._now_ns = now_ns
+        self._tasks_lock = threading.Lock()  # guards changes of `queues`, `_levels`
         self._levels: dict[Key, Level] = {}
         self._num_turns = 0
         self._busy: Launch | None = None
@@ -40,15 +42,22 @@ class Books:
 
     def add_queue(self, task: Task) -> None:
         """Make the task known; its buffers are allocated here, not in the middle of a run."""
-        queue = TaskQueue(task, self._level(task))
-        self.queues[task.name] = queue
-        self._order_levels()
+        queue = TaskQueue(task, Level(self._policy.rank(task)))
+        with self._tasks_lock:
+            queue.level = self._level(task)
+            self.queues[task.name] = queue
+            self._order_levels()
 
     def change_task(self, queue: TaskQueue, task: Task) -> None:
         """Give the task other values; its unfinished jobs take over all but their deadlines."""
-        before, queue.level = queue.level, self._level(task)
-        queue.task = task
-        self._order_levels()
+        before = queue.level
+        with self._tasks_lock:
+            if self.queues.get(task.name) is not queue:
+                return  # it was removed meanwhile
+            queue.level = self._level(task)
+            queue.task = task
+            self._drop_unused(before)
+            self._order_levels()
         for job in queue.jobs:
             blocked_ns = before.blocked_ns - job.blocked_before_ns  # so far
             job.blocked_before_ns = queue.level.blocked_ns - blocked_ns
@@ -64,6 +73,10 @@ class Books:
         for queue in self.queues.values():
             own = queue.level.rank
             queue.levels_above = tuple(level for level in self._levels.values() if level.rank > own)
+
+    def _drop_unused(self, level: Level) -> None:
+        if not any(queue.level is level for queue in self.queues.values()):
+            del self._levels[level.rank]
 
     def close_queue(self, queue: TaskQueue, *, drain: bool) -> None:
         """Admit nothing more; forget the queue as soon as its jobs have ended."""
@@ -211,6 +224,8 @@ class Books:
 
     def _forget_if_empty(self, queue: TaskQueue) -> None:
         if queue.is_closed and not queue.jobs and self.queues.get(queue.task.name) is queue:
-            del self.queues[queue.task.name]
+            with self._tasks_lock:
+                del self.queues[queue.task.name]
+                self._drop_unused(queue.level)
             queue.buffers.close()
             queue.removed.set()

@@ -1,4 +1,4 @@
-"""Cost watch: whether segments still take what their bundle says, and what to do when not.
+"""Cost watch: whether segments and jobs still take what their bundle says, and who hears if not.
 
 Bounds rest on maxima that were measured once. Clocks change, a board gets hot, a neighbour takes
 memory bandwidth: then segments take longer, and a bound that was true is not any more.
@@ -9,38 +9,61 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from preempt_runtime.manifest import Latency
-from preempt_runtime.records import JobRecord, SegmentRecord
+from preempt_runtime.records import JobRecord, JobState, SegmentRecord
+from preempt_runtime.schedulability import Assumptions
+from preempt_runtime.schedulability.loads import inflated_ns
 from preempt_runtime.units import fmt_ns
 
 _log = logging.getLogger(__name__)
 _LEAST_STEP_FRAC = 0.01
 _WINDOW = 16  # runs over which a segment's time is smoothed: one outlier moves it by a sixteenth
+_NEVER_OVER_NS = 1 << 62  # nothing takes 146 years
+_FINISHED = JobState.FINISHED  # looked up once, as in job.py
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AllowedCosts:
-    """What each segment of a task took when it was measured; None where it was not.
+    """What a task's segments took when they were measured, each None where it was not.
 
-    `margin_frac` is the share that bounds add to every maximum.
+    Bounds hold under `assumptions`. `total_ns` is the longest time of all segments together, None
+    where it was not measured.
     """
 
     latencies: tuple[Latency | None, ...]
-    margin_frac: float
+    assumptions: Assumptions
+    total_ns: int | None = None
 
     def allowed_ns(self, segment_idx: int) -> int | None:
-        """The longest time of a segment with which its task's bound still holds."""
+        """The longest time of a segment with which its task's bound still holds.
+
+        It is what the analysis counts. A segment with which a job goes on after another's may take
+        longer by the cost of resuming.
+        """
         latency = self.latencies[segment_idx]
         if latency is None:
             return None
-        return latency.max_ns + round(latency.max_ns * self.margin_frac)
+        return inflated_ns(latency.max_ns, self.assumptions, self.assumptions.corun_factor)
+
+    def allowed_job_ns(self) -> int | None:
+        """The same of all segments of a job together; None where the bound rests on their sum."""
+        found = [self.allowed_ns(idx) for idx in range(len(self.latencies))]
+        allowed = [each_ns for each_ns in found if each_ns is not None]
+        if self.total_ns is None or len(allowed) < len(found):
+            return None
+        once_ns = inflated_ns(self.total_ns, self.assumptions, self.assumptions.corun_factor)
+        total_ns = once_ns + (len(found) - 1) * self.assumptions.dispatch_ns
+        return max(total_ns, *allowed) if total_ns < sum(allowed) else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Excess:
-    """A segment that took longer than its task's bound allows; `is_first` of its task."""
+    """What took longer than its task's bound allows; `is_first` of its kind and task.
+
+    `segment_idx` is None where it was not one segment but all of a job together.
+    """
 
     task: str
-    segment_idx: int
+    segment_idx: int | None
     elapsed_ns: int
     allowed_ns: int
     is_first: bool
@@ -51,8 +74,11 @@ class CostDrift:
     """One task's segments against its bundle, over one run.
 
     `num_exceeded` of `num_segments_run` took longer than allowed; the one that exceeded it by the
-    largest factor is `worst_segment_idx`. `slowdown_factor` is the smoothed time of its segments
-    now over their measured medians: 1 is as measured. `max_observed_ns` is by segment.
+    largest factor is `worst_segment_idx`. `num_jobs_exceeded` of `num_jobs_run` finished jobs took
+    longer in all than allowed, which is None where the bound rests on single segments alone.
+    `slowdown_factor` is the smoothed time of its segments now over their measured medians: 1 is as
+    measured. `max_observed_ns` is by segment. The longest times are without the cost of resuming
+    where a job went on after another's segment.
     """
 
     num_segments_run: int
@@ -62,14 +88,18 @@ class CostDrift:
     worst_elapsed_ns: int | None
     worst_allowed_ns: int | None
     max_observed_ns: tuple[int, ...]
+    num_jobs_run: int = 0
+    num_jobs_exceeded: int = 0
+    max_observed_job_ns: int = 0
+    allowed_job_ns: int | None = None
 
 
 class CostWatch:
-    """An instrument that compares every segment with what its bundle says.
+    """An instrument that compares every segment and every job with what their bundle says.
 
-    `on_exceeded` is called on the dispatcher when a segment takes longer than allowed, and again
-    when it takes longer than that by more than the margin (or a hundredth): so seldom that it may
-    think about it. Without it, the log says so once for each task.
+    `on_exceeded` is called on the dispatcher when one takes longer than allowed, and again when it
+    takes longer than that by more than the margin (or a hundredth): so seldom that it may think
+    about it. Without it, the log says so once for each task, of segments and of jobs.
     """
 
     def __init__(
@@ -77,40 +107,37 @@ class CostWatch:
         costs: Mapping[str, AllowedCosts],
         on_exceeded: Callable[[Excess], object] | None = None,
     ) -> None:
-        self._watches = {task: _TaskWatch(found) for task, found in costs.items()}
+        self._watches = {task: _TaskWatch(task, found) for task, found in costs.items()}
         self._on_exceeded = on_exceeded or _say
+        self._last_job_id: int | None = None
 
     def job_released(self, job_id: int, task: str, release_ns: int) -> None:
         """Not of interest here."""
 
     def segment_ended(self, record: SegmentRecord) -> None:
         """Compare it, if it is a network's; `pre` and `post` have no measured cost."""
+        last_job_id, self._last_job_id = self._last_job_id, record.job_id
         watch = self._watches.get(record.task)
-        idx = record.segment_idx
-        if watch is None or isinstance(idx, str):
+        if watch is None:
             return
-        elapsed_ns = record.end_ns - record.start_ns
-        watch.num_run += 1
-        if elapsed_ns > watch.max_ns[idx]:
-            watch.max_ns[idx] = elapsed_ns
-        smooth_ns = watch.smooth_ns[idx]
-        watch.smooth_ns[idx] = smooth_ns + (elapsed_ns - smooth_ns) / _WINDOW
-        if elapsed_ns > watch.allowed_ns[idx]:
-            watch.num_exceeded += 1
-            if elapsed_ns > watch.told_ns[idx]:
-                watch.told_ns[idx] = elapsed_ns + round(elapsed_ns * watch.step_frac)
-                self._on_exceeded(
-                    Excess(
-                        task=record.task,
-                        segment_idx=idx,
-                        elapsed_ns=elapsed_ns,
-                        allowed_ns=watch.allowed_ns[idx],
-                        is_first=watch.num_exceeded == 1,
-                    )
-                )
+        is_resumed = False
+        if watch.job_id != record.job_id:
+            watch.begin_job(record.job_id)
+        else:
+            is_resumed = last_job_id != record.job_id
+        if not isinstance(record.segment_idx, str):
+            excess = watch.add_segment(record.segment_idx, record.elapsed_ns, is_resumed)
+            if excess is not None:
+                self._on_exceeded(excess)
 
     def job_ended(self, record: JobRecord) -> None:
-        """Not of interest here."""
+        """Compare what all its segments took, if it has finished."""
+        watch = self._watches.get(record.task)
+        if watch is None or watch.job_id != record.job_id or record.state is not _FINISHED:
+            return
+        excess = watch.add_job()
+        if excess is not None:
+            self._on_exceeded(excess)
 
     def drifts(self) -> dict[str, CostDrift]:
         """Each watched task, as it stands."""
@@ -118,22 +145,79 @@ class CostWatch:
 
 
 class _TaskWatch:
+    """One task; `job_ns` is what the segments of its present job took, resuming aside."""
+
     __slots__ = (
-        *("allowed_ns", "max_ns", "median_ns", "num_exceeded", "num_run"),
-        *("smooth_ns", "step_frac", "told_ns"),
+        *("allowed_job_ns", "allowed_ns", "job_id", "job_ns", "max_job_ns", "max_ns", "median_ns"),
+        *("num_exceeded", "num_jobs", "num_jobs_exceeded", "num_resumed", "num_run"),
+        *("resume_ns", "smooth_ns", "step_frac", "task", "told_job_ns", "told_ns"),
     )
 
-    def __init__(self, costs: AllowedCosts) -> None:
+    def __init__(self, task: str, costs: AllowedCosts) -> None:
+        self.task = task
         allowed = [costs.allowed_ns(idx) for idx in range(len(costs.latencies))]
-        unknown = 1 << 62  # nothing takes 146 years: such a segment is never over it
-        self.allowed_ns = [unknown if found is None else found for found in allowed]
+        self.allowed_ns = [_NEVER_OVER_NS if found is None else found for found in allowed]
+        self.allowed_job_ns = costs.allowed_job_ns()
         self.told_ns = list(self.allowed_ns)
-        self.step_frac = max(costs.margin_frac, _LEAST_STEP_FRAC)
+        self.told_job_ns = self.allowed_job_ns or _NEVER_OVER_NS
+        self.step_frac = max(costs.assumptions.margin_frac, _LEAST_STEP_FRAC)
+        self.resume_ns = costs.assumptions.resume_cost_ns
         self.median_ns = [0 if found is None else found.p50_ns for found in costs.latencies]
         self.smooth_ns: list[float] = [float(median_ns) for median_ns in self.median_ns]
         self.max_ns = [0] * len(allowed)
-        self.num_run = 0
-        self.num_exceeded = 0
+        self.num_run = self.num_exceeded = 0
+        self.num_jobs = self.num_jobs_exceeded = self.max_job_ns = 0
+        self.begin_job(None)
+
+    def begin_job(self, job_id: int | None) -> None:
+        """What comes from now on is another job's."""
+        self.job_id = job_id
+        self.job_ns = self.num_resumed = 0
+
+    def add_segment(self, idx: int, elapsed_ns: int, is_resumed: bool) -> Excess | None:
+        """Take it in; the excess that is to be told, if it is one."""
+        resume_ns = self.resume_ns if is_resumed else 0
+        own_ns = max(0, elapsed_ns - resume_ns)
+        self.num_run += 1
+        self.num_resumed += is_resumed
+        self.job_ns += own_ns
+        if own_ns > self.max_ns[idx]:
+            self.max_ns[idx] = own_ns
+        smooth_ns = self.smooth_ns[idx]
+        self.smooth_ns[idx] = smooth_ns + (elapsed_ns - smooth_ns) / _WINDOW
+        allowed_ns = self.allowed_ns[idx]
+        if own_ns <= allowed_ns:
+            return None
+        self.num_exceeded += 1
+        if own_ns <= self.told_ns[idx]:
+            return None
+        self.told_ns[idx] = own_ns + round(own_ns * self.step_frac)
+        return Excess(
+            task=self.task,
+            segment_idx=idx,
+            elapsed_ns=elapsed_ns,
+            allowed_ns=allowed_ns + resume_ns,
+            is_first=self.num_exceeded == 1,
+        )
+
+    def add_job(self) -> Excess | None:
+        """The same of the present job, which has finished."""
+        self.num_jobs += 1
+        self.max_job_ns = max(self.max_job_ns, self.job_ns)
+        if self.allowed_job_ns is None or self.job_ns <= self.allowed_job_ns:
+            return None
+        self.num_jobs_exceeded += 1
+        if self.job_ns <= self.told_job_ns:
+            return None
+        self.told_job_ns = self.job_ns + round(self.job_ns * self.step_frac)
+        resume_ns = self.num_resumed * self.resume_ns
+        return Excess(
+            task=self.task,
+            segment_idx=None,
+            elapsed_ns=self.job_ns + resume_ns,
+            allowed_ns=self.allowed_job_ns + resume_ns,
+            is_first=self.num_jobs_exceeded == 1,
+        )
 
     def drift(self) -> CostDrift:
         known = [idx for idx, median_ns in enumerate(self.median_ns) if median_ns]
@@ -150,6 +234,10 @@ class _TaskWatch:
             worst_elapsed_ns=None if worst is None else self.max_ns[worst],
             worst_allowed_ns=None if worst is None else self.allowed_ns[worst],
             max_observed_ns=tuple(self.max_ns),
+            num_jobs_run=self.num_jobs,
+            num_jobs_exceeded=self.num_jobs_exceeded,
+            max_observed_job_ns=self.max_job_ns,
+            allowed_job_ns=self.allowed_job_ns,
         )
 
 
@@ -164,7 +252,9 @@ def _say(excess: Excess) -> None:
 
 def text_from_excess(excess: Excess) -> str:
     """What took how long, against what was allowed."""
+    idx = excess.segment_idx
+    what = "all segments of a job" if idx is None else f"segment {idx}"
     return (
-        f"task {excess.task}: segment {excess.segment_idx} took {fmt_ns(excess.elapsed_ns)}, its"
-        f" bundle and the margin allow {fmt_ns(excess.allowed_ns)}"
+        f"task {excess.task}: {what} took {fmt_ns(excess.elapsed_ns)}, its bound allows"
+        f" {fmt_ns(excess.allowed_ns)}"
     )

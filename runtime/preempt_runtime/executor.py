@@ -51,7 +51,8 @@ class Executor:
     With `admission`, a task joins or changes only if the analysis lets it.
 
     Raises:
-        InputError: the device does not allow such a depth.
+        InputError: the device does not allow such a depth, or admission analyses another policy
+            or depth.
     """
 
     def __init__(
@@ -70,9 +71,10 @@ class Executor:
                 f"depth {depth}, device {device.name!r} allows 1 to {device.max_depth};"
                 " let fewer segments be in flight"
             )
+        if admission is not None:
+            _check_same(admission, policy, depth)
         self._policy = policy
         self._admission = admission
-        self._tasks: dict[str, Task] = {}
         self._clock = clock
         self._new_job_id = itertools.count().__next__
         self._books = Books(policy, clock.now_ns, Instruments(instruments))
@@ -117,7 +119,6 @@ class Executor:
                 raise InputError(f"task {task.name!r} is there already; name this one otherwise")
             if self._admission is not None:
                 self._admission.admit(self.tasks(), task)
-            self._tasks[task.name] = task
             self._books.add_queue(task)
 
     def change_task(self, task: Task) -> None:
@@ -146,12 +147,12 @@ class Executor:
             if self._admission is not None:
                 others = [other for other in self.tasks() if other.name != task.name]
                 self._admission.admit(others, task)
-            self._tasks[task.name] = task
+            queue.newest_task = task
             self._inbox.post(lambda new: self._books.change_task(queue, new), task)
 
     def tasks(self) -> tuple[Task, ...]:
         """The tasks as they were last added or changed, those among them that are being removed."""
-        return tuple(self._tasks[name] for name in list(self._books.queues))
+        return tuple(queue.newest_task for queue in list(self._books.queues.values()))
 
     def remove_task(self, name: str, *, drain: bool = False, wait: bool = True) -> None:
         """Forget a task; return when its jobs have ended.
@@ -445,3 +446,13 @@ class Executor:
             known = sorted(self._books.queues)
             raise InputError(f"no task is called {name!r}; there are {known}")
         return queue
+
+
+def _check_same(admission: Admission, policy: Policy, depth: int) -> None:
+    """Refuse an admission whose bounds would be promises of another executor."""
+    analysed = admission.policy, admission.assumptions.depth
+    if analysed != (policy.name, depth):
+        raise InputError(
+            f"admission analyses policy {analysed[0]!r} at depth {analysed[1]}, the executor has"
+            f" policy {policy.name!r} at depth {depth}; give both the same"
+        )

@@ -173,10 +173,13 @@ class Job:
         self._callbacks: list[Callable[[], object]] | None = None
 
     def take_over(self, task: Task) -> None:
-        """Its task has other values now; it keeps the deadline of its release."""
+        """Its task has other values now; it keeps the deadline of its release, if it had one."""
         self.task = task
         self.priority = task.priority
         self.is_best_effort = task.priority is None
+        within_ns = task.implicit_deadline_ns
+        if self.due_ns is None and within_ns is not None:
+            self.due_ns = self.release_ns + within_ns  # policies ask for it in real time
         self.late_ns = self._late_ns()
 
     def _late_ns(self) -> int:

@@ -32,7 +32,8 @@ class TaskQueue:
     """One task on the executor: its unfinished jobs, and what it counts.
 
     Jobs of one task run one after another, so only `jobs[0]` can be ready or have started, and
-    one set of buffers serves them all.
+    one set of buffers serves them all. `newest_task` is the task as it was last changed; `task`
+    becomes that at the next preemption point.
     """
 
     __slots__ = (
@@ -45,6 +46,7 @@ class TaskQueue:
         "level",
         "levels_above",
         "listed",
+        "newest_task",
         "num_released",
         "removed",
         "steps",
@@ -54,7 +56,7 @@ class TaskQueue:
 
     def __init__(self, task: Task, level: Level) -> None:
         num_segments = len(task.network.segments)
-        self.task = task
+        self.task = self.newest_task = task
         self.level = level
         self.levels_above: tuple[Level, ...] = ()
         self.buffers: JobBuffers = task.network.new_buffers()

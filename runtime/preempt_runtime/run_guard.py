@@ -47,7 +47,8 @@ class RunGuard:
         costs = {
             task.spec.name: AllowedCosts(
                 latencies=tuple(segment.latency for segment in task.network.segments),
-                margin_frac=taskset.margin_frac,
+                assumptions=assumptions,
+                total_ns=task.task.total_ns,
             )
             for task in loaded.tasks
         }
@@ -70,7 +71,11 @@ class RunGuard:
             yield
             return
         self._readmission = Readmission(
-            executor, self.admission, self.watch, sheds=self._drift == "shed"
+            executor,
+            self.admission,
+            self.watch,
+            promised=self._promised,
+            sheds=self._drift == "shed",
         )
         with in_background(self._readmission.respond) as self._tell:
             yield

@@ -69,6 +69,7 @@ def _document_from_task(task: TaskReport) -> dict[str, Any]:
         "plan": task.plan,
         "num_segments": task.num_segments,
         "priority": task.priority,
+        "is_best_effort": task.is_best_effort,
         "deadline_ns": task.deadline_ns,
         "first_error": task.first_error,
         **({} if task.drift is None else _promise_document(task, task.drift)),
@@ -89,6 +90,7 @@ def _guarantee_document(guarantee: Guarantee) -> dict[str, Any]:
         "margin_frac": None if promised is None else promised.assumptions.margin_frac,
         "reason": guarantee.reason if promised is None else _reasons(promised),
         "num_exceeded": sum(drift.num_exceeded for drift in guarantee.drifts.values()),
+        "num_jobs_exceeded": sum(drift.num_jobs_exceeded for drift in guarantee.drifts.values()),
         "is_schedulable_with_observed": None if again is None else again.is_schedulable,
         "shed": list(guarantee.shed),
     }
@@ -104,7 +106,9 @@ def _guarantee_lines(guarantee: Guarantee) -> list[str]:
     if promised is None:
         return [f"bounds: none, {guarantee.reason}"]
     costs = f"{promised.source} costs and a margin of {promised.assumptions.margin_frac:.0%}"
-    verdict = _reasons(promised) or "every deadline is kept"
+    has_totals = any(drift.allowed_job_ns is not None for drift in guarantee.drifts.values())
+    what = "no segment and no job takes" if has_totals else "no segment takes"
+    verdict = _reasons(promised) or f"every deadline is kept, as long as {what} longer than that"
     lines = [f"bounds, of {costs}: {verdict}"]
     for name, drift in guarantee.drifts.items():
         lines += _drift_lines(name, drift)
@@ -123,9 +127,16 @@ def _drift_lines(name: str, drift: CostDrift) -> list[str]:
         assert drift.worst_allowed_ns is not None
         lines.append(
             f"task {name}: {drift.num_exceeded} of {drift.num_segments_run} segments took longer"
-            f" than its bundle and the margin allow, segment {drift.worst_segment_idx}"
+            f" than its bound allows, segment {drift.worst_segment_idx}"
             f" {fmt_ns(drift.worst_elapsed_ns)} of {fmt_ns(drift.worst_allowed_ns)}: no bound that"
             " rests on it holds"
+        )
+    if drift.num_jobs_exceeded:
+        assert drift.allowed_job_ns is not None
+        lines.append(
+            f"task {name}: all segments of {drift.num_jobs_exceeded} of {drift.num_jobs_run} jobs"
+            f" took longer than its bound allows, {fmt_ns(drift.max_observed_job_ns)} of"
+            f" {fmt_ns(drift.allowed_job_ns)}: no bound that rests on it holds"
         )
     if drift.slowdown_factor > _SLOW_FACTOR:
         lines.append(
@@ -146,7 +157,7 @@ def _row(name: str, task: TaskReport, *, has_bounds: bool) -> tuple[str, ...]:
     response, blocking = _cells(metrics.response), _cells(metrics.blocking)
     return (
         name,
-        "best effort" if task.priority is None else str(task.priority),
+        _priority_cell(task),
         str(task.num_segments),
         str(metrics.released),
         str(metrics.finished),
@@ -158,6 +169,12 @@ def _row(name: str, task: TaskReport, *, has_bounds: bool) -> tuple[str, ...]:
         str(metrics.num_preemptions),
         f"{metrics.rate_per_s:.1f}",
     )
+
+
+def _priority_cell(task: TaskReport) -> str:
+    if task.is_best_effort:
+        return "best effort"
+    return "-" if task.priority is None else str(task.priority)
 
 
 def _bound_cell(task: TaskReport) -> str:

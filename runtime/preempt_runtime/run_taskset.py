@@ -44,7 +44,8 @@ class RunOptions:
 class TaskReport:
     """A task, what of its bundle ran, and how it fared; `first_error` is its first failed job's.
 
-    `bundle` and `plan` are None where a simulation took costs from the task set. `bound` is what
+    `bundle` and `plan` are None where a simulation took costs from the task set. `priority` is None
+    for best effort, and in real time where the file gives none. `bound` is what
     was promised of it when the run began, `drift` how its segments' times compared with those
     that its bundle holds.
     """
@@ -53,6 +54,7 @@ class TaskReport:
     plan: str | None
     num_segments: int
     priority: int | None
+    is_best_effort: bool
     deadline_ns: int | None
     metrics: TaskMetrics
     first_error: str | None
@@ -195,6 +197,7 @@ def _report(
                 plan=task.plan.id,
                 num_segments=len(task.plan.segments),
                 priority=task.spec.priority,
+                is_best_effort=task.spec.is_best_effort,
                 deadline_ns=task.spec.deadline_ns,
                 metrics=metrics.get(task.spec.name) or no_jobs(task.spec.name),
                 first_error=tally.first_errors.get(task.spec.name),

@@ -206,6 +206,7 @@ def _run_report(
                 plan=costs[task.name].plan,
                 num_segments=len(costs[task.name].segments),
                 priority=task.priority,
+                is_best_effort=task.is_best_effort,
                 deadline_ns=task.deadline_ns,
                 metrics=metrics.get(task.name) or no_jobs(task.name),
                 first_error=tally.first_errors.get(task.name),

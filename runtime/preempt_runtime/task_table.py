@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import Any, cast
 
 from preempt_runtime.arrival_table import read_arrival
-from preempt_runtime.arrivals import Arrival, Periodic, Sporadic
+from preempt_runtime.arrivals import (
+    Arrival,
+    ClosedLoop,
+    Periodic,
+    Poisson,
+    Recorded,
+    Sporadic,
+    first_too_early,
+)
 from preempt_runtime.errors import InputError
 from preempt_runtime.schedulability.cuts import even_cut
 from preempt_runtime.task import LATE, LatePolicy, Mailbox
@@ -272,24 +280,45 @@ def _read_releases(table: TomlTable, name: str, folder: Path) -> tuple[Arrival, 
 
 def _read_period(table: TomlTable, arrival: Arrival) -> tuple[int | None, int]:
     """The least time between nominal releases, and how late a release may come after its own."""
-    found_ns: int | None = None
-    late_ns = 0
-    if isinstance(arrival, Periodic):
-        found_ns, late_ns = arrival.period_ns, arrival.jitter_ns
-    elif isinstance(arrival, Sporadic):
-        found_ns = arrival.min_interval_ns
     period_ns = _positive_ns(table, "period")
     if period_ns is None:
         if table.has("jitter"):
             raise table.error("jitter", "only beside period")
-        return found_ns, late_ns
+        return _own_period(arrival)
     jitter_ns = table.duration_ns("jitter", default="0ns")
-    if found_ns is not None and (found_ns < period_ns or late_ns > jitter_ns):
+    if (found := _too_fast(arrival, period_ns, jitter_ns)) is not None:
         raise InputError(
-            f"{table.where}: its arrival releases every {found_ns} ns, late by {late_ns} ns;"
-            f" allowed by period and jitter: every {period_ns} ns, late by {jitter_ns} ns"
+            f"{table.where}: its arrival {found}; allowed by period and jitter: every {period_ns}"
+            f" ns, late by {jitter_ns} ns; leave period out, or let releases keep it"
         )
     return period_ns, jitter_ns
+
+
+def _own_period(arrival: Arrival) -> tuple[int | None, int]:
+    if isinstance(arrival, Periodic):
+        return arrival.period_ns, arrival.jitter_ns
+    if isinstance(arrival, Sporadic):
+        return arrival.min_interval_ns, 0
+    return None, 0
+
+
+def _too_fast(arrival: Arrival, period_ns: int, jitter_ns: int) -> str | None:
+    """How releases may come faster than a period says, on which bounds would rest; else None."""
+    if isinstance(arrival, Poisson):
+        return "is poisson, which keeps no least time between releases"
+    if isinstance(arrival, ClosedLoop):
+        found = f"releases {arrival.think_ns} ns after a job has ended"
+        return found if arrival.think_ns < period_ns else None
+    if isinstance(arrival, Recorded):
+        idx = first_too_early(arrival.offsets_ns, period_ns=period_ns, jitter_ns=jitter_ns)
+        if idx is None:
+            return None
+        return f"has release {idx} of its trace at {arrival.offsets_ns[idx]} ns, too early"
+    found_ns, late_ns = _own_period(arrival)
+    assert found_ns is not None
+    if found_ns >= period_ns and late_ns <= jitter_ns:
+        return None
+    return f"releases every {found_ns} ns, late by {late_ns} ns"
 
 
 def _positive_ns(table: TomlTable, key: str) -> int | None:

@@ -12,6 +12,7 @@ from typing import Any, Literal, cast
 
 from preempt_runtime.device import MAX_DEPTH
 from preempt_runtime.errors import InputError
+from preempt_runtime.policies import POLICIES
 from preempt_runtime.task import ADMIT, Admit
 from preempt_runtime.task_table import MAX_SEED, TaskSpec, read_task
 from preempt_runtime.toml_table import TomlTable, read_toml
@@ -36,7 +37,7 @@ class TaskSetSpec:
     preempted job pays when it goes on, `dispatch_ns` what bounds add to every segment for copies
     and the dispatcher, `depth` how many segments may be in flight. `admit` and `drift` say
     what becomes of a task that has no bound, or has it no more. `includes` are the other files that
-    tasks were read from.
+    were read.
     """
 
     name: str
@@ -65,8 +66,8 @@ def read_taskset(path: Path, *, seed: int | None = None) -> TaskSetSpec:
     """The task set of a TOML file; `seed` replaces the file's own.
 
     Raises:
-        InputError: the file, a table or a key is wrong, a file that it names is missing, or files
-            include one another in a circle.
+        InputError: the file, a table or a key is wrong, a file that it names is missing, or one is
+            included twice.
     """
     document = read_toml(path)
     document.allow("taskset", "task")
@@ -77,8 +78,9 @@ def read_taskset(path: Path, *, seed: int | None = None) -> TaskSetSpec:
     )
     if seed is None:
         seed = head.integer("seed", 0, MAX_SEED, default=0)
-    policy = head.text("policy", default=DEFAULT_POLICY)
-    found = list(_tables(path, document, head, chain=()))
+    policy = head.choice("policy", tuple(sorted(POLICIES)), default=DEFAULT_POLICY)
+    files = {os.path.realpath(path): path}
+    found = list(_tables(path, document, head, chain=(), files=files))
     if not 1 <= len(found) <= MAX_TASKS:
         raise InputError(f"{path}: {len(found)} tasks, allowed 1 to {MAX_TASKS}")
     tasks = tuple(
@@ -86,7 +88,6 @@ def read_taskset(path: Path, *, seed: int | None = None) -> TaskSetSpec:
         for file, number, table in found
     )
     _refuse_duplicates([(*where, task.name) for where, task in zip(found, tasks, strict=True)])
-    files = dict.fromkeys(file for file, _, _ in found)
     return TaskSetSpec(
         name=head.text("name", default=path.stem),
         path=path,
@@ -101,7 +102,7 @@ def read_taskset(path: Path, *, seed: int | None = None) -> TaskSetSpec:
         depth=head.integer("depth", 1, MAX_DEPTH, default=1),
         resume_cost_ns=head.duration_ns("resume_cost", default="0ns"),
         dispatch_ns=head.duration_ns("dispatch", default="0ns"),
-        includes=tuple(file for file in files if file != path),
+        includes=tuple(files.values())[1:],
     )
 
 
@@ -109,28 +110,47 @@ _Found = tuple[Path, int, Mapping[str, Any]]
 
 
 def _tables(
-    path: Path, document: TomlTable, head: TomlTable, chain: tuple[Path, ...]
+    path: Path,
+    document: TomlTable,
+    head: TomlTable,
+    *,
+    chain: tuple[Path, ...],
+    files: dict[str, Path],
 ) -> list[_Found]:
-    """Every [[task]] of a file and of those that it includes, its own first."""
+    """Every [[task]] of a file and of those that it includes, its own first.
+
+    `files` are those that were read so far, by where they really are; what is read is added.
+    """
     chain = (*chain, path)
     found: list[_Found] = []
     if document.has("task") or not head.has("include"):
         found += [(path, number, table) for number, table in enumerate(document.tables("task"), 1)]
     for name in head.texts("include") if head.has("include") else ():
         file = path.parent / name
-        if any(os.path.realpath(file) == os.path.realpath(other) for other in chain):
-            circle = " includes ".join(map(str, (*chain, file)))
-            raise InputError(f"{head.where}: key 'include': a circle: {circle}; leave one out")
-        if len(chain) == _MAX_FILES:
-            raise InputError(f"{head.where}: key 'include': more than {_MAX_FILES} files deep")
+        _check_include(file, head.where, chain, files)
         included = read_toml(file)
+        files[os.path.realpath(file)] = file
         included.allow("taskset", "task")
         inner = included.table("taskset", f"{file}: [taskset]", default={})
         inner.allow("include")  # what holds for all tasks stands in one place
-        found += _tables(file, included, inner, chain)
+        found += _tables(file, included, inner, chain=chain, files=files)
         if len(found) > MAX_TASKS:
             raise InputError(f"{chain[0]}: more than {MAX_TASKS} tasks, the most allowed")
     return found
+
+
+def _check_include(
+    file: Path, where: str, chain: tuple[Path, ...], files: Mapping[str, Path]
+) -> None:
+    real = os.path.realpath(file)
+    place = f"{where}: key 'include'"
+    if any(real == os.path.realpath(other) for other in chain):
+        circle = " includes ".join(map(str, (*chain, file)))
+        raise InputError(f"{place}: a circle: {circle}; leave one out")
+    if real in files:
+        raise InputError(f"{place}: {file} is included already; leave one out")
+    if len(chain) == _MAX_FILES:
+        raise InputError(f"{place}: more than {_MAX_FILES} files deep")
 
 
 def _read_number(head: TomlTable, key: str, least: float, most: float, default: float) -> float:

@@ -1,18 +1,20 @@
 import logging
+import threading
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 
-from preempt_runtime.admission import Admission, analysed_task
+from preempt_runtime.admission import Admission, Observed, analysed_task
 from preempt_runtime.clock import VirtualClock
 from preempt_runtime.cost_watch import AllowedCosts, CostWatch, Excess
 from preempt_runtime.errors import AdmissionError, InputError
 from preempt_runtime.executor import Executor
 from preempt_runtime.manifest import Latency
-from preempt_runtime.policies import FixedPriority
+from preempt_runtime.policies import POLICIES, FixedPriority, Policy
 from preempt_runtime.readmission import Readmission, in_background
 from preempt_runtime.schedulability import Assumptions
-from preempt_runtime.task import Task
+from preempt_runtime.task import ADMIT, Task
 from preempt_runtime.testing import (
     EXAMPLE_INPUTS,
     FakeDevice,
@@ -80,7 +82,7 @@ def test_every_step_counts_with_its_longest_time() -> None:
         post_ns=5,
         jitter_ns=7,
     )
-    found = analysed_task(task, (3, 6))
+    found = analysed_task(task, Observed(segment_ns=(3, 6)))
     assert found.segment_ns == (2, 4, 6, 5)
     assert (found.jitter_ns, found.period_ns, found.implicit_deadline_ns) == (7, 40, 40)
 
@@ -105,12 +107,18 @@ def test_tasks_are_told_what_is_wrong_with_their_times() -> None:
 
 
 class _World:
-    def __init__(self, mode: str | None, *tasks: Task, margin_frac: float = 0.0) -> None:
+    def __init__(
+        self,
+        mode: str | None,
+        *tasks: Task,
+        margin_frac: float = 0.0,
+        policy: Policy | None = None,
+    ) -> None:
         self.clock, self.recording = VirtualClock(), Recording()
         found = None if mode is None else admission(mode, margin_frac=margin_frac)
         self.executor = Executor(
             FakeDevice(self.clock),
-            FixedPriority(),
+            policy or FixedPriority(),
             self.clock,
             [self.recording],
             switch_interval_s=None,
@@ -138,6 +146,17 @@ def test_an_executor_refuses_a_task_and_goes_on_as_before() -> None:
         world.submit((0, "background"))
     world.submit((0, "long"), (1, "urgent"))
     assert world.lines()[:3] == ["0-4 long#0[0]", "4-7 urgent#1[0]", "7-11 long#0[1]"]
+
+
+@pytest.mark.parametrize("mode", ADMIT)
+@pytest.mark.parametrize(("policy", "depth"), [(FixedPriority(), 2), (POLICIES["edf"], 1)])
+def test_an_executor_promises_nothing_for_another(mode: str, policy: Policy, depth: int) -> None:
+    clock = VirtualClock()
+    device = FakeDevice(clock, max_depth=2)
+    with pytest.raises(InputError, match="analyses policy 'fixed-priority' at depth 1, the exec"):
+        Executor(device, policy, clock, depth=depth, admission=admission(mode))
+    matching = admission(mode, depth=2)
+    Executor(device, FixedPriority(), clock, depth=2, admission=matching).close()
 
 
 def test_what_was_removed_makes_room() -> None:
@@ -176,6 +195,16 @@ def test_a_change_to_dropping_ends_a_job_that_is_late_already() -> None:
     assert [line.split()[1] for line in lines[1:]] == ["dropped", "dropped"]
 
 
+@pytest.mark.parametrize("name", POLICIES)
+def test_waiting_best_effort_jobs_may_become_real_time(name: str) -> None:
+    before = replace(BACKGROUND, network=FakeNetwork(segment_ns=(4, 4)))
+    world = _World(None, replace(URGENT, relative_deadline_ns=10), before, policy=POLICIES[name])
+    world.submit((0, "background"), (1, "background"), (2, "urgent"), (6, "background"))
+    after = replace(before, priority=1, period_ns=20)
+    world.clock.call_at(3, lambda: world.executor.change_task(after))
+    assert sum(" finished " in line for line in world.lines()) == 4
+
+
 def test_blocking_goes_on_counting_across_a_change() -> None:
     world = _World(None, URGENT, LONG, BACKGROUND)
     world.submit((0, "background"), (1, "long"))
@@ -210,14 +239,16 @@ def test_tasks_are_analysed_again_when_a_segment_takes_too_long(
     rules = admission("off")
     watch = CostWatch(
         {"long": AllowedCosts(latencies=(Latency(p50_ns=4, p99_ns=4, max_ns=4, num_samples=9),) * 2,
-                           margin_frac=0.0)},
-        lambda excess: respond(excess),
+                              assumptions=Assumptions())},
+        lambda excess: respond([excess]),
     )  # fmt: skip
     clock, recording = VirtualClock(), Recording()
     with Executor(
         FakeDevice(clock), FixedPriority(), clock, [watch, recording], switch_interval_s=None
     ) as executor:
-        readmission = Readmission(executor, rules, watch, sheds=sheds)
+        readmission = Readmission(
+            executor, rules, watch, promised=rules.bound((urgent, long)), sheds=sheds
+        )
         respond = readmission.respond
         executor.add_task(urgent)
         executor.add_task(long)
@@ -229,7 +260,7 @@ def test_tasks_are_analysed_again_when_a_segment_takes_too_long(
     # Blocked for 9 - 1, then 3: one after the deadline of 10.
     assert readmission.bound is not None
     assert readmission.bound.task("urgent").response_ns == 11
-    assert "task long: segment 1 took 9 ns, its bundle and the margin allow 4 ns" in caplog.text
+    assert "task long: segment 1 took 9 ns, its bound allows 4 ns" in caplog.text
     assert "'urgent' (deadline 10 ns): may end 1 ns after" in caplog.messages[0]
     assert shed == {"urgent": "drop" if sheds else "run", "long": "run"}
     assert readmission.shed == (("urgent",) if sheds else ())
@@ -237,19 +268,52 @@ def test_tasks_are_analysed_again_when_a_segment_takes_too_long(
     assert watch.drifts()["long"].num_exceeded == 3
 
 
-def test_an_answer_in_the_background_is_awaited_at_the_end() -> None:
-    seen: list[Excess] = []
-    excess = Excess(task="a", segment_idx=0, elapsed_ns=2, allowed_ns=1, is_first=True)
+def excess_of(task: str, elapsed_ns: int = 2, *, is_first: bool = False) -> Excess:
+    return Excess(task=task, segment_idx=0, elapsed_ns=elapsed_ns, allowed_ns=1, is_first=is_first)
 
-    def respond(found: Excess) -> None:
-        seen.append(found)
+
+def test_only_broken_promises_are_shed(caplog: pytest.LogCaptureFixture) -> None:
+    rules = admission("off")
+    never = replace(LONG, name="never", priority=0, relative_deadline_ns=1)
+    tasks = (replace(URGENT, relative_deadline_ns=5), LONG, never)
+    watch = CostWatch({})
+    with Executor(FakeDevice(VirtualClock()), FixedPriority(), VirtualClock()) as executor:
+        for task in tasks:
+            executor.add_task(task)
+        promised = rules.bound(tasks)
+        assert [task.is_schedulable for task in promised.tasks] == [False, True, False]
+        readmission = Readmission(executor, rules, watch, promised=promised, sheds=True)
+        readmission.respond([excess_of("a", is_first=True), excess_of("b"), excess_of("c")])
+        readmission.respond([excess_of("b", is_first=True), excess_of("c", is_first=True)])
+        shed_at_first = readmission.shed
+        executor.change_task(replace(LONG, relative_deadline_ns=2))
+        readmission.respond([excess_of("c")])
+    assert (shed_at_first, readmission.shed) == ((), ("long",))
+    assert [message.split(":")[0] for message in caplog.messages] == [
+        *("task a", "task c", "task b", "task c"),  # the newest, too, where the verdict is new
+        "task long drops late jobs from now on",
+    ]
+
+
+def test_what_comes_during_an_answer_is_answered_together() -> None:
+    seen: list[list[Excess]] = []
+    entered, gate = threading.Event(), threading.Event()
+
+    def respond(found: Sequence[Excess]) -> None:
+        seen.append(list(found))
+        entered.set()
+        assert gate.wait(60)
         if len(seen) == 1:
             raise InputError("the task is gone")  # said, and the next one is answered
 
+    first, other = excess_of("a", is_first=True), excess_of("b", is_first=True)
     with in_background(respond) as tell:
-        tell(excess)
-        tell(excess)
-    assert seen == [excess, excess]
+        tell(first)
+        assert entered.wait(60)
+        for excess in (excess_of("a", 3), other, *(excess_of("a", ns) for ns in range(4, 1000))):
+            tell(excess)
+        gate.set()
+    assert seen == [[first], [other, excess_of("a", 999)]]
 
 
 def test_what_a_whole_job_was_seen_to_take_counts_where_it_is_less() -> None:
@@ -264,5 +328,21 @@ def test_what_a_whole_job_was_seen_to_take_counts_where_it_is_less() -> None:
     assert admission().bound((URGENT, replace(long, total_ns=99))).task("long") == by_sum
     assert admission().bound((URGENT, replace(long, total_ns=1))).task("long").cost_ns == 4
     # A segment that was seen to take longer makes what was measured of whole jobs void.
-    again = admission().bound((URGENT, replace(long, total_ns=9)), {"long": (5, 1, 1)})
+    again = admission().bound(
+        (URGENT, replace(long, total_ns=9)), {"long": Observed(segment_ns=(5, 1, 1))}
+    )
     assert again.task("long").cost_ns == 13
+    # A whole job that was seen to take longer counts with that.
+    again = admission().bound((URGENT, replace(long, total_ns=9)), {"long": Observed(job_ns=10)})
+    assert again.task("long").cost_ns == 10
+
+
+def test_what_was_seen_on_the_device_is_not_inflated_twice() -> None:
+    long = replace(LONG, network=FakeNetwork(segment_ns=(400, 400, 400)), total_ns=900)
+    rules = admission(corun_factor=1.5, dispatch_ns=7, margin_frac=0.1)
+    as_measured = rules.bound((replace(long, period_ns=9999),))
+    seen = Observed(segment_ns=(607, 600, 1), job_ns=1350 + 3 * 7)  # 400 * 1.5 + 7, 900 * 1.5
+    assert analysed_task(long, seen, rules.assumptions) == analysed_task(long)
+    assert rules.bound((replace(long, period_ns=9999),), {"long": seen}) == as_measured
+    found = analysed_task(long, Observed(segment_ns=(1, 1, 907)), rules.assumptions)
+    assert (found.segment_ns, found.total_ns) == ((400, 400, 600), None)

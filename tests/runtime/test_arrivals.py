@@ -1,7 +1,7 @@
 import json
 import os
 import statistics
-from itertools import islice, pairwise
+from itertools import combinations_with_replacement, islice, pairwise, product
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from preempt_runtime.arrivals import (
     Poisson,
     Recorded,
     Sporadic,
+    first_too_early,
     read_trace,
     release_offsets,
 )
@@ -187,3 +188,23 @@ def test_a_missing_or_oversized_trace_is_refused(
     monkeypatch.setattr(arrivals, "MAX_TRACE_BYTES", 3)
     with pytest.raises(InputError, match="4 bytes, the trace has at most 3"):
         read_trace(path)
+
+
+def is_allowed(offsets_ns: tuple[int, ...], period_ns: int, jitter_ns: int) -> bool:
+    """By trying all nominal releases."""
+    ranges = [range(offset_ns - jitter_ns, offset_ns + 1) for offset_ns in offsets_ns]
+    return any(
+        all(later - nominal >= period_ns for nominal, later in pairwise(nominals))
+        for nominals in product(*ranges)
+    )
+
+
+def test_releases_keep_a_period_if_nominal_ones_do() -> None:
+    for offsets_ns in combinations_with_replacement(range(8), 4):
+        for period_ns, jitter_ns in product((1, 2, 3), (0, 1, 3)):
+            found = first_too_early(offsets_ns, period_ns=period_ns, jitter_ns=jitter_ns)
+            first = next(
+                (n for n in range(4) if not is_allowed(offsets_ns[: n + 1], period_ns, jitter_ns)),
+                None,
+            )
+            assert found == first, (offsets_ns, period_ns, jitter_ns)

@@ -5,25 +5,48 @@ import pytest
 
 from preempt_runtime.cost_watch import AllowedCosts, CostWatch, Excess
 from preempt_runtime.manifest import Latency
-from preempt_runtime.records import SegmentRecord
+from preempt_runtime.records import JobRecord, JobState, SegmentRecord
+from preempt_runtime.schedulability import AnalysedTask, Assumptions, analyse
 
 
 def latency(p50_ns: int, max_ns: int) -> Latency:
     return Latency(p50_ns=p50_ns, p99_ns=max_ns, max_ns=max_ns, num_samples=9)
 
 
-COSTS = {"net": AllowedCosts(latencies=(latency(100, 200), latency(300, 400)), margin_frac=0.1)}
+MARGIN = Assumptions(margin_frac=0.1)
+COSTS = {"net": AllowedCosts(latencies=(latency(100, 200), latency(300, 400)), assumptions=MARGIN)}
 
 
-def ran(watch: CostWatch, segment_idx: int | str, elapsed_ns: int, task: str = "net") -> None:
+def ran(
+    watch: CostWatch, segment_idx: int | str, elapsed_ns: int, task: str = "net", job_id: int = 0
+) -> None:
     watch.segment_ended(
         SegmentRecord(
-            job_id=0,
+            job_id=job_id,
             task=task,
             segment_idx=segment_idx,
             start_ns=1000,
             end_ns=1000 + elapsed_ns,
             is_urgent=True,
+        )
+    )
+
+
+def ended(watch: CostWatch, job_id: int, state: JobState = JobState.FINISHED) -> None:
+    watch.job_ended(
+        JobRecord(
+            job_id=job_id,
+            task="net",
+            priority=1,
+            release_ns=0,
+            start_ns=0,
+            end_ns=1,
+            deadline_ns=None,
+            state=state,
+            blocking_ns=0,
+            num_preemptions=0,
+            num_segments_run=2,
+            error=None,
         )
     )
 
@@ -45,7 +68,7 @@ def test_an_excess_is_told_once_and_counted_on(caplog: pytest.LogCaptureFixture)
             ran(watch, 0, elapsed_ns)
         ran(watch, 1, 450)
     assert len(caplog.messages) == 1
-    assert "segment 0 took 221 ns, its bundle and the margin allow 220 ns" in caplog.messages[0]
+    assert "segment 0 took 221 ns, its bound allows 220 ns" in caplog.messages[0]
     drift = watch.drifts()["net"]
     assert (drift.num_exceeded, drift.worst_segment_idx) == (3, 0)
     assert (drift.worst_elapsed_ns, drift.worst_allowed_ns) == (500, 220)
@@ -74,10 +97,74 @@ def test_a_machine_that_slows_down_is_seen_in_the_factor() -> None:
 
 
 def test_what_was_not_measured_is_not_compared() -> None:
-    costs = {"net": AllowedCosts(latencies=(None, latency(300, 400)), margin_frac=0.0)}
+    costs = {"net": AllowedCosts(latencies=(None, latency(300, 400)), assumptions=Assumptions())}
     watch = CostWatch(costs)
     ran(watch, 0, 10**9)
     ran(watch, "pre", 10**9)
     ran(watch, 0, 10**9, task="another")
     drift = watch.drifts()["net"]
     assert (drift.num_segments_run, drift.num_exceeded, drift.slowdown_factor) == (1, 0, 1.0)
+
+
+ALL = Assumptions(resume_cost_ns=50, dispatch_ns=7, margin_frac=0.1, corun_factor=1.5)
+LATENCIES = (latency(100, 200), latency(300, 400))
+
+
+def test_what_is_allowed_is_what_the_analysis_counts() -> None:
+    costs = AllowedCosts(latencies=LATENCIES, assumptions=ALL, total_ns=500)
+    assert (costs.allowed_ns(0), costs.allowed_ns(1)) == (337, 667)
+    task = AnalysedTask(name="net", segment_ns=(200, 400), period_ns=9000, total_ns=500, priority=1)
+    (bound,) = analyse((task,), "fixed-priority", ALL).tasks
+    assert (bound.longest_ns, bound.cost_ns) == (667 + 50, costs.allowed_job_ns())
+    # Where the bound does not rest on what whole jobs took, nothing is asked of them.
+    assert AllowedCosts(latencies=LATENCIES, assumptions=ALL).allowed_job_ns() is None
+    assert replace(costs, total_ns=600).allowed_job_ns() is None
+    assert replace(costs, latencies=(None, LATENCIES[1])).allowed_job_ns() is None
+    assert replace(costs, total_ns=1).allowed_job_ns() == 667
+
+
+def test_a_job_that_goes_on_after_another_may_take_longer_by_what_resuming_costs() -> None:
+    told: list[Excess] = []
+    watch = CostWatch({"net": AllowedCosts(latencies=LATENCIES, assumptions=ALL)}, told.append)
+    ran(watch, 0, 337)
+    ran(watch, 0, 9, task="another", job_id=1)
+    ran(watch, 1, 667 + 50)
+    assert told == []
+    assert watch.drifts()["net"].max_observed_ns == (337, 667)
+    ran(watch, 0, 337, job_id=2)
+    ran(watch, 1, 668, job_id=2)  # at once after its own first segment
+    ran(watch, 0, 338, job_id=3)  # its job begins with it
+    assert [(excess.segment_idx, excess.allowed_ns) for excess in told] == [(1, 667), (0, 337)]
+    ran(watch, "pre", 9, job_id=4)
+    ran(watch, 0, 9, task="another", job_id=5)
+    ran(watch, 0, 437, job_id=4)
+    assert told[-1] == Excess(
+        task="net", segment_idx=0, elapsed_ns=437, allowed_ns=387, is_first=False
+    )
+
+
+def test_a_whole_job_is_compared_with_what_whole_jobs_took(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    told: list[Excess] = []
+    plain = Assumptions(margin_frac=0.1, resume_cost_ns=20)
+    costs = {"net": AllowedCosts(latencies=LATENCIES, assumptions=plain, total_ns=500)}
+    for watch in (CostWatch(costs, told.append), CostWatch(costs)):
+        for job_id, first_ns, state in (
+            (0, 110, JobState.FINISHED),  # 550, as allowed
+            (1, 111, JobState.FAILED),  # it says nothing
+            (2, 111, JobState.FINISHED),
+            (3, 112, JobState.FINISHED),  # by less than the margin more
+        ):
+            ran(watch, 0, first_ns, job_id=job_id)
+            ran(watch, 0, 9, task="another", job_id=9)
+            ran(watch, 1, 440 + 20, job_id=job_id)
+            ended(watch, job_id, state)
+        drift = watch.drifts()["net"]
+        assert (drift.num_exceeded, drift.num_jobs_exceeded, drift.num_jobs_run) == (0, 2, 3)
+        assert (drift.max_observed_job_ns, drift.allowed_job_ns) == (552, 550)
+    assert told == [
+        Excess(task="net", segment_idx=None, elapsed_ns=571, allowed_ns=570, is_first=True)
+    ]
+    assert len(caplog.messages) == 1
+    assert "all segments of a job took 571 ns, its bound allows 570 ns" in caplog.messages[0]

@@ -3,20 +3,25 @@
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from preempt_runtime.books import Books
 from preempt_runtime.clock import MonotonicClock
 from preempt_runtime.device import Array, JobBuffers
 from preempt_runtime.errors import DeviceError, InputError, JobCancelledError, PreemptError
 from preempt_runtime.executor import Executor
 from preempt_runtime.handle import JobHandle
+from preempt_runtime.instruments import Instruments
 from preempt_runtime.policies import Fifo, FixedPriority
 from preempt_runtime.records import JobState
 from preempt_runtime.switch_interval import lowered_switch_interval
+from preempt_runtime.task import Task
 from preempt_runtime.testing import (
     EXAMPLE_INPUTS,
+    FakeNetwork,
     NoopDevice,
     Recording,
 )
@@ -287,3 +292,59 @@ def test_the_smallest_asked_switch_interval_is_in_force() -> None:
         with lowered_switch_interval(1.0):
             assert sys.getswitchinterval() == pytest.approx(1e-3)
     assert sys.getswitchinterval() == pytest.approx(before_s)
+
+
+def come_and_go(executor: Executor, thread_idx: int) -> None:
+    names = [f"t{thread_idx}-{idx}" for idx in range(4)]
+    for round_idx in range(60):
+        for idx, name in enumerate(names):
+            executor.add_task(task(name, 1, 1, priority=1000 * thread_idx + round_idx + idx))
+            executor.submit(name, EXAMPLE_INPUTS)
+        for found in executor.tasks():
+            if found.name in names:
+                executor.change_task(replace(found, priority=-(found.priority or 0)))
+        for name in names:
+            executor.remove_task(name, wait=name == names[-1])
+
+
+def test_tasks_come_change_and_go_from_many_threads_while_it_runs() -> None:
+    failures: list[Exception] = []
+    executor = Executor(NoopDevice(), FixedPriority(), MonotonicClock(), switch_interval_s=None)
+
+    def work(thread_idx: int) -> None:
+        if (failure := failure_of(lambda: come_and_go(executor, thread_idx))) is not None:
+            failures.append(failure)
+
+    threads = [threading.Thread(target=work, args=(idx,)) for idx in range(4)]
+    with lowered_switch_interval(1e-6):
+        executor.start()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(timeout=60)
+        executor.stop()  # raises what ended the dispatcher
+    executor.check_integrity()
+    executor.close()
+    assert failures == []
+    assert executor.tasks() == ()
+
+
+def test_of_a_task_that_was_removed_nothing_is_kept() -> None:
+    books = Books(FixedPriority(), lambda: 0, Instruments(()))
+    for round_idx in range(3):
+        for name in ("a", "b"):
+            books.add_queue(task(name, 1, priority=round_idx))
+        kept = books.queues["b"]
+        books.change_task(kept, replace(kept.task, priority=round_idx + 100))
+        assert sorted(books._levels) == [(1, round_idx), (1, round_idx + 100)]
+        for queue in list(books.queues.values()):
+            books.close_queue(queue, drain=False)
+        assert (books.queues, books._levels) == ({}, {})
+        books.change_task(kept, kept.task)  # posted before, met after its removal
+        assert books._levels == {}
+    executor = Executor(NoopDevice(), FixedPriority(), MonotonicClock())
+    network = FakeNetwork()
+    before = sys.getrefcount(network)
+    executor.add_task(Task(name="a", network=network))
+    executor.remove_task("a")
+    assert sys.getrefcount(network) == before

@@ -427,6 +427,32 @@ def test_an_arrival_may_be_slower_than_its_period_and_not_faster(folder: Path) -
         read(folder, faster)
 
 
+@pytest.mark.parametrize(
+    ("arrival", "message"),
+    [
+        ('kind = "poisson"\nrate = 3', "its arrival is poisson, which keeps no least time"),
+        ('kind = "closed_loop"\nthink = "9ms"', "its arrival releases 9000000 ns after a job"),
+        ('kind = "closed_loop"\nthink = "10ms"', None),
+        ('kind = "trace"\npath = "releases.txt"', "release 1 of its trace at 2000000 ns, too earl"),
+        ('kind = "trace"\npath = "slow.txt"', None),
+        ('kind = "sporadic"\nmin_interval = "9ms"\nmean_interval = "99ms"', "every 9000000 ns, la"),
+    ],
+)
+def test_a_period_is_no_promise_that_the_arrival_breaks(
+    folder: Path, arrival: str, message: str | None
+) -> None:
+    (folder / "slow.txt").write_text("1ms\n10ms\n21ms\n", encoding="utf-8")
+    text = MINIMAL.replace("priority = 3", 'priority = 3\nperiod = "10ms"\njitter = "1ms"')
+    text = text.replace('kind = "periodic"\nperiod = "20ms"', arrival)
+    if message is None:
+        (task,) = read(folder, text).tasks
+        assert (task.period_ns, task.jitter_ns) == (10 * MS, MS)
+        return
+    with pytest.raises(InputError, match=message) as error:
+        read(folder, text)
+    assert "leave period out" in str(error.value)
+
+
 def test_a_policy_without_priorities_needs_none(folder: Path) -> None:
     text = MINIMAL.replace("priority = 3", "").replace("[taskset]", '[taskset]\npolicy = "edf"')
     (task,) = read(folder, text).tasks
@@ -467,6 +493,19 @@ def test_files_include_others(folder: Path) -> None:
     (folder / "more" / "c.toml").write_text("[taskset]\nseed = 1\n", encoding="utf-8")
     with pytest.raises(InputError, match=r"c\.toml: \[taskset\]: unknown key 'seed'"):
         read(folder, '[taskset]\ninclude = ["more/b.toml"]\n' + task.format("a"))
+
+
+def test_a_file_is_read_once_and_counts_as_read_without_tasks(folder: Path) -> None:
+    task = '[[task]]\nname = "{}"\ncost = "3ms"\npriority = 1\nperiod = "9ms"\n'
+    for name in "bc":
+        include = '[taskset]\ninclude = ["d.toml"]\n'
+        (folder / f"{name}.toml").write_text(include, encoding="utf-8")
+    (folder / "d.toml").write_text(task.format("d"), encoding="utf-8")
+    found = read(folder, '[taskset]\ninclude = ["b.toml"]\n')
+    assert found.files[1:] == found.includes == (folder / "b.toml", folder / "d.toml")
+    for twice in ('"d.toml", "./d.toml"', '"b.toml", "c.toml"'):
+        with pytest.raises(InputError, match=r"'include': .*/d\.toml is included already"):
+            read(folder, f"[taskset]\ninclude = [{twice}]\n" + task.format("a"))
 
 
 @pytest.mark.parametrize(
@@ -515,6 +554,10 @@ def test_wrong_costs_are_named_with_their_place(folder: Path, keys: str, message
         ("margin = nan", "a number from 0 to 10"),
         ("corun = 0.5", "a number from 1 to 1000"),
         ('admit = "maybe"', "one of refuse, warn, off"),
+        (
+            'policy = "best"',
+            r"set\.toml: \[taskset\]: key 'policy': found 'best', allowed one",
+        ),
         ("depth = 0", "an integer from 1 to 16"),
         ('resume_cost = "-1us"', "duration"),
         ('dispatch = "-1us"', "duration"),

@@ -118,6 +118,24 @@ def test_what_dispatching_costs_stands_in_the_file_unless_the_command_says_other
     assert document(slower, work, "--dispatch", "70us")["tasks"][0]["cost_ns"] == 8_870_000
 
 
+@pytest.mark.parametrize(
+    ("total_ns", "what"), [(9, "no segment takes"), (8, "no segment and no job takes")]
+)
+def test_a_bound_that_rests_on_whole_jobs_says_so(work: Path, total_ns: int, what: str) -> None:
+    manifest = manifest_of((3_000_000,) * 3)
+    latency = Latency(p50_ns=1, p99_ns=1, max_ns=3_000_000, num_samples=9)
+    built = manifest.plans[0]
+    built = replace(
+        built,
+        source="measured",
+        chained=replace(latency, max_ns=total_ns * 1_000_000),
+        segments=tuple(replace(segment, latency=latency) for segment in built.segments),
+    )
+    write_bundle(work / f"{total_ns}.bundle", replace(manifest, plans=(built,)))
+    text = ROBOT.replace('segments = ["6ms", "6ms", "5ms"]', f'bundle = "{total_ns}.bundle"')
+    assert f"as long as  {what} longer than" in plan(text, work).stdout
+
+
 def test_overlapping_segments_cost_what_was_measured_of_overlapping(work: Path) -> None:
     slower = ROBOT.replace('name = "robot"', 'name = "robot"\nmargin = 0.0\ncorun = 1.25', 1)
     found = json.loads(plan(slower, work, "--json").stdout)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from preempt_runtime.schedulability.model import AnalysedTask, Assumptions, scaled_ns
+from preempt_runtime.schedulability.model import AnalysedTask, Assumptions, scaled_ns, unscaled_ns
 
 MAX_POINTS = 50_000
 """So many releases of a busy period are examined; a longer one counts as unbounded."""
@@ -96,6 +96,16 @@ def inflated_ns(cost_ns: int, assumptions: Assumptions, corun_factor: float) -> 
     """A segment's cost as the analysis counts it."""
     with_margin_ns = scaled_ns(scaled_ns(cost_ns, corun_factor), 1 + assumptions.margin_frac)
     return with_margin_ns + assumptions.dispatch_ns
+
+
+def cost_from_seen_ns(seen_ns: int, assumptions: Assumptions, num_segments: int = 1) -> int:
+    """A cost that the analysis counts, margin aside, as no less than what was seen of segments.
+
+    What is seen on the device contains overlapping and dispatching already: both would be counted
+    twice, were it taken for a cost.
+    """
+    own_ns = max(1, seen_ns - num_segments * assumptions.dispatch_ns)
+    return unscaled_ns(own_ns, assumptions.corun_factor)
 
 
 def utilisation(loads: Iterable[Load], extra_ns: int = 0) -> Fraction:

@@ -158,6 +158,15 @@ def scaled_ns(cost_ns: int, factor: float) -> int:
     return -(-cost_ns * round(factor * _MILLIONTHS) // _MILLIONTHS)
 
 
+def unscaled_ns(scaled: int, factor: float) -> int:
+    """A cost that is, times the factor, no less than `scaled`.
+
+    >>> unscaled_ns(1100, 1.1), unscaled_ns(4, 1.1)
+    (1000, 4)
+    """
+    return -(-scaled * _MILLIONTHS // round(factor * _MILLIONTHS))
+
+
 def late_reason(response_ns: int, deadline_ns: int) -> str | None:
     """Why a response bound is not enough; None if it is.
 
