@@ -298,5 +298,5 @@ def _advice(plan: TaskSetPlan) -> str:
     ]
     if unknown:
         other = "take another policy" if is_fifo else "best_effort = true"
-        return f"write a period for {unknown[0]!r}, or {other}"
+        return f"release {unknown[0]!r} by a period or a sporadic arrival, or {other}"
     return "no single change that was tried would do: take load off the device"

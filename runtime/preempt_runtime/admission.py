@@ -102,20 +102,8 @@ def analysed_task(
     Raises:
         InputError: the time of `pre` or `post` is not known.
     """
-    assumed = assumptions or Assumptions()
-    segments = task.network.segments
-    segment_ns = [
-        max(1, seg.predicted_ns if seg.latency is None else seg.latency.max_ns) for seg in segments
-    ]
-    seen = [cost_from_seen_ns(seen_ns, assumed) for seen_ns in observed.segment_ns]
-    is_longer = any(seen_ns > known for seen_ns, known in zip(seen, segment_ns, strict=False))
-    for idx, seen_ns in enumerate(seen):
-        segment_ns[idx] = max(segment_ns[idx], seen_ns)
-    is_measured = all(seg.latency is not None for seg in segments)
-    total_ns = task.total_ns
-    if total_ns is not None:
-        seen_ns = cost_from_seen_ns(observed.job_ns, assumed, num_segments=len(segments))
-        total_ns = max(total_ns, seen_ns)
+    segment_ns, total_ns = _longest(task, observed, assumptions or Assumptions())
+    is_measured = all(seg.latency is not None for seg in task.network.segments)
     around_ns = (task.pre_ns or 0) + (task.post_ns or 0)
     source: CostSource = "measured" if is_measured else "estimated"
     return AnalysedTask(
@@ -131,9 +119,23 @@ def analysed_task(
         priority=task.priority,
         is_best_effort=task.is_best_effort,
         source=source,
-        # What was seen of single segments says nothing of a whole job: then their sum counts.
-        total_ns=None if total_ns is None or is_longer else total_ns + around_ns,
+        total_ns=None if total_ns is None else total_ns + around_ns,
     )
+
+
+def _longest(task: Task, observed: Observed, assumed: Assumptions) -> tuple[list[int], int | None]:
+    """What each of the network's segments takes at most, and all together, where that is known."""
+    segments = task.network.segments
+    known = [
+        max(1, seg.predicted_ns if seg.latency is None else seg.latency.max_ns) for seg in segments
+    ]
+    segment_ns = list(known)
+    for idx, seen_ns in enumerate(observed.segment_ns):
+        segment_ns[idx] = max(known[idx], cost_from_seen_ns(seen_ns, assumed))
+    if task.total_ns is None or segment_ns != known:
+        return segment_ns, None  # segments that are longer void the total: their sum counts
+    seen_ns = cost_from_seen_ns(observed.job_ns, assumed, num_segments=len(segments))
+    return segment_ns, max(task.total_ns, seen_ns)
 
 
 def _call_ns(task: Task, what: str, is_there: bool, time_ns: int | None) -> tuple[int, ...]:

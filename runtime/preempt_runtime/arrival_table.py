@@ -13,7 +13,7 @@ from preempt_runtime.arrivals import (
 from preempt_runtime.errors import InputError
 from preempt_runtime.toml_table import TomlTable
 
-_KEYS = {
+ARRIVAL_KEYS = {
     "periodic": ("period", "offset", "jitter"),
     "sporadic": ("min_interval", "mean_interval"),
     "poisson": ("rate",),
@@ -29,9 +29,9 @@ def read_arrival(table: TomlTable, folder: Path) -> Arrival:
         InputError: a key is wrong, or the trace cannot be read.
     """
     kind = table.text("kind")
-    if kind not in _KEYS:
-        raise table.error("kind", f"one of {', '.join(_KEYS)}")
-    table.allow("kind", *_KEYS[kind])
+    if kind not in ARRIVAL_KEYS:
+        raise table.error("kind", f"one of {', '.join(ARRIVAL_KEYS)}")
+    table.allow("kind", *ARRIVAL_KEYS[kind])
     try:
         return _arrival_of_kind(kind, table, folder)
     except InputError as err:

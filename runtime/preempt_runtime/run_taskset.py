@@ -124,92 +124,127 @@ def run_taskset(
     policy = policy_from_name(options.policy or taskset.policy)
     check_needs(policy, taskset.tasks, where=f"{taskset.path}: ")
     bundles = open_bundles(taskset, options.pins)
-    collector, tally = MetricsCollector(), RunTally()
     with (
         apply_scheduling(options.process, os_calls) as scheduling,
         load_taskset(taskset, bundles, find_backend) as loaded,
     ):
-        depth = min(taskset.depth, loaded.device.max_depth)
-        guard = RunGuard(taskset, loaded, policy=policy.name, depth=depth)
-        observers: tuple[Instrument, ...] = (collector, tally, guard.watch, *instruments)
-        with Executor(
-            loaded.device, policy, clock, observers, depth=depth, admission=guard.admission
-        ) as executor:
-            for task in loaded.tasks:
-                name = task.spec.name
-                executor.add_task(task.task)
-                executor.warm_up(name, task.samples[0], num_runs=options.num_warmup_runs)
-                executor.add_source(name, arrivals_of(task.spec), task.inputs_of)
-            with apply_memory(options.process, os_calls) as memory, guard.watching(executor):
-                start_ns = clock.now_ns()
-                ended_by = _run(executor, taskset, options.duration_ns)
-                elapsed_ns = clock.now_ns() - start_ns
-        return _report(
-            taskset,
-            policy,
-            loaded,
-            collector,
-            tally,
-            elapsed_ns,
-            (*_depth_option(taskset.depth, depth, loaded.device), *scheduling, *memory),
-            ended_by,
-            depth,
-            guard.guarantee(),
+        setup = _set_up(taskset, policy, loaded)
+        course = _execute(setup, options, clock, instruments, os_calls)
+        in_force = (
+            *_depth_option(taskset.depth, setup.depth, loaded.device),
+            *scheduling,
+            *course.memory,
         )
+        return _report(setup, course, in_force)
 
 
-def _run(executor: Executor, taskset: TaskSetSpec, duration_ns: int) -> signal.Signals | None:
-    def cancel_everything() -> None:
-        for task in taskset.tasks:
-            executor.remove_task(task.name, wait=False)  # a handler must not wait for the run
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Setup:
+    """What is to run, and what will observe it."""
 
-    with caught_signals(cancel_everything) as interruption:
-        executor.run(duration_ns, until=lambda: interruption.signum is not None)
-    return interruption.signum
+    taskset: TaskSetSpec
+    policy: Policy
+    loaded: LoadedTaskSet
+    depth: int
+    guard: RunGuard
+    collector: MetricsCollector
+    tally: RunTally
 
 
-def _report(
-    taskset: TaskSetSpec,
-    policy: Policy,
-    loaded: LoadedTaskSet,
-    collector: MetricsCollector,
-    tally: RunTally,
-    elapsed_ns: int,
-    options: tuple[OptionReport, ...],
-    ended_by: signal.Signals | None,
-    depth: int,
-    guarantee: Guarantee,
-) -> RunReport:
-    metrics = collector.metrics(elapsed_ns)
-    promised = guarantee.promised.tasks if guarantee.promised is not None else ()
-    bounds = {bound.name: bound for bound in promised}
-    return RunReport(
-        taskset=taskset.name,
-        policy=policy.name,
-        seed=taskset.seed,
-        duration_ns=elapsed_ns,
-        device=loaded.device.name,
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Course:
+    """How long it ran, what ended it early, and what the system said of locking memory."""
+
+    elapsed_ns: int
+    ended_by: signal.Signals | None
+    memory: tuple[OptionReport, ...]
+
+
+def _set_up(taskset: TaskSetSpec, policy: Policy, loaded: LoadedTaskSet) -> _Setup:
+    depth = min(taskset.depth, loaded.device.max_depth)
+    return _Setup(
+        taskset=taskset,
+        policy=policy,
+        loaded=loaded,
         depth=depth,
-        device_busy_frac=tally.busy_ns / elapsed_ns if elapsed_ns else 0.0,
-        tasks={
-            task.spec.name: TaskReport(
-                bundle=task.bundle.root.name,
-                plan=task.plan.id,
-                num_segments=len(task.plan.segments),
-                priority=task.spec.priority,
-                is_best_effort=task.spec.is_best_effort,
-                deadline_ns=task.spec.deadline_ns,
-                metrics=metrics.get(task.spec.name) or no_jobs(task.spec.name),
-                first_error=tally.first_errors.get(task.spec.name),
-                bound=bounds.get(task.spec.name),
-                drift=guarantee.drifts[task.spec.name],
-            )
-            for task in loaded.tasks
-        },
+        guard=RunGuard(taskset, loaded, policy=policy.name, depth=depth),
+        collector=MetricsCollector(),
+        tally=RunTally(),
+    )
+
+
+def _execute(
+    setup: _Setup,
+    options: RunOptions,
+    clock: Clock,
+    instruments: Iterable[Instrument],
+    os_calls: OsCalls | None,
+) -> _Course:
+    loaded, guard = setup.loaded, setup.guard
+    observers: tuple[Instrument, ...] = (setup.collector, setup.tally, guard.watch, *instruments)
+    with Executor(
+        loaded.device,
+        setup.policy,
+        clock,
+        observers,
+        depth=setup.depth,
+        admission=guard.admission,
+    ) as executor:
+        for task in loaded.tasks:
+            name = task.spec.name
+            executor.add_task(task.task)
+            executor.warm_up(name, task.samples[0], num_runs=options.num_warmup_runs)
+            executor.add_source(name, arrivals_of(task.spec), task.inputs_of)
+        with apply_memory(options.process, os_calls) as memory, guard.watching(executor):
+            start_ns = clock.now_ns()
+            with caught_signals(lambda: cancel_everything(executor, setup.taskset)) as interruption:
+                executor.run(options.duration_ns, until=lambda: interruption.signum is not None)
+            elapsed_ns = clock.now_ns() - start_ns
+    return _Course(elapsed_ns=elapsed_ns, ended_by=interruption.signum, memory=memory)
+
+
+def _report(setup: _Setup, course: _Course, options: tuple[OptionReport, ...]) -> RunReport:
+    elapsed_ns, guarantee = course.elapsed_ns, setup.guard.guarantee()
+    return RunReport(
+        taskset=setup.taskset.name,
+        policy=setup.policy.name,
+        seed=setup.taskset.seed,
+        duration_ns=elapsed_ns,
+        device=setup.loaded.device.name,
+        depth=setup.depth,
+        device_busy_frac=setup.tally.busy_ns / elapsed_ns if elapsed_ns else 0.0,
+        tasks=_task_reports(setup, guarantee, elapsed_ns),
         options=options,
-        ended_by=ended_by,
+        ended_by=course.ended_by,
         guarantee=guarantee,
     )
+
+
+def _task_reports(setup: _Setup, guarantee: Guarantee, elapsed_ns: int) -> dict[str, TaskReport]:
+    metrics = setup.collector.metrics(elapsed_ns)
+    promised = guarantee.promised.tasks if guarantee.promised is not None else ()
+    bounds = {bound.name: bound for bound in promised}
+    return {
+        task.spec.name: TaskReport(
+            bundle=task.bundle.root.name,
+            plan=task.plan.id,
+            num_segments=len(task.plan.segments),
+            priority=task.spec.priority,
+            is_best_effort=task.spec.is_best_effort,
+            deadline_ns=task.spec.deadline_ns,
+            metrics=metrics.get(task.spec.name) or no_jobs(task.spec.name),
+            first_error=setup.tally.first_errors.get(task.spec.name),
+            bound=bounds.get(task.spec.name),
+            drift=guarantee.drifts[task.spec.name],
+        )
+        for task in setup.loaded.tasks
+    }
+
+
+def cancel_everything(executor: Executor, taskset: TaskSetSpec) -> None:
+    """Have all jobs of a run end at the next preemption point; also from a signal's handler."""
+    for task in taskset.tasks:
+        executor.remove_task(task.name, wait=False)  # a handler must not wait for the run
 
 
 def _depth_option(asked: int, depth: int, device: Device) -> tuple[OptionReport, ...]:

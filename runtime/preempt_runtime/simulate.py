@@ -24,6 +24,7 @@ from preempt_runtime.run_taskset import (
     RunTally,
     TaskReport,
     arrivals_of,
+    cancel_everything,
     no_jobs,
 )
 from preempt_runtime.simulated_backlog import MAX_BACKLOG, BacklogWatch
@@ -104,13 +105,17 @@ def simulate(
         _add_tasks(executor, taskset, costs, options.mode, watch)
         ended_by = _run(executor, taskset, options.duration_ns, watch, catches_signals)
     if watch.overfull is not None:
-        raise InputError(
-            f"{taskset.path}: task {watch.overfull!r}: more than {options.max_backlog} of its jobs"
-            f" wait at {clock.now_ns()} ns, its queue grows without bound; set max_pending,"
-            " mailbox = 'latest' or late = 'drop', lower the load or shorten the duration"
-        )
+        raise _overfull_error(taskset, watch.overfull, options.max_backlog, clock.now_ns())
     run = _run_report(taskset, policy, costs, collector, tally, clock.now_ns(), ended_by)
     return _report(taskset, costs, options.mode, run, watch)
+
+
+def _overfull_error(taskset: TaskSetSpec, task: str, max_backlog: int, now_ns: int) -> InputError:
+    return InputError(
+        f"{taskset.path}: task {task!r}: more than {max_backlog} of its jobs wait at {now_ns} ns,"
+        " its queue grows without bound; set max_pending, mailbox = 'latest' or late = 'drop',"
+        " lower the load or shorten the duration"
+    )
 
 
 def _add_tasks(
@@ -134,11 +139,6 @@ def _until_overfull(arrivals: Arrivals, watch: BacklogWatch) -> Arrivals:
     return itertools.takewhile(lambda _: watch.overfull is None, arrivals)
 
 
-def _cancel_everything(executor: Executor, taskset: TaskSetSpec) -> None:
-    for task in taskset.tasks:
-        executor.remove_task(task.name, wait=False)  # a handler must not wait for the run
-
-
 def _run(
     executor: Executor,
     taskset: TaskSetSpec,
@@ -150,13 +150,13 @@ def _run(
 
     def is_over() -> bool:
         if watch.overfull is not None and interruption.signum is None:
-            _cancel_everything(executor, taskset)
+            cancel_everything(executor, taskset)
             return True
         return interruption.signum is not None
 
     with contextlib.ExitStack() as stack:
         if catches_signals:
-            caught = caught_signals(lambda: _cancel_everything(executor, taskset))
+            caught = caught_signals(lambda: cancel_everything(executor, taskset))
             interruption = stack.enter_context(caught)
         executor.run(duration_ns, until=is_over)
     return interruption.signum

@@ -25,7 +25,7 @@ MAX_PRIORITY = 1_000_000
 MAX_SEED = 2**63 - 1
 MAX_SEGMENTS = 100_000
 _MAX_PENDING = 1_000_000
-_KEYS = (
+TASK_KEYS = (
     *("name", "bundle", "plan", "model", "profile", "cost", "segments", "max_segment"),
     *("point_cost", "priority", "best_effort", "period", "jitter", "deadline", "late", "mailbox"),
     *("max_pending", "inputs", "seed", "check_inputs", "arrival"),
@@ -124,7 +124,7 @@ def read_task(
     """
     name = TomlTable(where=f"{path}: [[task]] number {number}", entries=entries).text("name")
     table = TomlTable(where=f"{path}: [[task]] {name!r}", entries=entries)
-    table.allow(*_KEYS)
+    table.allow(*TASK_KEYS)
     _refuse_idle_keys(table)
     model, cost = _read_file(table, "model", path.parent), _read_cost(table)
     is_best_effort = table.flag("best_effort")

@@ -23,6 +23,10 @@ _MAX_FILES = 100
 _MAX_MARGIN_FRAC = 10.0
 _DEFAULT_MARGIN_FRAC = 0.1
 _MAX_CORUN_FACTOR = 1000.0
+HEAD_KEYS = (
+    *("name", "seed", "threads", "policy", "include"),
+    *("margin", "corun", "admit", "drift", "depth", "resume_cost", "dispatch"),
+)
 DEFAULT_POLICY = "fixed-priority"
 Drift = Literal["say", "readmit", "shed"]
 DRIFT: tuple[Drift, ...] = ("say", "readmit", "shed")
@@ -72,10 +76,7 @@ def read_taskset(path: Path, *, seed: int | None = None) -> TaskSetSpec:
     document = read_toml(path)
     document.allow("taskset", "task")
     head = document.table("taskset", f"{path}: [taskset]", default={})
-    head.allow(
-        *("name", "seed", "threads", "policy", "include"),
-        *("margin", "corun", "admit", "drift", "depth", "resume_cost", "dispatch"),
-    )
+    head.allow(*HEAD_KEYS)
     if seed is None:
         seed = head.integer("seed", 0, MAX_SEED, default=0)
     policy = head.choice("policy", tuple(sorted(POLICIES)), default=DEFAULT_POLICY)
