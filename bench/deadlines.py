@@ -39,8 +39,9 @@ from preemptc.cache import BuildCache
 from preemptc.plan import PlanOptions, TaskSetPlan, compile_plan, plan_taskset
 
 NETWORKS = ("mobilenet_v2", "resnet50", "inception_v3", "distilbert", "resnet152")
-_ATTEMPTS = 3
-_MARGIN_FRAC = 0.2
+FIRST_LOAD = 0.10  # of the machine, by the most urgent network, in every variant
+_ATTEMPTS = 5
+_MARGIN_FRAC = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,14 +73,13 @@ def taskset_text(periods_ns: Sequence[int], *, threads: int, late: str = "run") 
 
 
 def periods_ns(costs_ns: Sequence[int], load: float) -> list[int]:
-    """Periods with which each network takes the same share; the first keeps that of `LOAD`.
+    """Periods with which the first network takes `FIRST_LOAD`, the others equal parts of the rest.
 
-    >>> periods_ns([7, 7], 0.70), periods_ns([7, 7], 1.05)
-    ([20, 20], [20, 10])
+    >>> periods_ns([3, 6], 0.70), periods_ns([3, 6], 1.10)
+    ([30, 10], [30, 6])
     """
-    first = LOAD / len(costs_ns)
-    others = (load - first) / (len(costs_ns) - 1)
-    return [round(cost / (others if idx else first)) for idx, cost in enumerate(costs_ns)]
+    others = (load - FIRST_LOAD) / (len(costs_ns) - 1)
+    return [round(cost / (others if idx else FIRST_LOAD)) for idx, cost in enumerate(costs_ns)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cache = BuildCache(options.cache)
     costs_ns = _costs_ns(options, cache)
     paths = _write_tasksets(options, costs_ns)
-    plan = _compiled(read_taskset(paths[CUT]), cache)
+    plan, attempts = _compiled(read_taskset(paths[CUT]), options)
     for bound in plan.choice.bound.tasks:
         response = "none" if bound.response_ns is None else fmt_ns(bound.response_ns)
         _say(f"{bound.name}: {bound.longest_ns} ns longest, response bound {response}")
@@ -104,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         bound=plan.choice.bound,
         num_segments={name: len(plan.choice.cut_of(name)) for name in NETWORKS},
         costs_ns=dict(zip(NETWORKS, costs_ns, strict=True)),
-        settings=settings_of(options),
+        settings={**settings_of(options), "attempts": attempts},
         machine=watch.describe(),
     )
     (out / "deadlines.json").write_text(json.dumps(result, indent=1) + "\n")
@@ -138,18 +138,31 @@ def _write_tasksets(options: DeadlineOptions, costs_ns: Sequence[int]) -> dict[s
     return paths
 
 
-def _compiled(taskset: TaskSetSpec, cache: BuildCache) -> TaskSetPlan:
-    """The plan after compiling; again, with what it measures then, where maxima were disturbed."""
-    options = PlanOptions(target="cpu")
-    for attempt in range(_ATTEMPTS):
+def _compiled(taskset: TaskSetSpec, options: DeadlineOptions) -> tuple[TaskSetPlan, int]:
+    """The plan after compiling, and how many times it took until the analysis held.
+
+    A stolen 20 ms in one of a network's runs is its measured maximum, and no deadline near it can
+    be promised then: everything is measured anew.
+
+    Raises:
+        PreemptError: the last attempt failed.
+    """
+    planning = PlanOptions(target="cpu")
+    for attempt in range(1, _ATTEMPTS + 1):
+        cache = BuildCache(options.folder / f"cache{attempt}")
         try:
-            plan = plan_taskset(taskset, options, cache, lambda what, frac: None)
-            return compile_plan(plan, options, cache, lambda what, frac: None)
+            plan = plan_taskset(taskset, planning, cache, lambda what, frac: None)
+            plan = compile_plan(plan, planning, cache, lambda what, frac: None)
         except PreemptError as err:
-            if attempt == _ATTEMPTS - 1:
+            _say(f"attempt {attempt}: {err}")
+            if attempt == _ATTEMPTS:
                 raise
-            _say(f"compiled again: {err}")
-    raise AssertionError("the last attempt returns or raises")
+            continue
+        if plan.choice.is_schedulable:
+            break
+        late = [bound for bound in plan.choice.bound.tasks if not bound.is_schedulable]
+        _say(f"attempt {attempt}: {late[0].name}: {late[0].reason}")
+    return plan, attempt
 
 
 def _run(
@@ -166,6 +179,8 @@ def _run(
         clock=MonotonicClock(),
         instruments=(tally,),
     )
+    if report.ended_by is not None:  # a run ends on a signal by itself; all of them are to end
+        raise SystemExit(128 + report.ended_by)
     return BlockResult(
         variant=variant,
         tasks=tally.tasks,
@@ -193,6 +208,7 @@ def settings_of(options: DeadlineOptions) -> dict[str, Any]:
         "overload_block_ns": options.overload_block_ns,
         "threads": options.threads,
         "load": LOAD,
+        "first_load": FIRST_LOAD,
         "overload": OVERLOAD,
         "margin_frac": _MARGIN_FRAC,
     }

@@ -139,10 +139,12 @@ def _introduction(result: Mapping[str, Any]) -> list[str]:
         f"`{settings['command']}`; {where(result['machine'])}.",
         f"{settings['rounds']} rounds of blocks of {fmt_ns(settings['block_ns'])}, overloaded"
         f" {fmt_ns(settings['overload_block_ns'])}; threads: {settings['threads']}.",
-        f"Each network takes the same share of {settings['load']:.0%} of the machine; its deadline"
-        " is its period; rate-monotonic",
-        "priorities. `preemptc plan --compile` chose the bounds; response-time bounds rest on the"
-        f" maxima measured at compile time and a\nmargin of {settings['margin_frac']:.0%}. The"
+        f"The networks take {settings['load']:.0%} of the machine, the most urgent one"
+        f" {settings['first_load']:.0%} and the others equal parts of the rest;",
+        "deadlines are periods; rate-monotonic priorities. `preemptc plan --compile` chose the"
+        f" bounds ({settings['attempts']} attempts: measured anew where an outlier\nleft no bound);"
+        " response-time bounds rest on the maxima measured at compile time and a margin of"
+        f" {settings['margin_frac']:.0%}. The"
         " variants run in turn, block by block, in one process;"
         f" `{UNCUT}` has the same releases and priorities\nas `{CUT}`; under `{OVERLOADED}` the"
         f" other tasks are released so often that the load is {settings['overload']:.0%}.\n"

@@ -122,7 +122,8 @@ def test_the_page_holds_what_was_measured(tally: DeadlineTally) -> None:
         bound=analyse([task], "fixed-priority", Assumptions(margin_frac=0.2)),
         num_segments={"mobilenet_v2": 1},
         costs_ns={"mobilenet_v2": 4 * MS},
-        settings=settings_of(
+        settings={"attempts": 2}
+        | settings_of(
             DeadlineOptions(
                 rounds=3,
                 block_ns=20_000 * MS,
