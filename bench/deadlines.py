@@ -36,11 +36,11 @@ from preempt_runtime.run_taskset import RunOptions, run_taskset
 from preempt_runtime.taskset import TaskSetSpec, read_taskset
 from preempt_runtime.units import fmt_ns
 from preemptc.cache import BuildCache
-from preemptc.plan import PlanOptions, TaskSetPlan, compile_plan, plan_taskset
+from preemptc.plan import PlanOptions, TaskSetPlan, plan_and_compile
 
 NETWORKS = ("mobilenet_v2", "resnet50", "inception_v3", "distilbert", "resnet152")
 FIRST_LOAD = 0.10  # of the machine, by the most urgent network, in every variant
-_ATTEMPTS = 5
+_ATTEMPTS = 2
 _MARGIN_FRAC = 0.1
 
 
@@ -151,8 +151,7 @@ def _compiled(taskset: TaskSetSpec, options: DeadlineOptions) -> tuple[TaskSetPl
     for attempt in range(1, _ATTEMPTS + 1):
         cache = BuildCache(options.folder / f"cache{attempt}")
         try:
-            plan = plan_taskset(taskset, planning, cache, lambda what, frac: None)
-            plan = compile_plan(plan, planning, cache, lambda what, frac: None)
+            plan = plan_and_compile(taskset, planning, cache, lambda what, frac: None)
         except PreemptError as err:
             _say(f"attempt {attempt}: {err}")
             if attempt == _ATTEMPTS:

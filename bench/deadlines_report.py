@@ -126,7 +126,8 @@ def page(result: Mapping[str, Any]) -> str:
             "## The task set\n",
             *_set_table(result),
             *(line for name in result["variants"] for line in _variant_table(name, result)),
-            "## Overload\n",
+            "## What came out\n",
+            *_verdict_lines(result),
             *_overload_lines(result),
             "",
         ]
@@ -142,7 +143,8 @@ def _introduction(result: Mapping[str, Any]) -> list[str]:
         f"The networks take {settings['load']:.0%} of the machine, the most urgent one"
         f" {settings['first_load']:.0%} and the others equal parts of the rest;",
         "deadlines are periods; rate-monotonic priorities. `preemptc plan --compile` chose the"
-        f" bounds ({settings['attempts']} attempts: measured anew where an outlier\nleft no bound);"
+        f" bounds (attempts: {settings['attempts']}; measured anew where an outlier\nleft no"
+        " bound);"
         " response-time bounds rest on the maxima measured at compile time and a margin of"
         f" {settings['margin_frac']:.0%}. The"
         " variants run in turn, block by block, in one process;"
@@ -197,16 +199,53 @@ def _variant_table(name: str, result: Mapping[str, Any]) -> list[str]:
     return [*lines, ""]
 
 
+def _verdict_lines(result: Mapping[str, Any]) -> list[str]:
+    """Misses with and without points, and where an observed maximum exceeded its bound."""
+    lines = []
+    for name in (CUT, UNCUT):
+        tasks = result["variants"][name]["tasks"].values()
+        missed, jobs = (sum(task[key] for task in tasks) for key in ("missed", "jobs"))
+        stolen = sum(task["missed_with_steal"] for task in tasks)
+        lines.append(
+            f"* {name}: {missed} of {jobs} jobs missed their deadline ({missed / jobs:.2%}),"
+            f" {stolen} of them with steal"
+        )
+    tasks = result["variants"][CUT]["tasks"]
+    over = {
+        name: tasks[name]["response"]["max_ns"] / task["response_bound_ns"]
+        for name, task in result["tasks"].items()
+        if task["response_bound_ns"] and tasks[name]["response"]
+    }
+    exceeded = [ratio for ratio in over.values() if ratio > 1]
+    run, too_long = (
+        sum(task[key] for task in tasks.values())
+        for key in ("segments_run", "segments_over_allowed")
+    )
+    if not exceeded:
+        return [*lines, "* reached: no observed maximum exceeds its bound"]
+    return [
+        *lines,
+        f"* NOT kept: the observed maximum of {len(exceeded)} of {len(over)} tasks exceeds its"
+        f" bound, up to {max(exceeded):.2f} times. A bound holds as long as no segment takes longer"
+        f" than it did at compile time, and the margin; {too_long} of {run} segments did"
+        f" ({too_long / run:.1%}), as every run reported. At compile time a network's segments run"
+        " one after another, here between other networks' segments, on cold caches and a machine"
+        " that others share: such a machine needs a larger margin, or `resume_cost`",
+    ]
+
+
 def _overload_lines(result: Mapping[str, Any]) -> list[str]:
     overload = result["overload"]
     ratio = overload["p99_ratio"]
     verdict = "reached" if overload["p99_ratio_is_reached"] else "NOT reached"
-    after = [after for _, after in overload["rss_bytes"]]
+    grown = [after - before for before, after in overload["rss_bytes"]]
+    later = f", in the others by at most {fmt_bytes(max(grown[1:]))}" if len(grown) > 1 else ""
     return [
         f"* {verdict}: {overload['task']}'s p99 at {OVERLOADED} over that at"
         f" {100 * LOAD:.0f} %, round by round:"
         f" {ratio['median']:.3f} [{ratio['low']:.3f}, {ratio['high']:.3f}], asked at most"
         f" {MAX_OVERLOAD_RATIO}",
-        f"* memory of the process after the first overloaded block {fmt_bytes(after[0])}, after the"
-        f" last {fmt_bytes(after[-1])} (each block loads all bundles anew)",
+        f"* memory of the process grew by {fmt_bytes(grown[0])} in the first overloaded block"
+        f"{later}; each block loads all bundles anew, which left it at"
+        f" {fmt_bytes(overload['rss_bytes'][-1][1])} after the last",
     ]

@@ -9,7 +9,7 @@ from preempt_runtime.taskset import read_taskset
 from preemptc.cache import BuildCache
 from preemptc.commands.options import FILE, cache_option, json_option
 from preemptc.commands.values import duration_ns, fraction, target_name
-from preemptc.plan import PlanOptions, compile_plan, plan_taskset, refusal
+from preemptc.plan import PlanOptions, plan_and_compile, plan_taskset, refusal
 from preemptc.plan_report import document_of, tables_of
 from preemptc.terminal import show, watched
 
@@ -54,9 +54,8 @@ def command(
     options = PlanOptions(target=target, margin_frac=margin_frac, dispatch_ns=dispatch_ns)
     build_cache = BuildCache(cache)
     with watched() as progress:
-        plan = plan_taskset(spec, options, build_cache, progress)
-        if is_compiling and plan.choice.is_schedulable:
-            plan = compile_plan(plan, options, build_cache, progress)
+        choose = plan_and_compile if is_compiling else plan_taskset
+        plan = choose(spec, options, build_cache, progress)
     show(document_of(plan), tables_of(plan), as_json=as_json)
     if (reason := refusal(plan)) is not None:
         raise InfeasibleError(reason)

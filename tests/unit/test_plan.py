@@ -18,9 +18,13 @@ from preempt_runtime.manifest import Latency
 from preempt_runtime.policies import POLICIES
 from preempt_runtime.schedulability import ANALYSED_POLICIES
 from preempt_runtime.task_table import CostSpec
+from preempt_runtime.taskset import read_taskset
+from preemptc import plan as plan_module
 from preemptc import replan
 from preemptc.backends.ort import profiler
+from preemptc.cache import BuildCache
 from preemptc.cli import main
+from preemptc.plan import PlanOptions, TaskSetPlan
 from preemptc.plan_costs import bundle_costs, front_of_network
 from preemptc.search import SegmentCosts, pareto_front
 from tests.runtime.fake_bundles import manifest_of, write_bundle
@@ -365,3 +369,52 @@ def test_the_readme_shows_what_plan_prints(work: Path) -> None:
     (taskset,) = [block for kind, block in blocks if block.startswith("# deadlines.toml")]
     shown = [block for kind, block in blocks if kind == "text"]
     assert plan(taskset, work).stdout in shown
+
+
+def test_bounds_are_chosen_anew_with_more_room_when_what_was_measured_refutes_them(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = """
+[[task]]
+name = "urgent"
+cost = "1ms"
+priority = 2
+period = "10ms"
+deadline = "6ms"
+
+[[task]]
+name = "long"
+model = "long.onnx"
+bundle = "roomy.bundle"
+profile = "roomy.json"
+priority = 1
+period = "1s"
+"""
+    (work / "roomy.toml").write_text(text)
+    arguments = ["profile", str(work / "long.onnx"), "-o", str(work / "roomy.json")]
+    CliRunner().invoke(main, [*arguments, "--cache", str(work / "cache")], catch_exceptions=False)
+    profile = json.loads((work / "roomy.json").read_text())
+    profile["node_ns"] = [1_000_000] * len(profile["node_ns"])
+    profile["boundary"] = {"fixed_ns": 100, "ns_per_byte": 0.0}
+    (work / "roomy.json").write_text(json.dumps(profile))
+    chosen: list[tuple[float, int | None]] = []
+
+    def measured(plan: TaskSetPlan, options: PlanOptions, *_: object) -> TaskSetPlan:
+        chosen.append((options.headroom_frac, plan.limits_ns["long"]))
+        is_late = len(chosen) < 3
+        late = replace(plan.choice.bound.tasks[0], reason="late" if is_late else None)
+        bound = replace(plan.choice.bound, tasks=(late, *plan.choice.bound.tasks[1:]))
+        return replace(plan, choice=replace(plan.choice, bound=bound))
+
+    monkeypatch.setattr(plan_module, "compile_plan", measured)
+    found = plan_module.plan_and_compile(
+        read_taskset(work / "roomy.toml"),
+        PlanOptions(target="cpu", margin_frac=0.0),
+        BuildCache(work / "cache"),
+        lambda what, frac: None,
+    )
+    assert found.choice.bound.tasks[0].reason is None
+    assert [headroom for headroom, _ in chosen] == [0.0, 0.0, 0.0]  # judged without any
+    limits = [limit_ns for _, limit_ns in chosen if limit_ns is not None]
+    assert limits == sorted(limits, reverse=True)
+    assert len(set(limits)) == 3
