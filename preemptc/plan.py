@@ -4,11 +4,12 @@ Nothing here decides by itself: bounds, responses and proposals come from
 `preempt_runtime.schedulability`, costs from `plan_costs`.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from preempt_runtime.errors import InputError
+from preempt_runtime.errors import InfeasibleError, InputError
 from preempt_runtime.schedulability import (
     ANALYSED_POLICIES,
     AnalysedTask,
@@ -147,6 +148,7 @@ def plan_and_compile(
         InputError: a task names no bundle to write.
         PreemptError: costs cannot be found, or a network cannot be compiled under its bound.
     """
+    _refuse_without_bundle(taskset.tasks)
     compiled = None
     for headroom_frac in _HEADROOMS:
         roomy = replace(options, headroom_frac=headroom_frac)
@@ -169,19 +171,21 @@ def compile_plan(
         InputError: a task names no bundle to write.
         PreemptError: a network cannot be compiled under its bound.
     """
-    for task in plan.taskset.tasks:
-        if task.model is not None and task.bundle is None:
-            raise InputError(
-                f"task {task.name!r}: no bundle to compile {task.model} into; write bundle ="
-                f" {task.model.stem + '.bundle'!r}, or leave --compile out"
-            )
-    compiled = {each.bundle for each in plan.compilations}
+    _refuse_without_bundle(plan.taskset.tasks)
+    compiled = {_place(each.bundle) for each in plan.compilations if each.bundle is not None}
     for each in plan.compilations:
         assert each.bundle is not None
-        compile_model(each.model, each.bundle, _compile_options(each), cache, progress)
+        try:
+            compile_model(each.model, each.bundle, _compile_options(each), cache, progress)
+        except InfeasibleError as err:
+            names = [task.name for task in plan.taskset.tasks if task.bundle == each.bundle]
+            raise InfeasibleError(
+                f"{plan.taskset.path}: task {names[0]!r}, cut under {_limit_text(each)}: {err} (in"
+                " a task set that is max_segment; then others need a later deadline)"
+            ) from err
     costs = {
         task.name: bundle_costs(task.bundle, task.plan, plan.taskset.threads)
-        if task.bundle is not None and task.bundle in compiled
+        if task.bundle is not None and _place(task.bundle) in compiled
         else plan.costs[task.name]
         for task in plan.taskset.tasks
     }
@@ -202,13 +206,31 @@ def compile_plan(
     )
 
 
+def _limit_text(each: Compilation) -> str:
+    return "no bound" if each.max_segment_ns is None else fmt_ns(each.max_segment_ns)
+
+
+def _refuse_without_bundle(tasks: tuple[TaskSpec, ...]) -> None:
+    for task in tasks:
+        if task.model is not None and task.bundle is None:
+            raise InputError(
+                f"task {task.name!r}: no bundle to compile {task.model} into; write bundle ="
+                f" {task.model.stem + '.bundle'!r}, or leave --compile out"
+            )
+
+
+def _place(bundle: Path) -> Path:
+    """Where it lies, however its path is spelt."""
+    return Path(os.path.realpath(bundle))
+
+
 def _refuse_two_into_one(tasks: tuple[TaskSpec, ...]) -> None:
     """A bundle holds one network, cut by one profile."""
     first: dict[Path, TaskSpec] = {}
     for task in tasks:
         if task.model is None or task.bundle is None:
             continue
-        other = first.setdefault(task.bundle, task)
+        other = first.setdefault(_place(task.bundle), task)
         for key, mine, its in (
             ("model", task.model, other.model),
             ("profile", task.profile, other.profile),
@@ -268,7 +290,8 @@ def _compilations(
         if task.model is None:
             continue
         limit_ns = task.max_segment_ns if task.max_segment_ns else limits_ns[task.name]
-        place = (task.model, task.bundle, task.profile)
+        bundle = None if task.bundle is None else _place(task.bundle)
+        place = (task.model, bundle, task.profile)
         if place in found and found[place].max_segment_ns is not None:
             others_ns = found[place].max_segment_ns or 0
             limit_ns = others_ns if limit_ns is None else min(limit_ns, others_ns)

@@ -19,8 +19,8 @@ _SOURCES = {
 _BASIS = {
     "measured": "its measured maximum",
     "given": "the file says",
-    "predicted": "predicted from medians: --compile measures",
-    "estimated": "estimated: --compile on the device measures",
+    "predicted": "its predicted median (--compile measures maxima)",
+    "estimated": "estimated (--compile on the device measures maxima)",
 }
 
 
@@ -82,7 +82,25 @@ def _summary(plan: TaskSetPlan) -> Table:
             values[label] = fmt_ns(value_ns)
     if assumed.corun_factor > 1:
         values["overlapping"] = f"{assumed.corun_factor:g} times every cost"
-    return facts(f"{plan.taskset.name} under {bound.policy}", values)
+    return facts(f"{plan.taskset.name} under {bound.policy}", values, _notes(plan))
+
+
+def _notes(plan: TaskSetPlan) -> tuple[str, ...]:
+    """A word on bundles that are there already, and say something else perhaps."""
+    if plan.is_compiled:
+        return ()
+    there = [
+        task.name
+        for task in plan.taskset.tasks
+        if task.model is not None and task.bundle is not None and task.bundle.is_dir()
+    ]
+    if not there:
+        return ()
+    return (
+        f"not judged by the bundles that {', '.join(there)} have already, but by what their models"
+        " are predicted to take: leave model out to judge by a bundle's measured maxima, or"
+        " --compile",
+    )
 
 
 def _what(plan: TaskSetPlan) -> str:

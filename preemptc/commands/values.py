@@ -8,8 +8,8 @@ from preempt_runtime.errors import InputError
 from preempt_runtime.units import parse_duration_ns
 from preemptc.targets import TARGETS
 
-_FRACTION = re.compile(r"(\d+(?:\.\d+)?)\s*(%?)")
-_SIZE = re.compile(r"(\d{1,18}(?:\.\d+)?)\s*(B|KiB|MiB|GiB)?")
+_FRACTION = re.compile(r"(\d+(?:\.\d+)?)\s*(%?)", re.ASCII)
+_SIZE = re.compile(r"(\d{1,18}(?:\.\d+)?)\s*(B|KiB|MiB|GiB)?", re.ASCII)
 _SHAPE = re.compile(r"[1-9]\d{0,17}(?:x[1-9]\d{0,17})*")
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _UNIT_BYTES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}

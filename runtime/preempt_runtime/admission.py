@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from preempt_runtime.errors import AdmissionError, InputError
 from preempt_runtime.schedulability import AnalysedTask, Assumptions, CostSource, SetBound, analyse
 from preempt_runtime.schedulability.loads import cost_from_seen_ns
-from preempt_runtime.task import Admit, Task
+from preempt_runtime.task import ADMIT, Admit, Task
 from preempt_runtime.units import fmt_ns
 
 _log = logging.getLogger(__name__)
@@ -38,6 +38,10 @@ class Admission:
     policy: str
     mode: Admit
     assumptions: Assumptions = field(default_factory=Assumptions)
+
+    def __post_init__(self) -> None:
+        if self.mode not in ADMIT:  # a word that is misspelt must not admit everything
+            raise InputError(f"admission: mode {self.mode!r}, expected one of {', '.join(ADMIT)}")
 
     def admit(self, admitted: Sequence[Task], new: Task) -> SetBound | None:
         """The bounds of all tasks with the new one among them; None if nothing was asked.

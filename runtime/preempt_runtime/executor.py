@@ -112,9 +112,12 @@ class Executor:
         Raises:
             InputError: another task has that name, or it lacks what the policy needs.
             AdmissionError: with it a deadline might be missed; nothing has changed.
+            PreemptError: the executor is closed.
         """
         check_needs(self._policy, [task])
         with self._tasks_lock:
+            if self._is_closed:
+                raise PreemptError(f"task {task.name!r}: the executor is closed; make another one")
             if task.name in self._books.queues:
                 raise InputError(f"task {task.name!r} is there already; name this one otherwise")
             if self._admission is not None:

@@ -96,8 +96,8 @@ def bundle_path(task: TaskSpec) -> Path:
     """
     if task.bundle is None:
         raise InputError(
-            f"task {task.name!r} has no bundle to run; `preemptc plan --compile` makes one of its"
-            " model, `preempt-rt simulate` runs on costs"
+            f"task {task.name!r} has no bundle to run; with bundle = ..., `preemptc plan"
+            " --compile` makes one of its model, `preempt-rt simulate` runs on costs"
         )
     return task.bundle
 

@@ -90,7 +90,7 @@ def read_taskset(path: Path, *, seed: int | None = None) -> TaskSetSpec:
     )
     _refuse_duplicates([(*where, task.name) for where, task in zip(found, tasks, strict=True)])
     return TaskSetSpec(
-        name=head.text("name", default=path.stem),
+        name=head.text("name") if head.has("name") else _name_of(path),
         path=path,
         seed=seed,
         threads=head.integer("threads", 1, _MAX_THREADS) if head.has("threads") else None,
@@ -152,6 +152,11 @@ def _check_include(
         raise InputError(f"{place}: {file} is included already; leave one out")
     if len(chain) == _MAX_FILES:
         raise InputError(f"{place}: more than {_MAX_FILES} files deep")
+
+
+def _name_of(path: Path) -> str:
+    """The file's name, as far as it can be printed."""
+    return "".join(char if char.isprintable() else "?" for char in path.stem)
 
 
 def _read_number(head: TomlTable, key: str, least: float, most: float, default: float) -> float:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from preempt_runtime.errors import InputError
+from preempt_runtime.input_file import read_regular
 from preempt_runtime.units import parse_duration_ns
 
 if sys.version_info >= (3, 11):
@@ -141,13 +142,7 @@ def read_toml(path: Path) -> TomlTable:
     Raises:
         InputError: unreadable, over 1 MiB, or not TOML; with the line where the parser says it.
     """
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_TOML_BYTES + 1)
-    except OSError as err:
-        raise InputError(f"{path}: cannot read the task set: {err.strerror}") from err
-    if len(content) > MAX_TOML_BYTES:
-        raise InputError(f"{path}: larger than {MAX_TOML_BYTES} bytes, no task set is")
+    content = read_regular(path, "the task set", max_bytes=MAX_TOML_BYTES)
     try:
         return TomlTable(where=str(path), entries=tomllib.loads(content.decode("utf-8")))
     except (ValueError, RecursionError) as err:  # TOMLDecodeError and UnicodeDecodeError among them

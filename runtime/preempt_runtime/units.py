@@ -5,7 +5,7 @@ import re
 from preempt_runtime.errors import InputError
 
 _NS_PER_UNIT = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000, "min": 60_000_000_000}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ns|us|ms|s|min)")
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ns|us|ms|s|min)", re.ASCII)
 _MAX_NS = 10**18  # 31 years: longer is a typing error, and int64 holds it
 
 

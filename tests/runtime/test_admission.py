@@ -8,7 +8,7 @@ import pytest
 from preempt_runtime.admission import Admission, Observed, analysed_task
 from preempt_runtime.clock import VirtualClock
 from preempt_runtime.cost_watch import AllowedCosts, CostWatch, Excess
-from preempt_runtime.errors import AdmissionError, InputError
+from preempt_runtime.errors import AdmissionError, InputError, PreemptError
 from preempt_runtime.executor import Executor
 from preempt_runtime.manifest import Latency
 from preempt_runtime.policies import POLICIES, FixedPriority, Policy
@@ -346,3 +346,15 @@ def test_what_was_seen_on_the_device_is_not_inflated_twice() -> None:
     assert rules.bound((replace(long, period_ns=9999),), {"long": seen}) == as_measured
     found = analysed_task(long, Observed(segment_ns=(1, 1, 907)), rules.assumptions)
     assert (found.segment_ns, found.total_ns) == ((400, 400, 600), None)
+
+
+def test_a_misspelt_mode_does_not_admit_everything() -> None:
+    with pytest.raises(InputError, match="mode 'Refuse', expected one of refuse, warn, off"):
+        admission("Refuse")
+
+
+def test_a_closed_executor_takes_no_task() -> None:
+    world = _World(None, URGENT)
+    world.executor.close()
+    with pytest.raises(PreemptError, match="'long': the executor is closed"):
+        world.executor.add_task(LONG)

@@ -194,7 +194,10 @@ def test_ctrl_c_before_the_run_is_one_line(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["run", "none.toml"], "none.toml: cannot read the task set: No such file or directory"),
+        (
+            ["run", "none.toml"],
+            "none.toml: cannot read the task set: No such file or directory; check the path",
+        ),
         (
             ["run", "set.toml", "--trace", "none/trace.json"],
             "none/trace.json: no directory to write the trace into; make it first",

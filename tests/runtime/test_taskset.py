@@ -1,3 +1,4 @@
+import os
 import re
 from pathlib import Path
 
@@ -375,7 +376,7 @@ def test_names_are_unique(folder: Path) -> None:
         ("[task]\n[taskset]\n", "key 'task': it is a table, allowed an array of tables, [[task]]"),
         ("taskset = 3\n", "key 'taskset': 3 is an integer, allowed a table"),
         ("x = " + "[" * 5000, "not TOML"),
-        ("#" * (1 << 20) + "\n", "larger than 1048576 bytes, no task set is"),
+        ("#" * (1 << 20) + "\n", "1048577 bytes, the task set has at most 1048576"),
     ],
 )
 def test_impossible_documents_are_refused(folder: Path, text: str, message: str) -> None:
@@ -387,7 +388,7 @@ def test_impossible_documents_are_refused(folder: Path, text: str, message: str)
 def test_an_unreadable_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot read the task set: No such file or directory"):
         read_taskset(tmp_path / "none.toml")
-    with pytest.raises(InputError, match="cannot read the task set: Is a directory"):
+    with pytest.raises(InputError, match="cannot read the task set: it is a directory"):
         read_taskset(tmp_path)
     path = tmp_path / "binary.toml"
     path.write_bytes(b"\xff\x00")
@@ -567,3 +568,20 @@ def test_impossible_periods_are_refused(folder: Path, value: str) -> None:
     for key in ("period", "deadline", "max_segment"):
         with pytest.raises(InputError, match=f"key '{key}'"):
             read(folder, MINIMAL.replace("priority = 3", f'priority = 3\n{key} = "{value}"'))
+
+
+def test_a_pipe_is_no_task_set(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "set.toml")
+    with pytest.raises(InputError, match="it is a pipe or a device; give a regular file"):
+        read_taskset(tmp_path / "set.toml")
+
+
+def test_a_file_whose_name_cannot_be_printed_is_read(folder: Path) -> None:
+    path = folder / "tab\t.toml"
+    path.write_text(MINIMAL, encoding="utf-8")
+    assert read_taskset(path).name == "tab?"
+
+
+def test_digits_of_other_scripts_are_no_duration(folder: Path) -> None:
+    with pytest.raises(InputError, match="key 'deadline'"):
+        read(folder, MINIMAL.replace("priority = 3", 'priority = 3\ndeadline = "\u0663ms"'))

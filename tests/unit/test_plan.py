@@ -418,3 +418,54 @@ period = "1s"
     limits = [limit_ns for _, limit_ns in chosen if limit_ns is not None]
     assert limits == sorted(limits, reverse=True)
     assert len(set(limits)) == 3
+
+
+def test_an_error_of_a_compile_names_the_task_and_the_key(work: Path) -> None:
+    text = NETWORKS.replace('bundle = "idle.bundle"', 'bundle = "idle.bundle"\nmax_segment = "1ns"')
+    assert text != NETWORKS
+    result = plan(text, work, "--compile", code=1)
+    assert "idle" in result.stderr
+    assert "max" in result.stderr
+
+
+def test_a_bundle_that_is_there_and_not_judged_by_is_told(work: Path) -> None:
+    text = NETWORKS.replace("idle.bundle", "there.bundle").replace("urgent.b", "nowhere.b")
+    assert "not judged by the bundles" not in plan(text, work).stdout
+    (work / "there.bundle").mkdir()
+    assert "not judged by the bundles that idle have already" in plan(text, work).stdout
+    (work / "there.bundle").rmdir()
+
+
+def test_one_bundle_of_two_spellings_holds_one_network(work: Path) -> None:
+    (work / "sub").mkdir(exist_ok=True)
+    text = NETWORKS.replace("urgent.bundle", "one.bundle").replace(
+        "idle.bundle", "sub/../one.bundle"
+    )
+    text = "long.onnx".join(text.rsplit("tiny.onnx", 1))
+    assert "give each its own bundle" in plan(text, work, code=1).stderr
+
+
+def test_best_effort_with_and_without_a_period_is_planned_under_edf(work: Path) -> None:
+    text = """
+[taskset]
+policy = "edf"
+margin = 0.0
+[[task]]
+name = "a"
+segments = ["5ms"]
+period = "20ms"
+deadline = "12ms"
+[[task]]
+name = "b"
+segments = ["5ms"]
+best_effort = true
+arrival = { kind = "closed_loop" }
+[[task]]
+name = "c"
+segments = ["6ms"]
+best_effort = true
+period = "100ms"
+"""
+    found = document(text, work)
+    assert found["schedulable"] is True
+    assert found["tasks"][0]["response_ns"] == 5_000_000 + 6_000_000 - 1

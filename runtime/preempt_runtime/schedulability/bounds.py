@@ -124,7 +124,7 @@ def by_tolerance(
             chosen[task.name] = _coarsest_within(task, fronts, policy, assumptions, allowed_ns)
         cut = [task.with_segments(chosen[task.name]) for task in level]
         loads = loads_from_tasks(cut, policy, assumptions)
-        ahead += loads
+        ahead += [load for load in loads if not load.is_best_effort]
         if policy != "edf" and not level[0].is_best_effort:
             borne_ns = priority_tolerance_ns(loads, ahead, allowed_ns, assumptions)
             allowed_ns = borne_ns or 0
@@ -165,10 +165,13 @@ def _levels(
     tasks: Sequence[AnalysedTask], loads: Sequence[Load], policy: str
 ) -> list[list[AnalysedTask]]:
     """The tasks by urgency; those of one level do not block each other, best effort comes last."""
-    urgency = {
-        load.name: (load.is_best_effort, load.deadline_ns if policy == "edf" else -load.rank)
-        for load in loads
-    }
+
+    def urgency_of(load: Load) -> tuple[bool, int]:
+        if load.is_best_effort:  # one level, whatever periods it has
+            return True, 0
+        return False, load.deadline_ns if policy == "edf" else -load.rank
+
+    urgency = {load.name: urgency_of(load) for load in loads}
     ordered = sorted(tasks, key=lambda task: urgency[task.name])
     return [list(level) for _, level in groupby(ordered, key=lambda task: urgency[task.name])]
 
