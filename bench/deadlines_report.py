@@ -228,9 +228,10 @@ def _verdict_lines(result: Mapping[str, Any]) -> list[str]:
         f"* NOT kept: the observed maximum of {len(exceeded)} of {len(over)} tasks exceeds its"
         f" bound, up to {max(exceeded):.2f} times. A bound holds as long as no segment takes longer"
         f" than it did at compile time, and the margin; {too_long} of {run} segments did"
-        f" ({too_long / run:.1%}), as every run reported. At compile time a network's segments run"
-        " one after another, here between other networks' segments, on cold caches and a machine"
-        " that others share: such a machine needs a larger margin, or `resume_cost`",
+        f" ({too_long / run:.1%}), as every run reported. Likely, and not measured apart: at"
+        " compile time a network's segments run one after another, here between other networks'"
+        " segments, on cold caches; and others share the machine. A larger margin or `resume_cost`"
+        " is what such a machine needs",
     ]
 
 
