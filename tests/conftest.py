@@ -1,6 +1,6 @@
 """The golden fixture: text that a person has read, kept in a file, compared to the letter."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -25,6 +25,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "golden" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.golden)
+
+
+@pytest.fixture(scope="module")
+def quick_measurements() -> Iterator[None]:
+    """Few runs: for tests of what is said, not of how long it takes."""
+    from preemptc import replan  # not before a test asks: the runtime's tests do without it
+    from preemptc.backends.ort import profiler
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("_TRIAL_RUNS", "_FINAL_RUNS"):
+            patch.setattr(replan, name, 3)
+        for name in ("_TRIAL_BUDGET_NS", "_FINAL_BUDGET_NS"):
+            patch.setattr(replan, name, 0)
+        patch.setattr(profiler, "_BUDGET_NS", 20_000_000)
+        patch.setattr(profiler, "_CHAIN_RUNS", 5)
+        yield
 
 
 @pytest.fixture

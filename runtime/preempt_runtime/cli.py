@@ -6,7 +6,6 @@ Exit codes: 0 done; 1 an error, told in one line, or a `fail` finding of the doc
 
 import argparse
 import contextlib
-import json
 import logging
 import re
 import sys
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from preempt_runtime import __version__
 from preempt_runtime.bundle import open_bundle
+from preempt_runtime.cli_results import put_results, trace_writer
 from preempt_runtime.cli_simulate import add_simulate, run_simulate
 from preempt_runtime.cli_values import duration, integer, path, policy
 from preempt_runtime.clock import MonotonicClock
@@ -31,13 +31,12 @@ from preempt_runtime.stdout import (
     STDOUT_BROKEN,
     check_stdout,
     is_stdout_broken,
-    results_out,
 )
 from preempt_runtime.system_view import view_this_machine
 from preempt_runtime.tables import print_table
 from preempt_runtime.task_table import MAX_SEED
 from preempt_runtime.taskset import read_taskset
-from preempt_runtime.trace import TraceRecorder, write_trace
+from preempt_runtime.trace import TraceRecorder
 
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 
@@ -88,15 +87,12 @@ def _run(arguments: argparse.Namespace, find_backend: FindBackend) -> int:
         clock=MonotonicClock(),
         instruments=(recorder,) if arguments.trace is not None else (),
     )
-    try:
-        with results_out() as out:
-            if arguments.json:
-                print(json.dumps(document_from_report(report), indent=1), file=out)
-            else:
-                print_report(report, out)
-    finally:  # neither a full disk nor a full stdout must take the other's results along
-        if arguments.trace is not None:
-            write_trace(arguments.trace, recorder.trace([task.name for task in taskset.tasks]))
+    put_results(
+        lambda: document_from_report(report),
+        lambda out: print_report(report, out),
+        as_json=arguments.json,
+        write_file=trace_writer(arguments.trace, recorder, taskset),
+    )
     return 0 if report.ended_by is None else 128 + report.ended_by
 
 
@@ -144,13 +140,12 @@ def _doctor(arguments: argparse.Namespace, find_backend: FindBackend) -> int:
         ),
     ]
     is_well = all(finding.level != "fail" for finding in findings)
-    with results_out() as out:
-        if arguments.json:
-            document = {"ok": is_well, "findings": list(map(asdict, findings))}
-            print(json.dumps(document, indent=1), file=out)
-        else:
-            rows = [(f.level, f.what, f.found, f.advice) for f in findings]
-            print_table(("level", "what", "found", "advice"), rows, out)
+    rows = [(f.level, f.what, f.found, f.advice) for f in findings]
+    put_results(
+        lambda: {"ok": is_well, "findings": list(map(asdict, findings))},
+        lambda out: print_table(("level", "what", "found", "advice"), rows, out),
+        as_json=arguments.json,
+    )
     return 0 if is_well else 1
 
 

@@ -1,10 +1,11 @@
 """`preempt-rt simulate`: what a task set would do, on a virtual clock."""
 
 import argparse
-import json
 import os
 import sys
+from typing import TextIO
 
+from preempt_runtime.cli_results import put_results, trace_writer
 from preempt_runtime.cli_values import axis, duration, integer, path, policy
 from preempt_runtime.errors import InputError, PreemptError
 from preempt_runtime.load_taskset import check_taskset_output
@@ -27,10 +28,9 @@ from preempt_runtime.simulation_table import (
     print_sweep,
     results_of,
 )
-from preempt_runtime.stdout import results_out
 from preempt_runtime.task_table import MAX_SEED
 from preempt_runtime.taskset import TaskSetSpec, read_taskset
-from preempt_runtime.trace import TraceRecorder, write_trace
+from preempt_runtime.trace import TraceRecorder
 from preempt_runtime.units import fmt_ns
 
 _MAX_PROCESSES = 256
@@ -114,15 +114,12 @@ def _simulate_once(arguments: argparse.Namespace, taskset: TaskSetSpec) -> int:
         instruments=(recorder,) if arguments.trace is not None else (),
         is_traced=arguments.trace is not None,
     )
-    try:
-        with results_out() as out:
-            if arguments.json:
-                print(json.dumps(document_from_simulation(report), indent=1), file=out)
-            else:
-                print_simulation(report, out)
-    finally:  # neither a full disk nor a full stdout must take the other's results along
-        if arguments.trace is not None:
-            write_trace(arguments.trace, recorder.trace([task.name for task in taskset.tasks]))
+    put_results(
+        lambda: document_from_simulation(report),
+        lambda out: print_simulation(report, out),
+        as_json=arguments.json,
+        write_file=trace_writer(arguments.trace, recorder, taskset),
+    )
     return 0 if report.run.ended_by is None else 128 + report.run.ended_by
 
 
@@ -137,17 +134,19 @@ def _sweep(arguments: argparse.Namespace, taskset: TaskSetSpec, axes: list[Sweep
         print(f"preempt-rt: interrupted by {err.signum.name}, no results", file=sys.stderr)
         return 128 + err.signum
     results = results_of(taskset, rows)
-    try:
-        with results_out() as out:
-            if arguments.json:
-                document = {**_head(arguments, taskset), **document_from_sweep(axes, results, rows)}
-                print(json.dumps(document, indent=1), file=out)
-            else:
-                print(f"{_title(arguments, taskset)}\n", file=out)
-                print_sweep(axes, results, rows, out)
-    finally:  # neither a full disk nor a full stdout must take the other's results along
-        if arguments.plot is not None:
-            _plot(arguments, taskset, axes, results)
+
+    def print_text(out: TextIO) -> None:
+        print(f"{_title(arguments, taskset)}\n", file=out)
+        print_sweep(axes, results, rows, out)
+
+    put_results(
+        lambda: {**_head(arguments, taskset), **document_from_sweep(axes, results, rows)},
+        print_text,
+        as_json=arguments.json,
+        write_file=None
+        if arguments.plot is None
+        else lambda: _plot(arguments, taskset, axes, results),
+    )
     return 0
 
 

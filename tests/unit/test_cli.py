@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -22,8 +22,7 @@ from models.make import make
 from preempt_runtime.backends import ort
 from preempt_runtime.bundle import open_bundle
 from preempt_runtime.errors import BundleError, DeviceError
-from preemptc import replan, targets, terminal
-from preemptc.backends.ort import profiler
+from preemptc import targets, terminal
 from preemptc.cli import SUMMARIES, main
 from preemptc.commands import analyze, compile, explore, inspect
 from preemptc.targets import CPU, LocalDevice, local_device
@@ -34,17 +33,7 @@ PARTIAL = ".tmp-"
 Arguments = Sequence[str | Path]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_measurements() -> Iterator[None]:
-    """Few runs: these tests are about what is said, not about how long it takes."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("_TRIAL_RUNS", "_FINAL_RUNS"):
-            patch.setattr(replan, name, 3)
-        for name in ("_TRIAL_BUDGET_NS", "_FINAL_BUDGET_NS"):
-            patch.setattr(replan, name, 0)
-        patch.setattr(profiler, "_BUDGET_NS", 20_000_000)
-        patch.setattr(profiler, "_CHAIN_RUNS", 5)
-        yield
+pytestmark = pytest.mark.usefixtures("quick_measurements")
 
 
 @pytest.fixture(scope="session")

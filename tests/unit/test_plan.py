@@ -3,7 +3,6 @@
 import json
 import re
 import shlex
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,15 +12,13 @@ from click.testing import CliRunner, Result
 
 from models.make import make
 from preempt_runtime.bundle import open_bundle
-from preempt_runtime.errors import BundleError
+from preempt_runtime.errors import BundleError, InfeasibleError
 from preempt_runtime.manifest import Latency
 from preempt_runtime.policies import POLICIES
 from preempt_runtime.schedulability import ANALYSED_POLICIES
 from preempt_runtime.task_table import CostSpec
 from preempt_runtime.taskset import read_taskset
 from preemptc import plan as plan_module
-from preemptc import replan
-from preemptc.backends.ort import profiler
 from preemptc.cache import BuildCache
 from preemptc.cli import main
 from preemptc.plan import PlanOptions, TaskSetPlan
@@ -55,16 +52,7 @@ arrival = { kind = "closed_loop" }
 """
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_measurements() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("_TRIAL_RUNS", "_FINAL_RUNS"):
-            patch.setattr(replan, name, 3)
-        for name in ("_TRIAL_BUDGET_NS", "_FINAL_BUDGET_NS"):
-            patch.setattr(replan, name, 0)
-        patch.setattr(profiler, "_BUDGET_NS", 20_000_000)
-        patch.setattr(profiler, "_CHAIN_RUNS", 5)
-        yield
+pytestmark = pytest.mark.usefixtures("quick_measurements")
 
 
 @pytest.fixture(scope="module")
@@ -420,12 +408,16 @@ period = "1s"
     assert len(set(limits)) == 3
 
 
-def test_an_error_of_a_compile_names_the_task_and_the_key(work: Path) -> None:
-    text = NETWORKS.replace('bundle = "idle.bundle"', 'bundle = "idle.bundle"\nmax_segment = "1ns"')
-    assert text != NETWORKS
-    result = plan(text, work, "--compile", code=1)
-    assert "idle" in result.stderr
-    assert "max" in result.stderr
+def test_an_error_of_a_compile_names_the_task_and_the_key(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise InfeasibleError("node 'n3' alone takes 9 ms")
+
+    monkeypatch.setattr(plan_module, "compile_model", refuse)
+    stderr = plan(NETWORKS, work, "--compile", code=1).stderr
+    assert "robot.toml: task 'urgent', cut under " in stderr
+    assert "node 'n3' alone takes 9 ms (in a task set that is max_segment" in stderr
 
 
 def test_a_bundle_that_is_there_and_not_judged_by_is_told(work: Path) -> None:

@@ -124,7 +124,7 @@ def by_tolerance(
             chosen[task.name] = _coarsest_within(task, fronts, policy, assumptions, allowed_ns)
         cut = [task.with_segments(chosen[task.name]) for task in level]
         loads = loads_from_tasks(cut, policy, assumptions)
-        ahead += [load for load in loads if not load.is_best_effort]
+        ahead += loads
         if policy != "edf" and not level[0].is_best_effort:
             borne_ns = priority_tolerance_ns(loads, ahead, allowed_ns, assumptions)
             allowed_ns = borne_ns or 0
@@ -167,7 +167,7 @@ def _levels(
     """The tasks by urgency; those of one level do not block each other, best effort comes last."""
 
     def urgency_of(load: Load) -> tuple[bool, int]:
-        if load.is_best_effort:  # one level, whatever periods it has
+        if load.is_best_effort:  # one level, and the last, whatever periods it has
             return True, 0
         return False, load.deadline_ns if policy == "edf" else -load.rank
 
