@@ -10,7 +10,7 @@ from preempt_runtime.bundle import Bundle, open_bundle
 from preempt_runtime.device import Array, Device, Network
 from preempt_runtime.errors import BundleError, InputError
 from preempt_runtime.inputs import random_inputs, read_inputs
-from preempt_runtime.loading import FindBackend, backend_name, plan_to_load
+from preempt_runtime.loading import Backend, FindBackend, backend_name, plan_to_load
 from preempt_runtime.manifest import GraphSpec, PlanSpec
 from preempt_runtime.output_file import check_output
 from preempt_runtime.task import Task
@@ -61,10 +61,16 @@ def task_from_spec(spec: TaskSpec, network: Network) -> Task:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedTaskSet:
-    """An open device, and the tasks in the order of the file."""
+    """An open device, and the tasks in the order of the file.
+
+    `hazards` would make bounds false and were there before the device was opened; `backend` tells
+    those that show later.
+    """
 
     device: Device
     tasks: tuple[LoadedTask, ...]
+    backend: Backend
+    hazards: tuple[str, ...]
 
 
 def open_bundles(taskset: TaskSetSpec, pins: Mapping[str, str]) -> dict[str, Bundle]:
@@ -127,6 +133,7 @@ def load_taskset(
         InputError: recorded inputs do not fit their network.
     """
     backend = find_backend(_common_backend(taskset, bundles, find_backend))
+    hazards = backend.hazards(is_warm=False)
     with ExitStack() as stack:
         device = stack.enter_context(contextlib.closing(backend.open_device()))
         networks: dict[tuple[Path, str, str], Network] = {}
@@ -143,7 +150,7 @@ def load_taskset(
             tasks.append(
                 LoadedTask(spec=spec, bundle=bundle, plan=plan, network=network, samples=samples)
             )
-        yield LoadedTaskSet(device=device, tasks=tuple(tasks))
+        yield LoadedTaskSet(device=device, tasks=tuple(tasks), backend=backend, hazards=hazards)
 
 
 def _common_backend(

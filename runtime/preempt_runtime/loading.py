@@ -10,7 +10,8 @@ from preempt_runtime.errors import BundleError, DeviceError
 from preempt_runtime.manifest import PlanSpec
 from preempt_runtime.strict_json import brief
 
-# NEW BACKEND: a module with `local_fields` and a device class, named here by the key's `backend`.
+# NEW BACKEND: a module with `local_fields`, `hazards` and a device class, named here by the key's
+# `backend`.
 _BACKENDS = {
     "ort": ("preempt_runtime.backends.ort", "OrtDevice"),
     "tensorrt": ("preempt_runtime.backends.tensorrt", "TrtDevice"),
@@ -45,12 +46,19 @@ class Backend(Protocol):
         """The device of this machine."""
         ...
 
+    def hazards(self, *, is_warm: bool) -> tuple[str, ...]:
+        """What would make a run's bounds false, as far as that is known at once.
+
+        Asked before the device is opened, and again when every task has warmed up.
+        """
+        ...
+
 
 FindBackend = Callable[[str], Backend]
 
 
 class ModuleBackend:
-    """A backend that is one module, with `local_fields` and a device class."""
+    """A backend that is one module, with `local_fields`, `hazards` and a device class."""
 
     def __init__(self, name: str) -> None:
         module_name, self._device_class = _BACKENDS[name]
@@ -65,6 +73,11 @@ class ModuleBackend:
         """The device of this machine."""
         device: LoadingDevice = getattr(self._module, self._device_class)()
         return device
+
+    def hazards(self, *, is_warm: bool) -> tuple[str, ...]:
+        """What would make a run's bounds false, as far as that is known at once."""
+        found: tuple[str, ...] = self._module.hazards(is_warm=is_warm)
+        return found
 
 
 def open_backend(name: str) -> Backend:

@@ -1,6 +1,7 @@
 """A run's guard: what the run promises of its deadlines, and whether that still holds."""
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -13,6 +14,8 @@ from preempt_runtime.readmission import Readmission, in_background
 from preempt_runtime.schedulability import Assumptions, SetBound
 from preempt_runtime.taskset import TaskSetSpec
 
+_log = logging.getLogger("preempt_runtime.run_guard")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Guarantee:
@@ -20,7 +23,8 @@ class Guarantee:
 
     `promised` is None where the analysis was not told enough, `reason` then says what.
     `readmitted` is the analysis with the longest times that were seen, None if none was asked for
-    or needed; `shed` are the tasks that dropped late jobs from then on.
+    or needed; `shed` are the tasks that dropped late jobs from then on. `hazards` were there when
+    the run began: with any of them segments may take longer than what the promise rests on.
     """
 
     promised: SetBound | None
@@ -28,6 +32,7 @@ class Guarantee:
     readmitted: SetBound | None
     shed: tuple[str, ...]
     drifts: dict[str, CostDrift]
+    hazards: tuple[str, ...] = ()
 
 
 class RunGuard:
@@ -52,6 +57,8 @@ class RunGuard:
             )
             for task in loaded.tasks
         }
+        self._loaded = loaded
+        self._hazards: tuple[str, ...] = ()
         self._drift = taskset.drift
         self._tell: Callable[[Excess], object] | None = None
         self._readmission: Readmission | None = None
@@ -62,7 +69,13 @@ class RunGuard:
 
     @contextlib.contextmanager
     def watching(self, executor: Executor) -> Iterator[None]:
-        """Note what is promised of the executor's tasks, and answer excesses until this ends."""
+        """Note what is promised of the executor's tasks, and answer excesses until this ends.
+
+        Begins when every task has warmed up; hazards are told at once.
+        """
+        self._hazards = self._loaded.hazards + self._loaded.backend.hazards(is_warm=True)
+        for hazard in self._hazards:
+            _log.warning("%s; see `preempt-rt doctor`", hazard)
         try:
             self._promised = self.admission.bound(executor.tasks())
         except InputError as err:
@@ -89,6 +102,7 @@ class RunGuard:
             readmitted=again.bound if again is not None else None,
             shed=again.shed if again is not None else (),
             drifts=self.watch.drifts(),
+            hazards=self._hazards,
         )
 
     def _exceeded(self, excess: Excess) -> None:

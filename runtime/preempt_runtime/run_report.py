@@ -53,6 +53,8 @@ def print_report(report: RunReport, file: TextIO) -> None:
     print_table(headers, rows, file)
     for line in _guarantee_lines(report.guarantee) if report.guarantee is not None else ():
         file.write(f"\n{line}\n")
+    for hazard in report.guarantee.hazards if report.guarantee is not None else ():
+        file.write(f"\nwarning: {hazard}\n")
     for name, task in report.tasks.items():
         if task.first_error is not None:
             file.write(f"\ntask {name}: its first failed job: {task.first_error}\n")
@@ -93,6 +95,7 @@ def _guarantee_document(guarantee: Guarantee) -> dict[str, Any]:
         "num_jobs_exceeded": sum(drift.num_jobs_exceeded for drift in guarantee.drifts.values()),
         "is_schedulable_with_observed": None if again is None else again.is_schedulable,
         "shed": list(guarantee.shed),
+        "hazards": list(guarantee.hazards),
     }
 
 

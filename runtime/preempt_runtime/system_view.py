@@ -7,10 +7,11 @@ containers and virtual machines hide much of it.
 import contextlib
 import os
 import platform
+import re
 import resource
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
@@ -46,11 +47,22 @@ class Interpreter:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceUsers:
+    """Names of the processes that have a device open, by pid.
+
+    Into `num_hidden` more this user may not look.
+    """
+
+    names: Mapping[int, str]
+    num_hidden: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SystemView:
     """Where to read, and what no file tells: limits are in the units of `getrlimit`, None = none.
 
     `usable_cores` are those that the process may run on; `pids` are this process and those whose
-    load is not held against the machine.
+    load is not held against the machine. `environment` are the process's variables.
     """
 
     root: Path
@@ -60,13 +72,11 @@ class SystemView:
     rtprio_limit: int | None
     memlock_limit: int | None
     interpreter: Interpreter
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     def text(self, relative: str) -> str | None:
         """A file's content without surrounding white space, None if it cannot be read."""
-        try:
-            return (self.root / relative).read_text(encoding="utf-8", errors="replace").strip()
-        except OSError:
-            return None
+        return text_below(self.root, relative)
 
     def cpu_times(self) -> CpuTimes | None:
         """The first line of `/proc/stat`."""
@@ -86,6 +96,26 @@ class SystemView:
                     if times is not None:
                         found[times.pid] = times
         return found
+
+    def users_of(self, device: re.Pattern[str]) -> DeviceUsers:
+        """Processes but `pids` that have a device file open whose path matches."""
+        users: dict[int, str] = {}
+        num_hidden = 0
+        for pid in self.process_times():
+            try:
+                links = [os.readlink(fd) for fd in (self.root / f"proc/{pid}/fd").iterdir()]
+            except PermissionError:
+                num_hidden += 1
+                continue
+            except OSError:  # it has ended, or closed a file, meanwhile
+                continue
+            if any(device.fullmatch(link) for link in links):
+                users[pid] = self.text(f"proc/{pid}/comm") or "?"
+        return DeviceUsers(names=users, num_hidden=num_hidden)
+
+    def isolated_cores(self) -> str:
+        """Cores that the kernel keeps other work off, such as `2-3`; empty without any."""
+        return self.text("sys/devices/system/cpu/isolated") or ""
 
     def load_average(self) -> float | None:
         """Runnable and uninterruptible tasks, averaged over a minute."""
@@ -202,7 +232,16 @@ def view_this_machine() -> SystemView:
             switch_interval_s=sys.getswitchinterval(),
             wheels=_installed(ORT_WHEELS),
         ),
+        environment=dict(os.environ),
     )
+
+
+def text_below(root: Path, relative: str) -> str | None:
+    """The content of a file without surrounding white space, None if it cannot be read."""
+    try:
+        return (root / relative).read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return None
 
 
 def _limit(which: int) -> int | None:

@@ -27,14 +27,19 @@ CONTENT = b"segment"
 
 
 class FakeBackend:
-    """This machine has `fields`; `make_device` is called once."""
+    """This machine has `fields`; `make_device` is called once.
+
+    `hazards` are those before the device is opened, and those when it is warm.
+    """
 
     def __init__(
         self,
         fields: Mapping[str, str | int] | DeviceError = FIELDS,
         make_device: Callable[[], LoadingDevice] | None = None,
+        hazards: tuple[tuple[str, ...], tuple[str, ...]] = ((), ()),
     ) -> None:
         self._fields = fields
+        self._hazards = hazards
         self._make_device = make_device
 
     def key_fields(self) -> Mapping[str, str | int]:
@@ -45,6 +50,9 @@ class FakeBackend:
     def open_device(self) -> LoadingDevice:
         assert self._make_device is not None, "nothing may open a device here"
         return self._make_device()
+
+    def hazards(self, *, is_warm: bool) -> tuple[str, ...]:
+        return self._hazards[is_warm]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

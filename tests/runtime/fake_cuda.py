@@ -28,9 +28,12 @@ _NAMES = {
 
 class CUdevice_attribute(enum.IntEnum):
     CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT = 16
+    CU_DEVICE_ATTRIBUTE_KERNEL_EXEC_TIMEOUT = 17
     CU_DEVICE_ATTRIBUTE_INTEGRATED = 18
+    CU_DEVICE_ATTRIBUTE_COMPUTE_MODE = 20
     CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR = 75
     CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR = 76
+    CU_DEVICE_ATTRIBUTE_COMPUTE_PREEMPTION_SUPPORTED = 90
 
 
 class CUstreamCaptureMode(enum.IntEnum):
@@ -57,6 +60,7 @@ class FakeDriver:
         self.current = 0
         self.memory_bytes = memory_bytes
         self.spoils_capture = False
+        self.attributes = {16: 14, 17: 0, 18: 1, 20: 0, 75: 8, 76: 7, 90: 1}
         self._blocks: dict[int, Any] = {}
         self._capturing: dict[int, list[Work]] = {}
         self._graphs: dict[int, list[Work]] = {}
@@ -115,7 +119,10 @@ class FakeDriver:
         return 0, b"Testium 9000".ljust(length, b"\0")
 
     def cuDeviceGetAttribute(self, attribute: int, device: int) -> tuple[int, int]:
-        return 0, {16: 14, 18: 1, 75: 8, 76: 7}[attribute]
+        return 0, self.attributes[attribute]
+
+    def cuDeviceGetPCIBusId(self, length: int, device: int) -> tuple[int, bytes]:
+        return 0, b"0000:18:00.0".ljust(length, b"\0")
 
     def cuDeviceTotalMem(self, device: int) -> tuple[int, int]:
         return 0, self.memory_bytes

@@ -414,7 +414,7 @@ def test_a_bug_keeps_its_traceback(folder: Path) -> None:
 
 @pytest.fixture
 def quick_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("preempt_runtime.doctor.WINDOW_S", 0.001)
+    monkeypatch.setattr("preempt_runtime.doctor.host.WINDOW_S", 0.001)
 
 
 @pytest.mark.usefixtures("quick_doctor")

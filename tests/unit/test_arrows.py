@@ -33,11 +33,12 @@ HOST_MAY_IMPORT = {
     "typed_json",
     "units",
 }
-BACKENDS = {"backends.cuda", "backends.ort", "backends.tensorrt"}
+BACKENDS = {"backends.cuda", "backends.gpu_clocks", "backends.ort", "backends.tensorrt"}
 LIGHT = {"preempt_runtime", "numpy", "tomllib", "tomli", "rich"}  # tomllib: standard from 3.11
 LIBRARIES = {
     "ort.py": "onnxruntime",
     "cuda_driver.py": "cuda",
+    "nvml.py": "pynvml",
     "trt_library.py": "tensorrt",
     "trt_tensors.py": "ml_dtypes",
 }

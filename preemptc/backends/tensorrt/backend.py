@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from preempt_runtime.backends.cuda import Stream, open_cuda
+from preempt_runtime.backends.gpu_clocks import clock_fields
 from preempt_runtime.backends.tensorrt import Scratch, bind, deserialize, library, local_fields
 from preempt_runtime.errors import DeviceError, InputError
 from preempt_runtime.manifest import hash_key
@@ -20,6 +21,7 @@ from preemptc.backends.tensorrt.lower import (
     write_typed_graph,
 )
 from preemptc.backends.tensorrt.profiler import (
+    busy_clocks,
     layer_samples,
     measure_boundary,
     measured_profile,
@@ -119,6 +121,7 @@ class TrtBackend:
                 rows = time_in_turn(
                     buffers.graphs, buffers.graphs, stream, min_rows=_WHOLE_RUNS, budget_ns=0
                 )
+                clocks = busy_clocks(buffers, stream, clock_fields, rows[0].whole_ns)
                 progress("profile: boundaries", 0.7)
                 boundary = measure_boundary(stream)
                 samples = layer_samples(buffers, stream)
@@ -128,7 +131,7 @@ class TrtBackend:
             node_samples(lowered, groups, samples, weights),
             [row.whole_ns for row in rows],
             boundary,
-            {},
+            clocks,
         )
 
     def bench(self, model: Model, lowered: Lowered) -> TrtBench:

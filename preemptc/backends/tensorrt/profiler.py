@@ -17,6 +17,7 @@ _RUNS = 50
 _COPY_BYTES = 64 << 20
 _TINY_BYTES = 256
 _ROW_LENGTH = 32
+_BUSY_NS = 100_000_000  # reading the clocks takes a few milliseconds
 
 
 def layer_samples(buffers: TrtBuffers, stream: Stream) -> dict[str, list[int]]:
@@ -73,6 +74,7 @@ def measured_profile(
     """Node costs scaled to the whole engine's time as one graph.
 
     The layers' sum is off in both directions: profiling adds launches, and layers overlap.
+    `machine` are the clocks at which it was measured.
     """
     whole = latency_from_samples(whole_samples)
     means = [interquartile_mean(times) for times in samples]
@@ -88,6 +90,28 @@ def measured_profile(
         boundary=boundary,
         machine={**local_fields(), **machine},
     )
+
+
+def busy_clocks(
+    buffers: TrtBuffers,
+    stream: Stream,
+    read_clocks: Callable[[], Mapping[str, str | int]],
+    whole_ns: int,
+) -> Mapping[str, str | int]:
+    """Clocks and power state while the network runs: an idle GPU is clocked down.
+
+    Args:
+        buffers: the whole network's.
+        stream: where it runs.
+        read_clocks: what tells them.
+        whole_ns: what one run takes.
+    """
+    for _ in range(1 + _BUSY_NS // max(1, whole_ns)):
+        buffers.graphs[0].launch(stream)
+    try:
+        return read_clocks()
+    finally:
+        stream.synchronize()
 
 
 def measure_boundary(stream: Stream) -> BoundaryCost:

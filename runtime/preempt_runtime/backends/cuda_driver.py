@@ -112,17 +112,33 @@ def gpu_properties() -> GpuProperties:
     initialise()
     device = call("cuDeviceGet", 0)
     name = call("cuDeviceGetName", 256, device)
-    major = _attribute("COMPUTE_CAPABILITY_MAJOR", device)
-    minor = _attribute("COMPUTE_CAPABILITY_MINOR", device)
+    major = attribute("COMPUTE_CAPABILITY_MAJOR", device)
+    minor = attribute("COMPUTE_CAPABILITY_MINOR", device)
     return GpuProperties(
         name=name.split(b"\0")[0].decode(errors="replace").strip(),
-        num_sms=_attribute("MULTIPROCESSOR_COUNT", device),
+        num_sms=attribute("MULTIPROCESSOR_COUNT", device),
         compute_capability=f"{major}.{minor}",
         total_bytes=int(call("cuDeviceTotalMem", device)),
-        is_integrated=bool(_attribute("INTEGRATED", device)),
+        is_integrated=bool(attribute("INTEGRATED", device)),
     )
 
 
-def _attribute(name: str, device: object) -> int:
-    attribute = getattr(driver.CUdevice_attribute, f"CU_DEVICE_ATTRIBUTE_{name}")
-    return int(call("cuDeviceGetAttribute", attribute, device))
+def attribute(name: str, device: object) -> int:
+    """A number that the driver keeps of a device, by its name in `CUdevice_attribute`.
+
+    Raises:
+        DeviceError: the driver refused, or is not there.
+    """
+    kind = getattr(driver.CUdevice_attribute, f"CU_DEVICE_ATTRIBUTE_{name}")
+    return int(call("cuDeviceGetAttribute", kind, device))
+
+
+def pci_bus_id() -> str:
+    """The address of device 0, by which other libraries know it: `0000:18:00.0`.
+
+    Raises:
+        DeviceError: no bindings, no driver or no GPU.
+    """
+    initialise()
+    found = call("cuDeviceGetPCIBusId", 32, call("cuDeviceGet", 0))
+    return str(found.split(b"\0")[0].decode(errors="replace"))

@@ -73,6 +73,11 @@ def local_fields() -> dict[str, str | int]:
     }
 
 
+def hazards(*, is_warm: bool) -> tuple[str, ...]:
+    """Nothing: what disturbs a CPU takes a while to be seen, and `preempt-rt doctor` looks."""
+    return ()
+
+
 def default_threads() -> int:
     """As many threads as this process may use cores."""
     return len(os.sched_getaffinity(0))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from preempt_runtime.backends.cuda import CudaContext, Event, Stream, open_cuda
+from preempt_runtime.backends.gpu_hazards import hazards
 from preempt_runtime.backends.trt_buffers import TrtBuffers, bind
 from preempt_runtime.backends.trt_context import Scratch, new_context
 from preempt_runtime.backends.trt_library import (
@@ -29,6 +30,7 @@ __all__ = [
     "TrtNetwork",
     "bind",
     "deserialize",
+    "hazards",
     "library",
     "library_version",
     "local_fields",

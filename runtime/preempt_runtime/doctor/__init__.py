@@ -1,0 +1,6 @@
+"""`preempt-rt doctor`: one list of checks (`checks.py`), one module for each thing looked at."""
+
+from preempt_runtime.doctor.checks import doctor
+from preempt_runtime.doctor.findings import AskedPlan, Finding
+
+__all__ = ["AskedPlan", "Finding", "doctor"]

@@ -1,0 +1,18 @@
+"""ONNX Runtime, the backend of CPU bundles."""
+
+from preempt_runtime.doctor.findings import Finding, Level, Subject
+
+
+def check_wheels(subject: Subject) -> list[Finding]:
+    """Exactly one ONNX Runtime, where a bundle needs it."""
+    wheels = subject.view.interpreter.wheels
+    found = ", ".join(f"{name} {version}" for name, version in wheels.items()) or "not installed"
+    level: Level = "ok"
+    advice = ""
+    if len(wheels) > 1:
+        level, advice = "fail", "the two overwrite each other; uninstall both, install one"
+    elif not wheels and subject.named_plans("ort"):
+        level, advice = "fail", "pip install 'preempt-runtime[cpu]'"
+    elif not wheels and not subject.named_plans("tensorrt"):
+        level, advice = "warn", "pip install 'preempt-runtime[cpu]'"
+    return [Finding(level=level, what="ONNX Runtime", found=found, advice=advice)]
