@@ -71,7 +71,9 @@ class Bench:
         *,
         failures: Iterable[tuple[str, int]] = (),
         on_launch: Callable[[int], object] = lambda _: None,
+        hazards: tuple[tuple[str, ...], tuple[str, ...]] = ((), ()),
     ) -> None:
+        self.hazards = hazards
         (folder / "set.toml").write_text(text, encoding="utf-8")
         self.taskset = read_taskset(folder / "set.toml")
         self.clock, self.recording, self.calls = VirtualClock(), Recording(), FakeCalls()
@@ -95,7 +97,9 @@ class Bench:
                 pins=pins or {},
                 process=process or ProcessOptions(),
             ),
-            find_backend=lambda _: FakeBackend(make_device=lambda: self.device),
+            find_backend=lambda _: FakeBackend(
+                make_device=lambda: self.device, hazards=self.hazards
+            ),
             clock=self.clock,
             instruments=(self.recording,),
             os_calls=self.calls,
@@ -508,6 +512,7 @@ def test_a_run_reports_what_it_promised(measured_folder: Path) -> None:
         "num_jobs_exceeded": 0,
         "is_schedulable_with_observed": None,
         "shed": [],
+        "hazards": [],
     }
     assert document["tasks"]["urgent"]["response_bound_ns"] == 5 * MS - 1
     out = io.StringIO()
@@ -516,6 +521,28 @@ def test_a_run_reports_what_it_promised(measured_folder: Path) -> None:
         out.getvalue()
     )
     assert "as long as no segment takes longer than that" in out.getvalue()
+
+
+def test_what_makes_bounds_false_is_told_at_the_start_and_in_the_report(
+    measured_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = ADMITTED.replace("short.bundle", "m2.bundle").replace("long.bundle", "m3.bundle")
+    text = text.replace('deadline = "4ms"', 'deadline = "5ms"')
+    bench = Bench(measured_folder, text, hazards=(("others use it",), ("it is hot",)))
+    said_by_launch: list[int] = []
+    bench.device = LoadingFakeDevice(
+        bench.clock, (), lambda _: said_by_launch.append(len(caplog.records))
+    )
+    report = bench.run(num_warmup_runs=1)
+    warnings = [f"{text}; see `preempt-rt doctor`" for text in ("others use it", "it is hot")]
+    assert caplog.messages[:2] == warnings
+    num_segments_warmed_up = 4
+    assert said_by_launch[:num_segments_warmed_up] == [0] * num_segments_warmed_up
+    assert said_by_launch[num_segments_warmed_up] == 2
+    assert document_from_report(report)["guarantee"]["hazards"] == ["others use it", "it is hot"]
+    out = io.StringIO()
+    print_report(report, out)
+    assert "\nwarning: others use it\n\nwarning: it is hot\n" in out.getvalue()
 
 
 def test_a_run_reports_jobs_that_take_longer_than_whole_jobs_did(measured_folder: Path) -> None:

@@ -34,14 +34,14 @@ def _check_plan(subject: Subject, asked: AskedPlan) -> Finding:
             advice="compile it again on this machine, or give the process its cores",
         )
     try:
-        for path in _used_files(bundle, plan):
+        for path in used_files(bundle, plan):
             bundle.verified_path(path)
     except BundleError as err:
         return Finding(level="fail", what=what, found=str(err))
     return Finding(level="ok", what=what, found=found)
 
 
-def _used_files(bundle: Bundle, plan: PlanSpec) -> list[str]:
+def used_files(bundle: Bundle, plan: PlanSpec) -> list[str]:
     """What a run opens, so that damage shows here first; `preemptc verify` hashes the rest."""
     made_for_device = {artefact.path for artefact in bundle.artefacts_for(plan.key)}
     return sorted(made_for_device | {segment.path for segment in plan.segments})

@@ -1,6 +1,6 @@
 """Whether the GPU's memory is sound, and holds all bundles at once."""
 
-from preempt_runtime.doctor.bundles import file_and_tensor_bytes
+from preempt_runtime.doctor.bundles import file_and_tensor_bytes, used_files
 from preempt_runtime.doctor.findings import AskedPlan, Finding, Level, Subject, cannot_tell
 from preempt_runtime.errors import BundleError, DeviceError
 from preempt_runtime.gpu_view import GpuProbe, GpuView
@@ -68,12 +68,14 @@ def check_memory(subject: Subject, probe: GpuProbe, gpu: GpuView) -> list[Findin
 
 
 def _fitting_plans(subject: Subject) -> list[tuple[AskedPlan, PlanSpec]]:
-    """The GPU plans that a run would load; those that do not fit have a line of their own."""
+    """The GPU plans that a run would load; what is foreign or damaged has a line of its own."""
     found = []
     for asked, _ in subject.named_plans("tensorrt"):
         try:
             backend = subject.find_backend("tensorrt")
             plan = plan_to_load(asked.bundle, asked.plan_id, backend, subject.threads)
+            for path in used_files(asked.bundle, plan):
+                asked.bundle.verified_path(path)
         except (BundleError, DeviceError):
             continue
         found.append((asked, plan))
