@@ -41,8 +41,9 @@ class AskedPlan:
 class Subject:
     """What is examined.
 
-    `plans` would be loaded together, `threads` is what the task set asks for, `depth` how many
-    segments it wants in flight. `pause` lets the window pass in which what moves is watched.
+    `plans` would be loaded together, `threads` is what the task set asks for. `gpu` asks about the
+    GPU, None for the one of this machine. `pause` lets the window pass in which what moves is
+    watched.
     """
 
     plans: Sequence[AskedPlan]
