@@ -20,6 +20,7 @@ from preempt_runtime.manifest_json import json_from_manifest
 from preemptc import __version__
 from preemptc.backends import Bench
 from preemptc.cache import sha256_of
+from preemptc.check import names_whole
 from preemptc.interface import GRAPH_ID, graph_spec, spec_of, tensor_info
 from preemptc.model import Lowered, Model
 from preemptc.onnx_io.files import MODEL_FILE, WEIGHTS_FILE, read_graph, save_piece
@@ -59,7 +60,10 @@ def pack(
     files = bench.artefacts(measured.plan.split_points)
     whole_path = f"{engines}/whole{files.whole.suffix}"
     paths = [f"{engines}/segment-{i:03d}{f.suffix}" for i, f in enumerate(files.segments)]
-    for path, file in zip((whole_path, *paths), (files.whole, *files.segments), strict=True):
+    copies = dict(zip(paths, files.segments, strict=True))
+    if has_whole := names_whole(check.reference):
+        copies[whole_path] = files.whole
+    for path, file in copies.items():
         shutil.copyfile(file, folder / path)
     segments = segments_from_split_points(lowered.graph, measured.plan.split_points)
     _write_portable_graph(folder / "graph", model, lowered, segments)
@@ -80,7 +84,7 @@ def pack(
                 goal,
                 bench.boundary_specs(measured.plan.split_points),
             ),
-            _whole_plan(lowered, whole_path, profile, measured),
+            *([_whole_plan(lowered, whole_path, profile, measured)] if has_whole else []),
         ),
         keys={lowered.key: dict(lowered.key_fields)},
         artefacts=_artefacts(folder, elsewhere, lowered.key),

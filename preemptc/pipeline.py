@@ -20,7 +20,7 @@ from preemptc import __version__
 from preemptc.backends import Backend, BackendOptions, Bench, Progress, backend_for_target
 from preemptc.cache import BuildCache
 from preemptc.candidates import CandidateSet, find_candidates
-from preemptc.check import check_segments
+from preemptc.check import check_notes, check_segments
 from preemptc.deliver import check_place, deliver, read_built, save_built
 from preemptc.interface import graph_spec
 from preemptc.load import load
@@ -343,8 +343,9 @@ def _report(
             "overhead_ratio": round(measurement.ratio_p50, 4),
             "machine_speed": speed,
         },
-        "notes": list(speed_notes(speed, measurement.ratio_p50)),
+        "notes": [*speed_notes(speed, measurement.ratio_p50), *check_notes(check)],
         "check": {
+            "reference": check.reference,
             "max_abs_diff": check.max_abs_diff,
             "bitwise": check.bitwise,
             "source_max_abs_diff": check.source_max_abs_diff,

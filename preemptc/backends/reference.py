@@ -1,6 +1,7 @@
 """The source graph by ONNX Runtime on the CPU: what every target is checked against."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import onnxruntime as ort
@@ -8,15 +9,14 @@ import onnxruntime as ort
 from preempt_runtime.backends.ort import default_threads, session_options
 from preempt_runtime.errors import BuildError
 from preemptc.backends import Tensors
-from preemptc.model import Model
 from preemptc.onnx_io.files import one_line
 
 
 class SourceReference:
     """One session of the source graph, opened at the first run."""
 
-    def __init__(self, model: Model, threads: int | None = None) -> None:
-        self._model, self._threads = model, threads or default_threads()
+    def __init__(self, path: Path, threads: int | None = None) -> None:
+        self._path, self._threads = path, threads or default_threads()
         self._session: ort.InferenceSession | None = None
 
     def outputs(self, names: Sequence[str], inputs: Tensors) -> dict[str, Any]:
@@ -28,7 +28,7 @@ class SourceReference:
         try:
             if self._session is None:
                 self._session = ort.InferenceSession(
-                    str(self._model.path),
+                    str(self._path),
                     session_options(self._threads),
                     providers=["CPUExecutionProvider"],
                 )

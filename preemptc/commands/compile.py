@@ -10,6 +10,7 @@ from preempt_runtime.bundle import open_bundle
 from preempt_runtime.manifest import PlanSpec
 from preempt_runtime.units import fmt_ns
 from preemptc.candidates import CandidateCounts
+from preemptc.check import names_whole
 from preemptc.commands.options import (
     DEFAULT_OVERHEAD_FRAC,
     FILE,
@@ -167,6 +168,7 @@ def tables_of(
 def _measured_facts(report: Mapping[str, Any], plan: PlanSpec) -> dict[str, str]:
     measured, check = report["measured"], report["check"]
     equal = "bitwise equal to" if check["bitwise"] else f"{check['max_abs_diff']:.3g} from"
+    reference = "the whole network's" if names_whole(check["reference"]) else "the source's"
     return {
         "longest segment": longest_segment(plan),
         "predicted": fmt_ns(report["predicted_max_ns"]),
@@ -175,7 +177,7 @@ def _measured_facts(report: Mapping[str, Any], plan: PlanSpec) -> dict[str, str]
         f" {fmt_ns(measured['whole_p50_ns'])}, medians over all runs of each; not what the"
         " overhead is computed from",
         "built": f"{report['built']} segments, {report['kept']} kept",
-        "check": f"chained outputs {equal} the whole network's;"
+        "check": f"chained outputs {equal} {reference};"
         f" {check['source_max_abs_diff']:.3g} from the source's",
     }
 

@@ -9,7 +9,7 @@ import pytest
 from preempt_runtime.errors import BuildError
 from preempt_runtime.manifest import GraphSpec, TensorSpec
 from preemptc.backends import Tensors, Tolerance
-from preemptc.check import check_segments, max_abs_diff
+from preemptc.check import check_notes, check_segments, max_abs_diff, names_whole
 from tests.unit.fake_bench import FakeBench
 
 Outputs = Mapping[str, Any]
@@ -123,3 +123,43 @@ def test_recorded_inputs_are_judged_where_there_are_any() -> None:
     check_segments(OutputBench([nan, nan, fine]), GRAPH, (1,), seed=0, recorded=recorded(1))
     with pytest.raises(BuildError, match=r"is NaN for recorded inputs"):
         check_segments(OutputBench([fine, fine, nan]), GRAPH, (1,), seed=0, recorded=recorded(2))
+
+
+LIBRARY = Tolerance(chained_frac=0.02, source_frac=0.05, reason="half precision")
+
+
+def library_bench(
+    source: Outputs, whole: Sequence[Outputs], chained: Sequence[Outputs]
+) -> OutputBench:
+    bench = OutputBench([source], whole, chained)
+    bench.tolerance = LIBRARY
+    return bench
+
+
+def test_a_whole_network_that_is_built_wrong_does_not_condemn_the_segments() -> None:
+    bench = library_bench(of(1.0, 100.0), [of(1.0, 40.0)], [of(1.0, 101.0), of(1.0, 100.5)])
+    check = check_segments(bench, GRAPH, (1,), seed=0)
+    assert not names_whole(check.reference)
+    assert "the network built in one piece differs from it by 60" in check.reference
+    assert (check.bitwise, check.max_abs_diff, check.tolerance_frac) == (False, 1.0, 0.05)
+    assert check.source_max_abs_diff == 1.0
+    (note,) = check_notes(check)
+    assert "builds the whole network wrong" in note
+
+
+def test_it_does_where_they_are_wrong_too() -> None:
+    bench = library_bench(of(1.0, 100.0), [of(1.0, 40.0)], [of(1.0, 100.0), of(1.0, 90.0)])
+    with pytest.raises(BuildError, match="chained segments differs from the whole network by 60"):
+        check_segments(bench, GRAPH, (1,), seed=0)
+
+
+def test_a_wrong_chain_of_a_right_whole_is_refused() -> None:
+    bench = library_bench(of(1.0, 100.0), [of(1.0, 100.0)], [of(1.0, 103.0)])
+    with pytest.raises(BuildError, match="chained segments differs from the whole network by 3"):
+        check_segments(bench, GRAPH, (1,), seed=0)
+
+
+def test_a_right_check_has_no_notes() -> None:
+    check = check_segments(OutputBench([of(1.0)]), GRAPH, (1,), seed=0)
+    assert names_whole(check.reference)
+    assert check_notes(check) == ()

@@ -800,6 +800,27 @@ def test_verify_finds_segments_that_compute_something_else(run: Run, bundle: Pat
     )
 
 
+def test_verify_compares_with_the_source_where_the_whole_was_built_wrong(
+    run: Run, bundle: Path
+) -> None:
+    manifest = bundle / "manifest.json"
+    document = json.loads(manifest.read_text())
+    (whole,) = (plan for plan in document["plans"] if plan["id"] == "whole")
+    path = whole["segments"][0]["path"]
+    document["plans"].remove(whole)
+    document["artefacts"] = [a for a in document["artefacts"] if a["path"] != path]
+    (bundle / path).unlink()
+    manifest.write_text(json.dumps(document))
+    assert "no plan 'whole' for this machine" in run.refused("verify", bundle)
+    reference = "source graph in ONNX Runtime; the network built in one piece differs from it by 9"
+    document["check"] |= {"reference": reference, "bitwise": False, "tolerance_frac": 0.05}
+    manifest.write_text(json.dumps(document))
+    (plan,) = run.json("verify", bundle)["plans"]
+    assert (plan["id"], plan["num_inputs"], plan["is_reference"]) == ("segments", 3, False)
+    _double_the_last_layer(bundle)
+    assert "differs from the source graph's by" in run.refused("verify", bundle)
+
+
 def test_verify_says_what_does_not_fit_this_machine(
     run: Run, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

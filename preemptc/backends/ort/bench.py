@@ -38,7 +38,7 @@ class OrtBench:
         self._sessions: dict[tuple[int, int], ort.InferenceSession] = {}
         self._failed: dict[tuple[int, int], str] = {}
         self._whole: OrtBuffers | None = None
-        self._source = SourceReference(model, threads)
+        self._source = SourceReference(model.path, threads)
         self.num_built = 0
         self.library_ns = 0
 

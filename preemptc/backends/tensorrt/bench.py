@@ -53,7 +53,7 @@ class TrtBench:
         self._edges = read_groups(self._folder).edges
         self._engines: dict[Built, Any] = {}
         self._failed: dict[Built, str] = {}
-        self._source = SourceReference(model)
+        self._source = SourceReference(model.path)
         self._format: str | None = None
         self._whole: TrtBuffers | None = None
         self._scratches: dict[int, Scratch] = {}
