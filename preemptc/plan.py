@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from preempt_runtime.errors import InfeasibleError, InputError
 from preempt_runtime.schedulability import (
@@ -42,10 +43,13 @@ _HEADROOMS = (0.0, 0.25, 0.6)
 class PlanOptions:
     """What a plan depends on beside the task set; a margin or dispatch replaces the set's own.
 
-    `headroom_frac` is added to costs that are predicted, while bounds are chosen.
+    `headroom_frac` is added to costs that are predicted, while bounds are chosen. `precision` and
+    `level` are for GPUs; None leaves them to the backend.
     """
 
     target: str
+    precision: Literal["fp32", "fp16"] | None = None
+    level: int | None = None
     margin_frac: float | None = None
     dispatch_ns: int | None = None
     headroom_frac: float = 0.0
@@ -59,7 +63,7 @@ class Compilation:
     bundle: Path | None
     profile: Path | None
     target: str
-    threads: int | None
+    backend: BackendOptions
     max_segment_ns: int | None
 
     @property
@@ -71,10 +75,19 @@ class Compilation:
         return (
             *("preemptc", "compile", str(self.model), "--target", self.target, *cut),
             *("--bound-quantile", _QUANTILE),
-            *(("--threads", str(self.threads)) if self.threads is not None else ()),
+            *(word for option, value in self._chosen() for word in (option, str(value))),
             *(("--profile", str(self.profile)) if self.profile is not None else ()),
             *(("-o", str(self.bundle)) if self.bundle is not None else ()),
         )
+
+    def _chosen(self) -> list[tuple[str, object]]:
+        """The backend's options that differ from their defaults."""
+        options = {
+            "--threads": self.backend.threads,
+            "--precision": self.backend.precision,
+            "--opt-level": self.backend.level,
+        }
+        return [(option, value) for option, value in options.items() if value is not None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +120,7 @@ def plan_taskset(
     _refuse_two_into_one(taskset.tasks)
     where = CostOptions(
         target=options.target,
-        threads=_threads(taskset, options.target),
+        backend=_backend(taskset, options),
         bundle_threads=taskset.threads,
     )
     costs = costs_of_tasks(taskset.tasks, where, cache, progress)
@@ -125,7 +138,7 @@ def plan_taskset(
         costs=costs,
         choice=choice,
         limits_ns=limits_ns,
-        compilations=_compilations(taskset, limits_ns, options.target),
+        compilations=_compilations(taskset, limits_ns, options),
         changes=() if choice.is_schedulable else single_changes(problem, choice),
     )
 
@@ -282,7 +295,7 @@ def _analysed(task: TaskSpec, costs: NetworkCuts, headroom_frac: float) -> Analy
 
 
 def _compilations(
-    taskset: TaskSetSpec, limits_ns: Mapping[str, int | None], target: str
+    taskset: TaskSetSpec, limits_ns: Mapping[str, int | None], options: PlanOptions
 ) -> tuple[Compilation, ...]:
     """One per bundle; of tasks that share it, the smallest bound counts."""
     found: dict[tuple[Path | None, ...], Compilation] = {}
@@ -299,16 +312,20 @@ def _compilations(
             model=task.model,
             bundle=task.bundle,
             profile=task.profile,
-            target=target,
-            threads=_threads(taskset, target),
+            target=options.target,
+            backend=_backend(taskset, options),
             max_segment_ns=limit_ns,
         )
     return tuple(found.values())
 
 
-def _threads(taskset: TaskSetSpec, target: str) -> int | None:
-    """The set's threads, which count on a CPU only."""
-    return taskset.threads if target == CPU.name else None
+def _backend(taskset: TaskSetSpec, options: PlanOptions) -> BackendOptions:
+    """What every network is compiled with; the set's threads count on a CPU only."""
+    return BackendOptions(
+        threads=taskset.threads if options.target == CPU.name else None,
+        precision=options.precision,
+        level=options.level,
+    )
 
 
 def _compile_options(each: Compilation) -> CompileOptions:
@@ -320,7 +337,7 @@ def _compile_options(each: Compilation) -> CompileOptions:
             num_segments=1 if is_whole else None,
             quantile=_QUANTILE,
         ),
-        backend=BackendOptions(threads=each.threads),
+        backend=each.backend,
         profile=each.profile,
     )
 

@@ -51,7 +51,7 @@ class CostOptions:
     """Where networks without a bundle are profiled, and the threads of a bundle's plan."""
 
     target: str
-    threads: int | None
+    backend: BackendOptions
     bundle_threads: int | None
 
 
@@ -117,7 +117,7 @@ def _network_costs(
     compiling = CompileOptions(
         target=options.target,
         goal=_WHOLE,
-        backend=BackendOptions(threads=options.threads),
+        backend=options.backend,
         profile=task.profile,
     )
     prepared = prepare(model, compiling, cache, progress)

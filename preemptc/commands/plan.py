@@ -1,6 +1,7 @@
 """`preemptc plan`: whether a task set keeps its deadlines, and under which bounds."""
 
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -38,12 +39,24 @@ from preemptc.terminal import show, watched
     metavar="TIME",
     help="What copies and the dispatcher add per segment.  [default: the task set's]",
 )
+@click.option(
+    "--precision",
+    type=click.Choice(("fp32", "fp16")),
+    help="Of the networks that are compiled, for GPUs.  [default: fp32]",
+)
+@click.option(
+    "--opt-level",
+    "level",
+    type=click.IntRange(min=0, max=5),
+    help="TensorRT's for the networks that are compiled, for GPUs.  [default: 3]",
+)
 @click.option("--compile", "is_compiling", is_flag=True, help="Compile the networks, check again.")
 @cache_option
 @json_option
 def command(
     taskset: Path, margin_frac: float | None, target: str, dispatch_ns: int | None,
-    is_compiling: bool, cache: Path, as_json: bool,
+    precision: Literal["fp32", "fp16"] | None, level: int | None, is_compiling: bool, cache: Path,
+    as_json: bool,
 ) -> None:  # fmt: skip
     """Say whether a task set keeps every deadline, and under which bounds.
 
@@ -51,7 +64,13 @@ def command(
     chosen so that the analysis holds at the least overhead. Exit code 1 if it does not hold.
     """
     spec = read_taskset(taskset)
-    options = PlanOptions(target=target, margin_frac=margin_frac, dispatch_ns=dispatch_ns)
+    options = PlanOptions(
+        target=target,
+        margin_frac=margin_frac,
+        dispatch_ns=dispatch_ns,
+        precision=precision,
+        level=level,
+    )
     build_cache = BuildCache(cache)
     with watched() as progress:
         choose = plan_and_compile if is_compiling else plan_taskset

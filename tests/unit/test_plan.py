@@ -276,6 +276,9 @@ def test_a_device_that_is_elsewhere_gives_estimates(work: Path) -> None:
     found = document(ESTIMATED, work, "--target", "orin")
     assert found["source"] == "estimated"
     assert {words[4] for words in found["commands"]} == {"orin"}
+    half = document(ESTIMATED, work, "--target", "orin", "--precision", "fp16", "--opt-level", "1")
+    assert all("--precision fp16 --opt-level 1" in shlex.join(w) for w in half["commands"])
+    assert half["tasks"][0]["cost_ns"] < found["tasks"][0]["cost_ns"]
     result = plan(
         ESTIMATED.replace('"50s"', '"50s"\nmax_segment = "1us"'), work, "--target", "orin", code=1
     )

@@ -87,9 +87,13 @@ class TrtBench:
     def build(self, start: int, end: int) -> Path:
         """The engine of executed nodes [start, end), in the boundary format that was chosen.
 
+        That of all nodes is the whole engine, which exists: no boundary, so nothing to choose.
+
         Raises:
             BuildError: TensorRT refused this piece; it is remembered.
         """
+        if (start, end) == (0, self._lowered.graph.num_nodes):
+            return self._folder / WHOLE_ENGINE
         return self._build(start, end, self._format or FORMATS[0])
 
     def _build(self, start: int, end: int, tensor_format: str) -> Path:

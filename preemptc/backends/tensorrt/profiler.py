@@ -22,6 +22,22 @@ _BUSY_NS = 100_000_000  # reading the clocks takes a few milliseconds
 
 def layer_samples(buffers: TrtBuffers, stream: Stream) -> dict[str, list[int]]:
     """Times of every layer of the whole engine, in ns, over enough runs."""
+    (samples,) = samples_by_context(buffers.contexts, stream)
+    return samples
+
+
+def samples_by_context(contexts: Sequence[Any], stream: Stream) -> list[dict[str, list[int]]]:
+    """Times of every layer of each context's engine, in ns, over enough runs of all in order."""
+    samples = [_profiled(context) for context in contexts]
+    for _ in range(_WARM_UP_RUNS + _RUNS):
+        for context in contexts:
+            context.execute_async_v3(int(stream.handle))
+            stream.synchronize()
+    return [{name: times[_WARM_UP_RUNS:] for name, times in found.items()} for found in samples]
+
+
+def _profiled(context: Any) -> dict[str, list[int]]:
+    """Where the context's layers report their times from now on, by name."""
     trt = library()
     samples: dict[str, list[int]] = {}
 
@@ -35,12 +51,8 @@ def layer_samples(buffers: TrtBuffers, stream: Stream) -> dict[str, list[int]]:
             """Take one layer's time of one run."""
             samples.setdefault(name, []).append(round(ms * 1e6))
 
-    (context,) = buffers.contexts
     context.profiler = LayerTimes()
-    for _ in range(_WARM_UP_RUNS + _RUNS):
-        context.execute_async_v3(int(stream.handle))
-        stream.synchronize()
-    return {name: times[_WARM_UP_RUNS:] for name, times in samples.items()}
+    return samples
 
 
 def node_samples(
