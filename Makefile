@@ -5,10 +5,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := preemptc runtime/preempt_runtime models bench tests docs
 
-.PHONY: help setup demo test lint type unit test-gpu golden bench bench-gpu bench-gpu-pair bench-commands bench-policies bench-simulation bench-schedulability bench-deadlines publish fuzz size clean
+.PHONY: help setup demo test lint type unit test-gpu golden bench bench-gpu bench-gpu-pair bench-gpu-deadlines bench-gpu-portable bench-gpu-quick bench-commands bench-policies bench-simulation bench-schedulability bench-deadlines publish fuzz size clean
 
 help: ## Show the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
 
 setup: $(VENV)/.installed ## Create the virtual environment with everything installed
 
@@ -46,6 +46,18 @@ bench-gpu: setup ## Measure networks on the GPU of this machine; resumable, `pyt
 
 bench-gpu-pair: setup ## Measure an urgent network beside a long one on the GPU of this machine
 	$(BIN)/python -m bench.gpu_pair
+
+bench-gpu-deadlines: setup ## Run five networks with deadlines on the GPU of this machine, with and without points
+	$(BIN)/python -m bench.gpu_deadlines
+
+bench-gpu-portable: setup ## Compile for a GPU that is elsewhere, then build that bundle on the one that is here
+	$(BIN)/python -m bench.gpu_portable both
+
+bench-gpu-quick: setup ## Try every GPU benchmark on small networks (2 minutes); results in build_cache alone
+	$(BIN)/python -m bench.gpu --quick
+	$(BIN)/python -m bench.gpu_pair --quick
+	$(BIN)/python -m bench.gpu_deadlines --quick
+	$(BIN)/python -m bench.gpu_portable both --quick
 
 bench-commands: setup ## Measure commands as whole processes, and the dispatcher's own time
 	$(BIN)/python -m bench.commands

@@ -35,9 +35,13 @@ class TaskTally:
 
 
 class DeadlineTally:
-    """An instrument that looks at the machine's steal time whenever a job ends (30 us)."""
+    """An instrument that looks at the machine's steal time when a job ends (30 us).
 
-    def __init__(self, view: SystemView | None = None) -> None:
+    Where jobs are short it does so at most every `look_every_ns`, and after every miss.
+    """
+
+    def __init__(self, view: SystemView | None = None, *, look_every_ns: int = 0) -> None:
+        self._look_every_ns = look_every_ns
         self.tasks: dict[str, TaskTally] = {}
         self._view = view or view_this_machine()
         self._looks_ns, self._ticks = array("q"), array("q")
@@ -50,12 +54,20 @@ class DeadlineTally:
 
     def job_ended(self, record: JobRecord) -> None:
         """Count it, and whether time was stolen since the last look before its release."""
+        has_steal = self._sees_steal(record) if self._is_due(record) else False
+        self.tasks.setdefault(record.task, TaskTally()).add(record, has_steal=has_steal)
+
+    def _is_due(self, record: JobRecord) -> bool:
+        if record.is_missed or not self._looks_ns or record.end_ns is None:
+            return True
+        return record.end_ns - self._looks_ns[-1] >= self._look_every_ns
+
+    def _sees_steal(self, record: JobRecord) -> bool:
         times = self._view.cpu_times()
         ticks = 0 if times is None else times.steal_ticks
         place = bisect_right(self._looks_ns, record.release_ns) - 1
         before = self._ticks[place] if place >= 0 else ticks
-        tally = self.tasks.setdefault(record.task, TaskTally())
-        tally.add(record, has_steal=ticks > before)
         if record.end_ns is not None:
             self._looks_ns.append(record.end_ns)
             self._ticks.append(ticks)
+        return ticks > before

@@ -8,13 +8,13 @@ the same releases with uncut networks; and with the other tasks released so ofte
 
 import argparse
 import json
-import resource
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bench.compiling import measured_bound
+from bench.deadline_runs import compiled, periods_ns, run_block, say, taskset_text, uncut
 from bench.deadline_tally import DeadlineTally
 from bench.deadlines_report import (
     CUT,
@@ -29,14 +29,10 @@ from bench.deadlines_report import (
 from bench.machine import MachineWatch
 from models.make import make
 from preempt_runtime.backends.ort import default_threads
-from preempt_runtime.clock import MonotonicClock
-from preempt_runtime.errors import PreemptError
-from preempt_runtime.loading import open_backend
-from preempt_runtime.run_taskset import RunOptions, run_taskset
-from preempt_runtime.taskset import TaskSetSpec, read_taskset
+from preempt_runtime.taskset import read_taskset
 from preempt_runtime.units import fmt_ns
 from preemptc.cache import BuildCache
-from preemptc.plan import PlanOptions, TaskSetPlan, plan_and_compile
+from preemptc.plan import PlanOptions
 
 NETWORKS = ("mobilenet_v2", "resnet50", "inception_v3", "distilbert", "resnet152")
 FIRST_LOAD = 0.10  # of the machine, by the most urgent network, in every variant
@@ -56,32 +52,6 @@ class DeadlineOptions:
     cache: Path
 
 
-def taskset_text(periods_ns: Sequence[int], *, threads: int, late: str = "run") -> str:
-    """The task set: each network once a period, its deadline the period."""
-    head = (
-        f'[taskset]\nname = "deadlines"\npolicy = "rate-monotonic"\nthreads = {threads}\n'
-        f"margin = {_MARGIN_FRAC}\n"
-    )
-    tasks = [
-        f'\n[[task]]\nname = "{name}"\nmodel = "{name}.onnx"\nbundle = "{name}.bundle"\n'
-        f'period = "{period_ns}ns"\ndeadline = "{period_ns}ns"\n'
-        # The most urgent task is the same in every variant.
-        f'late = "{late if idx else "run"}"\n'
-        for idx, (name, period_ns) in enumerate(zip(NETWORKS, periods_ns, strict=True))
-    ]
-    return head + "".join(tasks)
-
-
-def periods_ns(costs_ns: Sequence[int], load: float) -> list[int]:
-    """Periods with which the first network takes `FIRST_LOAD`, the others equal parts of the rest.
-
-    >>> periods_ns([3, 6], 0.70), periods_ns([3, 6], 1.10)
-    ([30, 10], [30, 6])
-    """
-    others = (load - FIRST_LOAD) / (len(costs_ns) - 1)
-    return [round(cost / (others if idx else FIRST_LOAD)) for idx, cost in enumerate(costs_ns)]
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Make, plan, compile, run all blocks, and write both files."""
     options, out = _options(arguments)
@@ -89,16 +59,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cache = BuildCache(options.cache)
     costs_ns = _costs_ns(options, cache)
     paths = _write_tasksets(options, costs_ns)
-    plan, attempts = _compiled(read_taskset(paths[CUT]), options)
+    caches = (BuildCache(options.folder / f"cache{idx + 1}") for idx in range(_ATTEMPTS))
+    planning = PlanOptions(target="cpu")
+    plan, attempts = compiled(read_taskset(paths[CUT]), planning, caches)
     for bound in plan.choice.bound.tasks:
         response = "none" if bound.response_ns is None else fmt_ns(bound.response_ns)
-        _say(f"{bound.name}: {bound.longest_ns} ns longest, response bound {response}")
+        say(f"{bound.name}: {bound.longest_ns} ns longest, response bound {response}")
     watch, blocks = MachineWatch(), []
     for idx in range(options.rounds):
         variants = (CUT, UNCUT, OVERLOADED)
         for variant in (*variants[idx % 3 :], *variants[: idx % 3]):
             blocks.append(_run(variant, paths, options, seed=idx))
-            _say(f"round {idx + 1} of {options.rounds}, {variant}: done")
+            say(f"round {idx + 1} of {options.rounds}, {variant}: done")
     result = result_of(
         blocks,
         bound=plan.choice.bound,
@@ -118,80 +90,38 @@ def _costs_ns(options: DeadlineOptions, cache: BuildCache) -> list[int]:
         model = make(name, options.folder / f"{name}.onnx", 0)
         found = measured_bound(model, cache, threads=options.threads)
         costs.append(int(found["profiled_whole_p50_ns"]))
-        _say(f"{name}: {fmt_ns(costs[-1])}")
+        say(f"{name}: {fmt_ns(costs[-1])}")
     return costs
 
 
-def _write_tasksets(options: DeadlineOptions, costs_ns: Sequence[int]) -> dict[str, Path]:
-    normal = taskset_text(periods_ns(costs_ns, LOAD), threads=options.threads)
-    texts = {
+def tasksets(costs_ns: Sequence[int], threads: int) -> dict[str, str]:
+    """The text of each variant's task set."""
+    head = f"threads = {threads}\nmargin = {_MARGIN_FRAC}\n"
+    periods = periods_ns(costs_ns, LOAD, FIRST_LOAD)
+    normal = taskset_text(NETWORKS, periods, head=head)
+    loaded = periods_ns(costs_ns, OVERLOAD, FIRST_LOAD)
+    return {
         CUT: normal,
-        UNCUT: normal.replace('.bundle"', '.bundle"\nplan = "whole"'),
-        OVERLOADED: taskset_text(
-            periods_ns(costs_ns, OVERLOAD), threads=options.threads, late="drop"
-        ),
+        UNCUT: uncut(normal),
+        OVERLOADED: taskset_text(NETWORKS, loaded, head=head, late="drop"),
     }
+
+
+def _write_tasksets(options: DeadlineOptions, costs_ns: Sequence[int]) -> dict[str, Path]:
     paths = {}
-    for idx, (variant, text) in enumerate(texts.items()):
+    for idx, (variant, text) in enumerate(tasksets(costs_ns, options.threads).items()):
         paths[variant] = options.folder / f"tasks{idx}.toml"
         paths[variant].write_text(text)
     return paths
-
-
-def _compiled(taskset: TaskSetSpec, options: DeadlineOptions) -> tuple[TaskSetPlan, int]:
-    """The plan after compiling, and how many times it took until the analysis held.
-
-    A stolen 20 ms in one of a network's runs is its measured maximum, and no deadline near it can
-    be promised then: everything is measured anew.
-
-    Raises:
-        PreemptError: the last attempt failed.
-    """
-    planning = PlanOptions(target="cpu")
-    for attempt in range(1, _ATTEMPTS + 1):
-        cache = BuildCache(options.folder / f"cache{attempt}")
-        try:
-            plan = plan_and_compile(taskset, planning, cache, lambda what, frac: None)
-        except PreemptError as err:
-            _say(f"attempt {attempt}: {err}")
-            if attempt == _ATTEMPTS:
-                raise
-            continue
-        if plan.choice.is_schedulable:
-            break
-        late = [bound for bound in plan.choice.bound.tasks if not bound.is_schedulable]
-        _say(f"attempt {attempt}: {late[0].name}: {late[0].reason}")
-    return plan, attempt
 
 
 def _run(
     variant: str, paths: dict[str, Path], options: DeadlineOptions, *, seed: int
 ) -> BlockResult:
     is_overload = variant == OVERLOADED
-    tally = DeadlineTally()
     taskset = read_taskset(paths[variant], seed=seed)
-    before_bytes = _rss_bytes()
-    report = run_taskset(
-        taskset,
-        RunOptions(duration_ns=options.overload_block_ns if is_overload else options.block_ns),
-        find_backend=open_backend,
-        clock=MonotonicClock(),
-        instruments=(tally,),
-    )
-    if report.ended_by is not None:  # a run ends on a signal by itself; all of them are to end
-        raise SystemExit(128 + report.ended_by)
-    return BlockResult(
-        variant=variant,
-        tasks=tally.tasks,
-        drifts={name: task.drift for name, task in report.tasks.items() if task.drift is not None},
-        busy_frac=report.device_busy_frac,
-        rss_bytes=(before_bytes, _rss_bytes()),
-    )
-
-
-def _rss_bytes() -> int:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize()
+    duration_ns = options.overload_block_ns if is_overload else options.block_ns
+    return run_block(variant, taskset, duration_ns, DeadlineTally())[0]
 
 
 def settings_of(options: DeadlineOptions) -> dict[str, Any]:
@@ -211,10 +141,6 @@ def settings_of(options: DeadlineOptions) -> dict[str, Any]:
         "overload": OVERLOAD,
         "margin_frac": _MARGIN_FRAC,
     }
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)
 
 
 def _options(arguments: Sequence[str] | None) -> tuple[DeadlineOptions, Path]:

@@ -14,6 +14,11 @@ from preempt_runtime.units import fmt_bytes, fmt_ns
 
 MAX_OVERLOAD_RATIO = 1.15
 LOAD, OVERLOAD = 0.70, 1.50
+_CAUSE = (
+    "Likely, and not measured apart: at compile time a network's segments run one after another,"
+    " here between other networks' segments, on cold caches; and others share the machine. A larger"
+    " margin or `resume_cost` is what such a machine needs"
+)
 CUT, UNCUT, OVERLOADED = "with points", "uncut", f"{100 * OVERLOAD:.0f} %"
 
 
@@ -47,9 +52,24 @@ def result_of(
         settings: the command and what it was given.
         machine: where this ran.
     """
-    variants = dict.fromkeys(block.variant for block in blocks)
     return {
         "settings": dict(settings),
+        **set_result(blocks, bound=bound, num_segments=num_segments, costs_ns=costs_ns),
+        "overload": _overload(blocks, bound.tasks[0].name),
+        "machine": dict(machine),
+    }
+
+
+def set_result(
+    blocks: Sequence[BlockResult],
+    *,
+    bound: SetBound,
+    num_segments: Mapping[str, int],
+    costs_ns: Mapping[str, int],
+) -> dict[str, Any]:
+    """A task set with its bounds, and how it fared in each variant; arguments as `result_of`."""
+    variants = dict.fromkeys(block.variant for block in blocks)
+    return {
         "tasks": {
             task.name: {
                 "whole_p50_ns": costs_ns[task.name],
@@ -64,8 +84,6 @@ def result_of(
         "bound_source": bound.source,
         "is_schedulable": bound.is_schedulable,
         "variants": {name: _variant(name, blocks) for name in variants},
-        "overload": _overload(blocks, bound.tasks[0].name),
-        "machine": dict(machine),
     }
 
 
@@ -124,10 +142,10 @@ def page(result: Mapping[str, Any]) -> str:
             "# Deadlines on a processor: five networks, with and without preemption points\n",
             *_introduction(result),
             "## The task set\n",
-            *_set_table(result),
-            *(line for name in result["variants"] for line in _variant_table(name, result)),
+            *set_table(result),
+            *(line for name in result["variants"] for line in variant_table(name, result)),
             "## What came out\n",
-            *_verdict_lines(result),
+            *verdict_lines(result, _CAUSE),
             *_overload_lines(result),
             "",
         ]
@@ -155,7 +173,8 @@ def _introduction(result: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _set_table(result: Mapping[str, Any]) -> list[str]:
+def set_table(result: Mapping[str, Any]) -> list[str]:
+    """The tasks with their bounds, and the analysis's verdict."""
     lines = [
         "| task | whole p50 | period = deadline | segments | longest, with margin |"
         " response bound |",
@@ -172,10 +191,11 @@ def _set_table(result: Mapping[str, Any]) -> list[str]:
     return [*lines, "", f"The analysis says: {verdict} ({result['bound_source']} costs).", ""]
 
 
-def _variant_table(name: str, result: Mapping[str, Any]) -> list[str]:
+def variant_table(name: str, result: Mapping[str, Any], *, heading: str = "") -> list[str]:
+    """How each task fared in a variant, under a heading: the variant's name by default."""
     variant = result["variants"][name]
     lines = [
-        f"## {name.capitalize()}\n",
+        f"## {heading or name.capitalize()}\n",
         f"{variant['blocks']} blocks, the device busy {variant['busy_frac']:.0%} of the time.\n",
         "| task | jobs | missed | of them with steal | dropped | response p50 | p99 | max |"
         " max over bound | segments over the allowed time |",
@@ -199,8 +219,13 @@ def _variant_table(name: str, result: Mapping[str, Any]) -> list[str]:
     return [*lines, ""]
 
 
-def _verdict_lines(result: Mapping[str, Any]) -> list[str]:
-    """Misses with and without points, and where an observed maximum exceeded its bound."""
+def verdict_lines(result: Mapping[str, Any], cause: str) -> list[str]:
+    """Misses with and without points, and where an observed maximum exceeded its bound.
+
+    Args:
+        result: as `set_result` makes it.
+        cause: what to say of segments that took longer than allowed.
+    """
     lines = []
     for name in (CUT, UNCUT):
         tasks = result["variants"][name]["tasks"].values()
@@ -228,10 +253,7 @@ def _verdict_lines(result: Mapping[str, Any]) -> list[str]:
         f"* NOT kept: the observed maximum of {len(exceeded)} of {len(over)} tasks exceeds its"
         f" bound, up to {max(exceeded):.2f} times. A bound holds as long as no segment takes longer"
         f" than it did at compile time, and the margin; {too_long} of {run} segments did"
-        f" ({too_long / run:.1%}), as every run reported. Likely, and not measured apart: at"
-        " compile time a network's segments run one after another, here between other networks'"
-        " segments, on cold caches; and others share the machine. A larger margin or `resume_cost`"
-        " is what such a machine needs",
+        f" ({too_long / run:.1%}), as every run reported. {cause}",
     ]
 
 

@@ -1,151 +1,80 @@
 """An urgent network beside a long one on the GPU of this machine: `make bench-gpu-pair`.
 
-Modes alternate in blocks of one process with the same releases. Through the runtime: `alone`,
-`best_effort_alone`, `fifo` (whole networks in order of release) and `preemptive` (segments, one in
-flight). Without it, graphs on two streams in a polling loop: `raw_alone` and `raw_priorities` (the
-urgent network on the stream of high priority, two whole jobs of the long one in flight on the
-other), which is what stream priorities alone give. Inputs lie in device memory.
+All ways of sharing the device (`bench.gpu_modes`) alternate in blocks of one process, with the same
+releases. The result is written after every block, so that a run that is cut off keeps its blocks.
+Engines are shared with `bench.gpu` through the cache. Inputs lie in device memory.
 """
 
 import argparse
 import json
 import sys
-import time
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from bench.compiling import bound_of
+from bench.gpu import QUICK, QUICK_LEVEL
+from bench.gpu_modes import WAYS, WayRun, on_device, run_way
+from bench.gpu_pair_page import NAME, markdown
 from bench.intervals import quantiles_of
-from bench.modes import MODES, ModeRun, Workload, run_mode
+from bench.modes import Workload
 from bench.report import kept_frac, longest_segment
 from models.make import make
-from preempt_runtime.arrivals import Periodic, release_offsets
-from preempt_runtime.backends.cuda import DeviceMemory, Event, Stream, copy_async, open_cuda
-from preempt_runtime.backends.device_arrays import DeviceArray
-from preempt_runtime.backends.tensorrt import TrtBuffers, TrtDevice, TrtNetwork, local_fields
+from preempt_runtime.backends.tensorrt import TrtDevice, local_fields
 from preempt_runtime.bundle import open_bundle
-from preempt_runtime.inputs import random_inputs
-from preempt_runtime.units import fmt_ns
+from preempt_runtime.errors import PreemptError
+from preempt_runtime.loading import open_backend
 from preemptc.backends import BackendOptions
 from preemptc.cache import BuildCache, write_atomically
-from preemptc.pipeline import CompileOptions, compile_model
+from preemptc.pipeline import CompileOptions, compile_model, prepare, profile_model
 from preemptc.replan import Goal
 
 _OUT = Path("docs/results")
-_NAME = "gpu-pair"
-_IN_FLIGHT = 2
-RAW_MODES = ("raw_alone", "raw_priorities")
+_NUM_WARM_UP = 50
+_SETTINGS = ("urgent", "long", "batch", "parts", "opt_level", "period_us", "jobs", "blocks")
+
+Block = Mapping[str, WayRun]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RawRun:
-    """One run of a polling loop."""
-
-    response_ns: tuple[int, ...]
-    best_effort_per_s: float | None
-
-
-@contextmanager
-def on_device(network: TrtNetwork, seed: int) -> Iterator[dict[str, DeviceArray]]:
-    """Random inputs of the network in device memory."""
-    inputs = random_inputs(network.graph, seed=seed, task="pair")
-    with ExitStack() as stack:
-        stream = stack.enter_context(Stream(priority="low"))
-        arrays = {}
-        for name, array in inputs.items():
-            memory = stack.enter_context(DeviceMemory(array.nbytes))
-            copy_async(memory.pointer, array.ctypes.data, array.nbytes, stream)
-            arrays[name] = DeviceArray(
-                pointer=memory.pointer, dtype=array.dtype.name, shape=array.shape, owner=memory
-            )
-        stream.synchronize()
-        yield arrays
-
-
-def run_raw(
-    urgent: TrtBuffers,
-    long: TrtBuffers | None,
-    offsets_ns: Sequence[int],
-    streams: Sequence[Stream],
-) -> RawRun:
-    """Release the urgent network at the offsets while the long one keeps two jobs in flight.
-
-    The long network's jobs are graphs of one set of buffers, so they run one after another.
-    """
-    high, low = streams
-    with ExitStack() as stack:
-        done = stack.enter_context(Event(timing=False))
-        ends = [stack.enter_context(Event(timing=False)) for _ in range(_IN_FLIGHT)]
-        flying: deque[Event] = deque()
-        free = list(ends)
-        responses: list[int] = []
-        finished_ns: list[int] = []
-        start_ns = time.perf_counter_ns()
-        for offset_ns in offsets_ns:
-            release_ns = start_ns + offset_ns
-            while (now_ns := time.perf_counter_ns()) < release_ns:
-                if long is not None:
-                    _keep_flying(long, low, flying, free, finished_ns, now_ns)
-            urgent.launch(0, high)
-            done.record(high)
-            while not done.is_done():
-                if long is not None:
-                    _keep_flying(long, low, flying, free, finished_ns, time.perf_counter_ns())
-            responses.append(time.perf_counter_ns() - release_ns)
-        elapsed_ns = time.perf_counter_ns() - start_ns
-        low.synchronize()
-    rate = len(finished_ns) * 1e9 / elapsed_ns if long is not None else None
-    return RawRun(response_ns=tuple(responses), best_effort_per_s=rate)
-
-
-def _keep_flying(
-    long: TrtBuffers, stream: Stream, flying: deque[Event], free: list[Event],
-    finished_ns: list[int], now_ns: int,
-) -> None:  # fmt: skip
-    if flying and flying[0].is_done():
-        free.append(flying.popleft())
-        finished_ns.append(now_ns)
-    if free:
-        event = free.pop()
-        long.launch(0, stream)
-        event.record(stream)
-        flying.append(event)
-
-
-def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Compile both networks, run every mode in every block."""
+def compile_pair(options: argparse.Namespace) -> dict[str, Path]:
+    """Both bundles: the urgent network whole, the long one under a share of its own time."""
     work: Path = options.work
     work.mkdir(parents=True, exist_ok=True)
     backend = BackendOptions(precision="fp16", level=options.opt_level)
     cache = BuildCache(options.cache)
     bundles = {}
-    for role, name, batch, goal in (
-        ("urgent", options.urgent, 1, Goal(num_segments=1)),
-        ("long", options.long, options.batch, Goal(max_segment_ns=options.max_segment_us * 1000)),
+    for role, name, batch in (
+        ("urgent", options.urgent, 1),
+        ("long", options.long, options.batch),
     ):
-        model = make(name, work / f"{name}-{batch}.onnx", batch=batch)
+        model = make(name, work / f"{name.replace('/', '-')}-{batch}.onnx", batch=batch)
         bundles[role] = work / f"{role}.bundle"
-        compile_options = CompileOptions(target="native", goal=goal, backend=backend)
-        report = compile_model(model, bundles[role], compile_options, cache)
+        compiling = CompileOptions(target="native", goal=Goal(num_segments=1), backend=backend)
+        if role == "long":
+            profile = profile_model(prepare(model, compiling, cache), compiling, cache)
+            bound_ns = bound_of(profile, parts=options.parts)["bound_ns"]
+            compiling = replace(compiling, goal=Goal(max_segment_ns=bound_ns))
+        report = compile_model(model, bundles[role], compiling, cache)
         print(f"{role}: {report['segments']} segments, {report['wall_s']:.0f} s", flush=True)
+    return bundles
+
+
+def measure(bundles: Mapping[str, Path], options: argparse.Namespace) -> dict[str, Any]:
+    """Run every way in every block, and write what there is after each; the result."""
+    blocks: list[Block] = []
     with ExitStack() as stack:
-        cuda = stack.enter_context(open_cuda())
         device = TrtDevice()
         stack.callback(device.close)
-        urgent = device.load(open_bundle(bundles["urgent"]))
-        memory = {"before": cuda.free_bytes()}
-        whole = device.load(open_bundle(bundles["long"]), "whole")
-        stack.callback(whole.new_buffers().close)
-        memory["whole"] = memory["before"] - cuda.free_bytes()
-        free = cuda.free_bytes()
-        segments = device.load(open_bundle(bundles["long"]), "segments")
-        stack.callback(segments.new_buffers().close)
-        memory["segments"] = free - cuda.free_bytes()
+        urgent, whole, segments = (
+            device.load(open_bundle(bundles[role]), plan)
+            for role, plan in (("urgent", "whole"), ("long", "whole"), ("long", "segments"))
+        )
+        for network in (urgent, whole, segments):
+            stack.callback(network.close)
         inputs = [stack.enter_context(on_device(network, 0)) for network in (urgent, whole)]
         load = Workload(
             device=device,
@@ -157,147 +86,115 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             period_ns=options.period_us * 1000,
             jitter_ns=options.period_us * 500,
             num_jobs=options.jobs,
-            num_warm_up=50,
+            num_warm_up=_NUM_WARM_UP,
         )
-        blocks = [_block(load, inputs, seed) for seed in range(options.blocks)]
-        plan = open_bundle(bundles["long"]).manifest.plans[0]
-    return {
-        "command": "make bench-gpu-pair",
-        "settings": {
-            name: getattr(options, name)
-            for name in ("urgent", "long", "batch", "period_us", "max_segment_us", "jobs", "blocks")
-        },
-        "segments": len(plan.segments),
-        "longest_p50_ns": max(s.latency.p50_ns for s in plan.segments if s.latency is not None),
-        "memory_bytes": memory,
-        **_figures(blocks, options.period_us * 1000),
-        "machine": dict(local_fields()),
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        plan = segments.plan
+        head = {
+            "settings": {name: getattr(options, name) for name in _SETTINGS},
+            "segments": len(plan.segments),
+            "bound_ns": plan.bound_ns,
+            "longest_p50_ns": max(s.latency.p50_ns for s in plan.segments if s.latency),
+            "machine": dict(local_fields()),
+            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        }
+        for seed in range(options.blocks):
+            first = seed % len(WAYS)
+            order = (*WAYS[first:], *WAYS[:first])
+            blocks.append({way.name: run_way(way, load, inputs, seed=seed) for way in order})
+            result = {**head, "blocks_done": len(blocks), **figures(blocks, load.period_ns)}
+            write(result, options.out)
+            print(f"block {seed + 1} of {options.blocks} done", flush=True)
+    return result
+
+
+def write(result: Mapping[str, Any], out: Path) -> None:
+    """The result as JSON and page."""
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomically(out / f"{NAME}.json", (json.dumps(result, indent=1) + "\n").encode())
+    write_atomically(out / f"{NAME}.md", markdown(result).encode())
+
+
+def figures(blocks: Sequence[Block], period_ns: int) -> dict[str, Any]:
+    """Every way's figures: quantiles over the jobs of all blocks, rates as medians of blocks.
+
+    `p99_to_alone` and `p50_to_alone` are ratios to the urgent network alone in the same manner,
+    `rate_to_alone` to the whole long network alone; `kept` is that over the share of time which the
+    urgent jobs leave.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for way in WAYS:
+        runs = [block[way.name] for block in blocks]
+        responses = [response_ns for run in runs for response_ns in run.response_ns]
+        rates = [run.long_per_s for run in runs if run.long_per_s is not None]
+        found[way.name] = {
+            "text": way.text,
+            "urgent": asdict(quantiles_of(responses)) if responses else None,
+            "long_per_s": round(median(rates), 2) if rates else None,
+        }
+    for way in WAYS:
+        entry, alone = found[way.name], found[way.alone]["urgent"]
+        if entry["urgent"] is not None:
+            for name in ("p50", "p99"):
+                ratio = entry["urgent"][f"{name}_ns"] / alone[f"{name}_ns"]
+                entry[f"{name}_to_alone"] = round(ratio, 3)
+        if (rate := entry["long_per_s"]) is not None:
+            long_alone = found[way.long_alone]["long_per_s"]
+            entry["rate_to_alone"] = round(rate / long_alone, 3)
+            if way.has_urgent:
+                kept = kept_frac(
+                    rate,
+                    long_alone,
+                    urgent_per_s=1e9 / period_ns,
+                    urgent_ns=alone["p50_ns"],
+                )
+                entry["kept"] = round(kept, 3)
+    turns = {
+        way.name: round(
+            median(longest_segment(block[way.name].segment_ns).p99_ns for block in blocks)
+        )
+        for way in WAYS
+        if way.name.startswith("segments_") and way.has_urgent
     }
-
-
-def _block(
-    load: Workload, inputs: Sequence[Mapping[str, DeviceArray]], seed: int
-) -> dict[str, ModeRun | RawRun]:
-    runs: dict[str, ModeRun | RawRun] = {}
-    for mode in MODES:
-        runs[mode] = replace(run_mode(mode, load, seed=seed))
-    offsets = release_offsets(
-        Periodic(period_ns=load.period_ns, jitter_ns=load.jitter_ns), seed=seed, task="urgent"
-    )
-    due = [next(offsets) for _ in range(load.num_jobs)]
-    assert isinstance(load.urgent, TrtNetwork)
-    assert isinstance(load.whole, TrtNetwork)
-    with ExitStack() as stack:
-        high = stack.enter_context(Stream(priority="high"))
-        low = stack.enter_context(Stream(priority="low"))
-        urgent = stack.enter_context(load.urgent.new_buffers())
-        long = stack.enter_context(load.whole.new_buffers())
-        urgent.write_inputs(inputs[0])  # type: ignore[arg-type]
-        long.write_inputs(inputs[1])  # type: ignore[arg-type]
-        runs["raw_alone"] = run_raw(urgent, None, due, (high, low))
-        runs["raw_priorities"] = run_raw(urgent, long, due, (high, low))
-    return runs
-
-
-def _figures(blocks: Sequence[Mapping[str, Any]], period_ns: int) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for mode in (*MODES, *RAW_MODES):
-        runs = [block[mode] for block in blocks]
-        entry: dict[str, Any] = {}
-        if runs[0].response_ns:
-            quantiles = [quantiles_of(run.response_ns) for run in runs]
-            for name in ("p50_ns", "p95_ns", "p99_ns", "max_ns"):
-                entry[name] = round(median(getattr(each, name) for each in quantiles))
-            entry["jobs"] = sum(len(run.response_ns) for run in runs)
-        rates = [run.best_effort_per_s for run in runs if run.best_effort_per_s is not None]
-        entry["best_effort_per_s"] = round(median(rates), 2) if rates else None
-        found[mode] = entry
-    alone = found["best_effort_alone"]["best_effort_per_s"]
-    kept = {}
-    for mode in ("fifo", "preemptive", "raw_priorities"):
-        base = found["raw_alone" if mode.startswith("raw") else "alone"]
-        kept[mode] = round(
-            kept_frac(
-                found[mode]["best_effort_per_s"],
-                alone,
-                urgent_per_s=1e9 / period_ns,
-                urgent_ns=base["p50_ns"],
-            ),
-            3,
-        )
-    segments = [longest_segment(block["preemptive"].segment_ns).p99_ns for block in blocks]
-    return {"runs": found, "best_effort_kept": kept, "longest_turn_p99_ns": round(median(segments))}
-
-
-def markdown(result: Mapping[str, Any]) -> str:
-    """The page of the result."""
-    settings, runs, machine = result["settings"], result["runs"], result["machine"]
-    mib = {name: f"{size / 2**20:.0f} MiB" for name, size in result["memory_bytes"].items()}
-    date = result["date"][:10]
-    lines = [
-        "# An urgent network beside a long one on a GPU",
-        "",
-        f"An urgent {settings['urgent']} (batch 1), one every {settings['period_us']} us on"
-        f" average, jittered, beside a {settings['long']} (batch {settings['batch']}) in a closed"
-        f" loop, both fp16. The long one has {result['segments']} segments, the longest"
-        f" {fmt_ns(result['longest_p50_ns'])} p50. Response time runs from release to the output on"
-        f" the host. Each figure is the median over {settings['blocks']} blocks in one process.",
-        "",
-        "| mode | urgent p50 | p95 | p99 | max | p99 / alone | jobs | best effort jobs/s | kept |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
-        *(_row(mode, runs, result["best_effort_kept"]) for mode in runs),
-        "",
-        "`raw_*`: without the runtime, graphs on two streams in a polling loop, compared with"
-        " `raw_alone`; the other modes through the runtime. *kept* = rate / (rate alone x (1 -"
-        " urgent jobs per s x urgent p50 alone)).",
-        "",
-        f"Device memory of the long network: {mib['whole']} as one engine, {mib['segments']} as"
-        " segments (weights, one scratch block, one set of tensors).",
-        "",
-        f"`{result['command']}`; {machine['gpu']}, TensorRT {machine['tensorrt']}, driver's CUDA"
-        f" {machine['cuda_driver']}, {date}. Every figure: [{_NAME}.json]"
-        f"({_NAME}.json).",
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def _row(mode: str, runs: Mapping[str, Any], kept: Mapping[str, float]) -> str:
-    entry = runs[mode]
-    base = runs["raw_alone" if mode.startswith("raw") else "alone"]
-    names = ("p50_ns", "p95_ns", "p99_ns", "max_ns")
-    times = [fmt_ns(entry[name]) if name in entry else "-" for name in names]
-    ratio = f"{entry['p99_ns'] / base['p99_ns']:.2f}" if "p99_ns" in entry else "-"
-    rate = entry["best_effort_per_s"]
-    cells = [
-        mode, *times, ratio, str(entry.get("jobs", "-")),
-        "-" if rate is None else f"{rate:.1f}", f"{kept[mode]:.3f}" if mode in kept else "-",
-    ]  # fmt: skip
-    return f"| {' | '.join(cells)} |"
+    return {"ways": found, "longest_segment_p99_ns": turns}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, write JSON and page; 0."""
+    """Measure, write JSON and page; 0, or 1 where there is no GPU."""
+    options = _options(arguments)
+    try:
+        print(f"on {dict(open_backend('tensorrt').key_fields())}", flush=True)
+    except PreemptError as err:
+        print(f"bench-gpu-pair: skipped everything: {err}", file=sys.stderr)
+        return 1
+    print(markdown(measure(compile_pair(options), options)))
+    return 0
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.gpu_pair", description=__doc__)
     parser.add_argument("--urgent", default="resnet50")
     parser.add_argument("--long", default="resnet152")
     parser.add_argument("--batch", type=int, default=32, help="of the long network")
     parser.add_argument("--period-us", type=int, default=4000)
-    parser.add_argument("--max-segment-us", type=int, default=330)
-    parser.add_argument("--jobs", type=int, default=1000, help="urgent jobs in each block")
+    parser.add_argument("--parts", type=int, default=8, help="the long one's bound: 1/N of it")
+    parser.add_argument("--jobs", type=int, default=500, help="urgent jobs of a way in each block")
     parser.add_argument("--blocks", type=int, default=5)
+    parser.add_argument("--seconds", type=float, help="of all ways and blocks, instead of --jobs")
     parser.add_argument("--opt-level", type=int, choices=range(6), default=3)
+    parser.add_argument("--quick", action="store_true", help="two small networks, one short block")
     parser.add_argument("--out", type=Path, default=_OUT)
     parser.add_argument("--work", type=Path, default=Path("build_cache/bench-gpu-pair"))
     parser.add_argument("--cache", type=Path, default=Path("build_cache/bench-gpu/cache"))
     options = parser.parse_args(arguments)
-    result = measure(options)
-    write_atomically(options.out / f"{_NAME}.json", (json.dumps(result, indent=1) + "\n").encode())
-    page = markdown(result)
-    write_atomically(options.out / f"{_NAME}.md", page.encode())
-    print(page)
-    return 0
+    if options.seconds is not None:
+        per_run_s = options.seconds / options.blocks / len(WAYS)
+        options.jobs = max(1, round(per_run_s * 1e6 / options.period_us) - _NUM_WARM_UP)
+    if options.quick:
+        options.urgent, options.long, options.batch = "light/squeezenet", "mobilenet_v2", 1
+        options.parts, options.jobs, options.blocks = 4, 50, 1
+        options.opt_level = QUICK_LEVEL
+        options.work, options.out, options.cache = QUICK, QUICK / "results", QUICK / "cache"
+    return options
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The four ways in which the demo runs its two networks, and what one run of one of them yields."""
+"""The ways in which two networks are run side by side, and what one run of one of them yields."""
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +16,8 @@ from preempt_runtime.task import Task
 
 URGENT, BEST_EFFORT = "urgent", "best_effort"
 MODES = ("alone", "best_effort_alone", "fifo", "preemptive")
+SEGMENTS_ALONE = "segments_alone"
+"""The long network alone and cut; the demo does without it, it has `overhead_ratio`."""
 MIN_BEST_EFFORT_JOBS = 3
 _URGENT_PRIORITY = 10
 
@@ -88,8 +90,8 @@ class ModeRun:
     recording: Recording
 
 
-def run_mode(mode: str, load: Workload, *, seed: int) -> ModeRun:
-    """Run one mode once; the same seed gives every mode the same releases.
+def run_mode(mode: str, load: Workload, *, seed: int, depth: int = 1) -> ModeRun:
+    """Run one mode once, `depth` segments in flight; a seed gives every mode the same releases.
 
     Raises:
         DeviceError: a job failed.
@@ -97,12 +99,13 @@ def run_mode(mode: str, load: Workload, *, seed: int) -> ModeRun:
     """
     recording, clock = Recording(), MonotonicClock()
     policy: Policy = FixedPriority() if mode == "preemptive" else Fifo()
-    with Executor(load.device, policy, clock, [recording]) as executor:
-        if mode != "best_effort_alone":
+    with Executor(load.device, policy, clock, [recording], depth=depth) as executor:
+        if mode not in ("best_effort_alone", SEGMENTS_ALONE):
             executor.add_task(Task(name=URGENT, network=load.urgent, priority=_URGENT_PRIORITY))
             executor.add_source(URGENT, _releases(load, seed), _cycle(load.urgent_samples))
         if mode != "alone":
-            network = load.segments if mode == "preemptive" else load.whole
+            is_cut = mode in ("preemptive", SEGMENTS_ALONE)
+            network = load.segments if is_cut else load.whole
             executor.add_task(Task(name=BEST_EFFORT, network=network))
             executor.add_source(BEST_EFFORT, ClosedLoop(), _cycle(load.long_samples))
         with apply_memory(ProcessOptions(gc_freeze=True)):

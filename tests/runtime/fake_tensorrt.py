@@ -46,6 +46,21 @@ class ILogger:
         raise NotImplementedError
 
 
+class IProfiler:
+    is_ready = False
+
+    def __init__(self) -> None:
+        self.is_ready = True
+
+    def report_layer_time(self, layer_name: str, ms: float) -> None:
+        raise NotImplementedError
+
+
+class LayerInformationFormat(Enum):
+    ONELINE = 0
+    JSON = 1
+
+
 class Strategy(Enum):
     STATIC = 0
     USER_MANAGED = 2
@@ -59,8 +74,13 @@ def blob_of(
     scratch_bytes: int = 1000,
     num_aux_streams: int = 0,
     vector: Mapping[str, tuple[int, int]] | None = None,
+    layers: Mapping[str, float] | Sequence[str] = (),
 ) -> bytes:
-    """A serialised engine; `vector` gives (components per element, dimension) of a layout."""
+    """A serialised engine.
+
+    `vector` gives (components per element, dimension) of a layout, `layers` what the inspector
+    says, with each one's time in ms as a profiler is told it.
+    """
 
     def described(specs: Sequence[TensorSpec]) -> list[list[Any]]:
         return [[spec.name, spec.dtype, list(spec.shape)] for spec in specs]
@@ -72,6 +92,7 @@ def blob_of(
         "scratch_bytes": scratch_bytes,
         "num_aux_streams": num_aux_streams,
         "vector": vector or {},
+        "layers": layers if isinstance(layers, Mapping) else dict.fromkeys(layers, 0.01),
     }
     return json.dumps(fields).encode()
 
@@ -91,6 +112,8 @@ class FakeTensorRT:
         module: Any = types.ModuleType("tensorrt")
         module.__version__ = version
         module.ILogger = ILogger
+        module.IProfiler = IProfiler
+        module.LayerInformationFormat = LayerInformationFormat
         module.Runtime = lambda logger: Runtime(self, logger)
         if self.version >= (10, 0):
             module.ExecutionContextAllocationStrategy = Strategy
@@ -151,6 +174,13 @@ class Engine:
     def get_tensor_vectorized_dim(self, name: str) -> int:
         return int(self.fields["vector"].get(name, (-1, -1))[1])
 
+    def create_engine_inspector(self) -> Any:
+        def get_engine_information(form: LayerInformationFormat) -> str:
+            assert form is LayerInformationFormat.JSON
+            return json.dumps({"Layers": [{"Name": name} for name in self.fields["layers"]]})
+
+        return types.SimpleNamespace(get_engine_information=get_engine_information)
+
     def new_context(self, kind: type[Any], event: str) -> Any:
         self.trt.events.append(event)
         if self.trt.has_no_contexts:
@@ -189,6 +219,11 @@ class Context:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._addresses: dict[str, int] = {}
+        self.profiler: Any = None
+
+    @property
+    def engine(self) -> Engine:
+        return self._engine
 
     @property
     def device_memory(self) -> int:
@@ -215,6 +250,10 @@ class Context:
             self._engine.logger.log(Severity.ERROR, "myelinGraphExecute failed")
             return False
         trt.driver.enqueue(stream, f"engine +{add:g}", self._compute)
+        if self.profiler is not None and not trt.driver.is_capturing():
+            assert self.profiler.is_ready, "super().__init__() was not called"
+            for name, ms in self._engine.fields["layers"].items():
+                self.profiler.report_layer_time(name, ms)
         return True
 
     def _compute(self) -> None:

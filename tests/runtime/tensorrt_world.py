@@ -14,6 +14,7 @@ from preempt_runtime.manifest import (
     MANIFEST_NAME,
     Artefact,
     GraphSpec,
+    Latency,
     Manifest,
     PlanSpec,
     TensorSpec,
@@ -82,6 +83,48 @@ def install(
     monkeypatch.setitem(sys.modules, "tensorrt", trt.module)
     trt_library.local_fields.cache_clear()
     return trt
+
+
+def whole_blob() -> bytes:
+    """One engine of the same interface, which adds 7 to the sum of all inputs."""
+    return blob_of(GRAPH.inputs, GRAPH.outputs, add=7.0, scratch_bytes=5000)
+
+
+def write_both_plans(
+    root: Path, contents: Sequence[bytes] | None = None, whole: bytes | None = None
+) -> Bundle:
+    """A bundle with the measured plans `segments`, of three engines, and `whole`, of one."""
+    bundle = write_bundle(root, contents=contents)
+    content = whole or whole_blob()
+    (cut,) = bundle.manifest.plans
+    path = f"engines/{cut.key}/whole.engine"
+    (root / path).write_bytes(content)
+    latency = Latency(p50_ns=1000, p99_ns=1100, max_ns=1200, num_samples=30)
+    segments = tuple(dataclasses.replace(each, latency=latency) for each in cut.segments)
+    one = dataclasses.replace(
+        segments[0],
+        path=path,
+        range=(0, 3),
+        source_range=(0, 3),
+        inputs=tuple(spec.name for spec in GRAPH.inputs),
+        outputs=tuple(spec.name for spec in GRAPH.outputs),
+        live_bytes=0,
+    )
+    measured = dataclasses.replace(cut, source="measured", chained=latency)
+    plans = (
+        dataclasses.replace(measured, id="segments", segments=segments, bound_ns=2000),
+        dataclasses.replace(measured, id="whole", segments=(one,), boundaries=()),
+    )
+    artefact = Artefact(
+        path=path,
+        num_bytes=len(content),
+        sha256=hashlib.sha256(content).hexdigest(),
+        key=cut.key,
+    )
+    artefacts = tuple(sorted((*bundle.manifest.artefacts, artefact), key=lambda each: each.path))
+    manifest = dataclasses.replace(bundle.manifest, plans=plans, artefacts=artefacts)
+    (root / MANIFEST_NAME).write_text(json_from_manifest(manifest), encoding="utf-8")
+    return open_bundle(root)
 
 
 def write_bundle(

@@ -1,16 +1,13 @@
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from bench import deadline_runs
 from bench.deadline_tally import DeadlineTally
-from bench.deadlines import (
-    NETWORKS,
-    DeadlineOptions,
-    periods_ns,
-    settings_of,
-    taskset_text,
-)
+from bench.deadlines import NETWORKS, DeadlineOptions, settings_of, tasksets
 from bench.deadlines_report import (
     CUT,
     OVERLOADED,
@@ -20,10 +17,12 @@ from bench.deadlines_report import (
     result_of,
 )
 from preempt_runtime.cost_watch import CostDrift
+from preempt_runtime.errors import InfeasibleError
 from preempt_runtime.records import JobRecord, JobState
 from preempt_runtime.schedulability import AnalysedTask, Assumptions, analyse
 from preempt_runtime.system_view import view_this_machine
 from preempt_runtime.taskset import read_taskset
+from preemptc.plan import PlanOptions
 
 MS = 1_000_000
 RECORD = JobRecord(
@@ -81,9 +80,10 @@ def test_the_task_set_is_read_and_the_first_task_is_the_same_in_every_variant(
     for name in NETWORKS:
         (tmp_path / f"{name}.onnx").write_bytes(b"")
     firsts = []
-    for load, late in ((0.7, "run"), (1.5, "drop")):
+    texts = tasksets(costs_ns, threads=2)
+    for load, late, variant in ((0.7, "run", CUT), (1.5, "drop", OVERLOADED)):
         path = tmp_path / "tasks.toml"
-        path.write_text(taskset_text(periods_ns(costs_ns, load), threads=2, late=late))
+        path.write_text(texts[variant])
         taskset = read_taskset(path)
         shares = [
             cost_ns / (task.period_ns or 1)
@@ -154,3 +154,57 @@ def test_the_page_holds_what_was_measured(tally: DeadlineTally) -> None:
     assert row in text
     assert "* reached: mobilenet_v2's p99 at 150 % over that at 70 %" in text
     assert "| mobilenet_v2 | 4 ms | 10 ms | 1 | 4.8 ms | 4.8 ms |" in text
+
+
+class Answer:
+    """What `plan_and_compile` gives: a plan, as far as is looked at."""
+
+    def __init__(self, is_schedulable: bool) -> None:
+        bound = SimpleNamespace(name="a", reason="late", is_schedulable=is_schedulable)
+        self.choice = SimpleNamespace(
+            is_schedulable=is_schedulable, bound=SimpleNamespace(tasks=[bound])
+        )
+
+
+@pytest.mark.parametrize(("answers", "attempts"), [
+    ([True], 1), ([False, True], 2), ([None, True], 2), ([False, False], 2),
+])  # fmt: skip
+def test_everything_is_measured_anew_until_the_analysis_holds(
+    answers: list[bool | None], attempts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+
+    def plan_and_compile(taskset: object, planning: object, cache: object, progress: object) -> Any:
+        asked.append(cache)
+        if (answer := answers[len(asked) - 1]) is None:
+            raise InfeasibleError("an outlier")
+        return Answer(answer)
+
+    monkeypatch.setattr(deadline_runs, "plan_and_compile", plan_and_compile)
+    caches: Any = ["first", "second"]
+    plan, found = deadline_runs.compiled(Any, PlanOptions(target="cpu"), caches)  # type: ignore[arg-type]
+    assert (plan.choice.is_schedulable, found) == (answers[-1], attempts)
+    assert asked == caches[:attempts]
+
+
+def test_what_the_last_attempt_raised_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    def plan_and_compile(*args: object) -> None:
+        raise InfeasibleError("an outlier")
+
+    monkeypatch.setattr(deadline_runs, "plan_and_compile", plan_and_compile)
+    caches: Any = ["first", "second"]
+    with pytest.raises(InfeasibleError, match="an outlier"):
+        deadline_runs.compiled(Any, PlanOptions(target="cpu"), caches)  # type: ignore[arg-type]
+
+
+def test_short_jobs_are_looked_at_now_and_then_and_misses_always(tmp_path: Path) -> None:
+    stat(tmp_path, 0)
+    view = replace(view_this_machine(), root=tmp_path)
+    found = DeadlineTally(view, look_every_ns=100 * MS)
+    found.job_ended(job(0, 1))
+    stat(tmp_path, 3)
+    found.job_ended(job(2, 3))  # too soon to look
+    found.job_ended(job(4, 20))  # missed: time was stolen since the look at 1 ms
+    found.job_ended(job(21, 40))  # missed, nothing was stolen since the look at 20 ms
+    tally = found.tasks["mobilenet_v2"]
+    assert (tally.jobs, tally.missed, tally.missed_with_steal) == (4, 2, 1)

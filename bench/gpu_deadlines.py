@@ -1,0 +1,312 @@
+"""Five networks with deadlines on the GPU of this machine: `make bench-gpu-deadlines`.
+
+The networks become a task set whose jobs, each alone through the runtime, would take 70 % of the
+time. `preemptc plan --compile` chooses and compiles bounds, once for one segment in flight and once
+for two; then the same releases run with points and uncut, block by block. Where no bounds keep all
+deadlines at that load, a smaller one is tried. The result is written after every block.
+"""
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from bench.deadline_runs import compiled, periods_ns, run_block, say, taskset_text, uncut
+from bench.deadline_tally import DeadlineTally
+from bench.deadlines_report import CUT, UNCUT, BlockResult, set_result
+from bench.gpu import QUICK, QUICK_LEVEL
+from bench.gpu_deadlines_page import NAME, markdown
+from bench.machine import MachineWatch
+from models.make import make
+from preempt_runtime.arrivals import Periodic, release_offsets
+from preempt_runtime.bundle import open_bundle
+from preempt_runtime.clock import MonotonicClock
+from preempt_runtime.errors import PreemptError
+from preempt_runtime.executor import Executor
+from preempt_runtime.inputs import random_inputs
+from preempt_runtime.loading import open_backend
+from preempt_runtime.policies import Fifo
+from preempt_runtime.process import ProcessOptions, apply_memory
+from preempt_runtime.records import JobRecord, SegmentRecord
+from preempt_runtime.task import Task
+from preempt_runtime.taskset import read_taskset
+from preempt_runtime.units import fmt_ns
+from preemptc.backends import BackendOptions
+from preemptc.cache import BuildCache, write_atomically
+from preemptc.pipeline import CompileOptions, compile_model
+from preemptc.plan import PlanOptions, TaskSetPlan
+from preemptc.replan import Goal
+
+NETWORKS = ("light/squeezenet", "mobilenet_v2", "distilbert", "resnet50", "resnet152")
+QUICK_NETWORKS = ("light/squeezenet", "mobilenet_v2")
+LOADS = (0.70, 0.65, 0.60, 0.50, 0.40)
+"""Tried in this order until the analysis finds every deadline kept."""
+FIRST_SHARE = 0.28  # of the load, by the most urgent network: its period is the shortest by far
+DEPTHS = (1, 2)
+_OUT = Path("docs/results")
+_MARGIN_FRAC = 0.1
+_CALIBRATION_PERIOD_NS = 4_000_000
+_DISPATCH_QUANTILE = 0.999
+_LOOK_EVERY_NS = 2_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Costs:
+    """What each network takes alone: its median on the device, and from release to result.
+
+    `dispatch_ns` is by how much the latter exceeds the former for some network, in all but one of
+    a thousand jobs: what the analysis adds to every segment for copies and the dispatcher.
+    """
+
+    whole_ns: tuple[int, ...]
+    response_ns: tuple[int, ...]
+    dispatch_ns: int
+
+
+class _Responses:
+    """An instrument that keeps response times."""
+
+    def __init__(self) -> None:
+        self.times_ns: list[int] = []
+
+    def job_released(self, job_id: int, task: str, release_ns: int) -> None:
+        """Not of interest here."""
+
+    def segment_ended(self, record: SegmentRecord) -> None:
+        """Not of interest here."""
+
+    def job_ended(self, record: JobRecord) -> None:
+        """Keep it."""
+        if record.response_ns is not None:
+            self.times_ns.append(record.response_ns)
+
+
+def stem_of(name: str) -> str:
+    """A network's name as a file's and a task's."""
+    return name.replace("/", "-")
+
+
+def compile_whole(options: argparse.Namespace, cache: BuildCache) -> list[Path]:
+    """Every network as a bundle of one engine."""
+    bundles = []
+    for name in options.networks:
+        stem = stem_of(name)
+        model = make(name, options.work / f"{stem}.onnx")
+        compiling = CompileOptions(
+            target="native",
+            goal=Goal(num_segments=1),
+            backend=BackendOptions(precision="fp16", level=options.opt_level),
+        )
+        bundles.append(options.work / f"{stem}-whole.bundle")
+        report = compile_model(model, bundles[-1], compiling, cache)
+        whole_ns = report["measured"]["whole_p50_ns"]
+        say(f"{name}: {fmt_ns(whole_ns)}, {report['wall_s']:.0f} s")
+    return bundles
+
+
+def costs_alone(bundles: Sequence[Path], num_jobs: int) -> Costs:
+    """Run each bundle's jobs alone through the runtime."""
+    found = [_alone(path, num_jobs) for path in bundles]
+    whole_ns = tuple(whole for whole, _ in found)
+    excess = [
+        times[math.ceil(_DISPATCH_QUANTILE * len(times)) - 1] - whole for whole, times in found
+    ]
+    return Costs(
+        whole_ns=whole_ns,
+        response_ns=tuple(times[len(times) // 2] for _, times in found),
+        dispatch_ns=max(1, *excess),
+    )
+
+
+def _alone(path: Path, num_jobs: int) -> tuple[int, list[int]]:
+    """The bundle's median on the device, and its jobs' response times in ascending order."""
+    bundle = open_bundle(path)
+    (plan,) = (plan for plan in bundle.manifest.plans if plan.id == "whole")
+    latency = plan.segments[0].latency
+    assert latency is not None
+    responses = _Responses()
+    device = open_backend("tensorrt").open_device()
+    try:
+        network = device.load(bundle, plan.id)
+        inputs = random_inputs(network.graph, seed=0, task="alone")
+        with Executor(device, Fifo(), MonotonicClock(), [responses]) as executor:
+            executor.add_task(Task(name="alone", network=network, priority=1))
+            executor.warm_up("alone", inputs, num_runs=20)
+            arrival = Periodic(period_ns=_CALIBRATION_PERIOD_NS)
+            offsets = islice(release_offsets(arrival, seed=0, task="alone"), num_jobs)
+            executor.add_source("alone", offsets, lambda job_idx: inputs)
+            with apply_memory(ProcessOptions(gc_freeze=True)):
+                executor.run(num_jobs * _CALIBRATION_PERIOD_NS)
+        network.close()
+    finally:
+        device.close()
+    return latency.p50_ns, sorted(responses.times_ns)
+
+
+def plan_depth(
+    depth: int, costs: Costs, options: argparse.Namespace, cache: BuildCache
+) -> tuple[TaskSetPlan, float, dict[str, Path]]:
+    """The plan of the highest load that the analysis accepts after compiling; its task sets.
+
+    The last load's plan counts where none is accepted.
+    """
+    stems = [stem_of(name) for name in options.networks]
+    head = f'margin = {_MARGIN_FRAC}\ndispatch = "{costs.dispatch_ns}ns"\ndepth = {depth}\n'
+    mark = f"-depth{depth}"
+    planning = PlanOptions(target="native", precision="fp16", level=options.opt_level)
+    plan, load = None, 0.0
+    for load in options.loads:
+        periods = periods_ns(costs.response_ns, load, load * FIRST_SHARE)
+        text = taskset_text(stems, periods, head=head, mark=mark)
+        paths = {
+            CUT: options.work / f"tasks{mark}.toml",
+            UNCUT: options.work / f"tasks{mark}-uncut.toml",
+        }
+        paths[CUT].write_text(text)
+        try:
+            plan, _ = compiled(read_taskset(paths[CUT]), planning, [cache])
+        except PreemptError:  # said by `compiled`; a smaller load leaves longer bounds
+            if load == options.loads[-1]:
+                raise
+            continue
+        if plan.choice.is_schedulable and plan.is_compiled:
+            break
+        say(f"depth {depth}: not schedulable at {load:.0%}")
+    assert plan is not None
+    if not plan.is_compiled:
+        raise PreemptError(f"depth {depth}: no bounds keep all deadlines, not even at {load:.0%}")
+    paths[UNCUT].write_text(uncut(text, mark))
+    return plan, load, paths
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Compile, plan, run every variant in blocks; write what there is after each, return it."""
+    options.work.mkdir(parents=True, exist_ok=True)
+    cache = BuildCache(options.cache)
+    costs = costs_alone(compile_whole(options, cache), options.calibration_jobs)
+    alone = ", ".join(
+        f"{name} {fmt_ns(time_ns)}"
+        for name, time_ns in zip(options.networks, costs.response_ns, strict=True)
+    )
+    say(f"alone, release to result: {alone}; dispatch {fmt_ns(costs.dispatch_ns)}")
+    plans = {depth: plan_depth(depth, costs, options, cache) for depth in options.depths}
+    watch = MachineWatch()
+    blocks: dict[int, list[BlockResult]] = {depth: [] for depth in plans}
+    result: dict[str, Any] = {}
+    for seed in range(options.rounds):
+        for depth, (plan, _, paths) in plans.items():
+            variants = (CUT, UNCUT) if seed % 2 == 0 else (UNCUT, CUT)
+            duration_ns = block_ns(plan, options)
+            for variant in variants:
+                tally = DeadlineTally(look_every_ns=_LOOK_EVERY_NS)
+                taskset = read_taskset(paths[variant], seed=seed)
+                block, _ = run_block(variant, taskset, duration_ns, tally)
+                blocks[depth].append(block)
+                jobs = sum(task.jobs for task in tally.tasks.values())
+                missed = sum(task.missed for task in tally.tasks.values())
+                say(f"round {seed + 1}, D = {depth}, {variant}: {missed} of {jobs} missed")
+            done = {each: found for each, found in blocks.items() if found}
+            result = _result(done, plans, costs, options, watch.describe())
+            write(result, options.out)
+    return result
+
+
+def block_ns(plan: TaskSetPlan, options: argparse.Namespace) -> int:
+    """How long a block runs: all blocks of a variant release the jobs or take the time asked."""
+    if options.seconds is not None:
+        return round(float(options.seconds) * 1e9 / int(options.rounds))
+    per_s = sum(1e9 / task.period_ns for task in plan.taskset.tasks if task.period_ns)
+    return round(1.01e9 * int(options.jobs) / int(options.rounds) / per_s)
+
+
+def _result(
+    blocks: Mapping[int, Sequence[BlockResult]],
+    plans: Mapping[int, tuple[TaskSetPlan, float, dict[str, Path]]],
+    costs: Costs,
+    options: argparse.Namespace,
+    machine: Mapping[str, Any],
+) -> dict[str, Any]:
+    stems = [stem_of(name) for name in options.networks]
+    depths = {}
+    for depth, found in blocks.items():
+        plan, load, _ = plans[depth]
+        depths[str(depth)] = {
+            "load": load,
+            **set_result(
+                found,
+                bound=plan.choice.bound,
+                num_segments={name: len(plan.choice.cut_of(name)) for name in stems},
+                costs_ns=dict(zip(stems, costs.whole_ns, strict=True)),
+            ),
+        }
+    return {
+        "settings": {
+            "networks": list(options.networks),
+            "opt_level": options.opt_level,
+            "jobs": options.jobs,
+            "rounds": options.rounds,
+            "margin_frac": _MARGIN_FRAC,
+            "first_share": FIRST_SHARE,
+        },
+        "alone_p50_ns": dict(zip(stems, costs.response_ns, strict=True)),
+        "dispatch_ns": costs.dispatch_ns,
+        "depths": depths,
+        "host": {name: machine[name] for name in ("cpu_model", "cores", "steal_frac", "python")},
+        "machine": dict(open_backend("tensorrt").key_fields()),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def write(result: Mapping[str, Any], out: Path) -> None:
+    """The result as JSON and page."""
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomically(out / f"{NAME}.json", (json.dumps(result, indent=1) + "\n").encode())
+    write_atomically(out / f"{NAME}.md", markdown(result).encode())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, write JSON and page; 0, or 1 where there is no GPU or no plan."""
+    options = _options(arguments)
+    try:
+        say(f"on {dict(open_backend('tensorrt').key_fields())}")
+    except PreemptError as err:
+        print(f"bench-gpu-deadlines: skipped everything: {err}", file=sys.stderr)
+        return 1
+    try:
+        print(markdown(measure(options)))
+    except PreemptError as err:
+        print(f"bench-gpu-deadlines: {err}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench.gpu_deadlines", description=__doc__)
+    parser.add_argument("--networks", nargs="+", default=NETWORKS, metavar="NAME")
+    parser.add_argument("--jobs", type=int, default=50_000, help="of each variant, in all blocks")
+    parser.add_argument("--seconds", type=float, help="of each variant, instead of --jobs")
+    parser.add_argument("--rounds", type=int, default=2, help="blocks of each variant")
+    parser.add_argument("--depths", nargs="+", type=int, default=DEPTHS, metavar="D")
+    parser.add_argument("--loads", nargs="+", type=float, default=LOADS, metavar="SHARE")
+    parser.add_argument("--calibration-jobs", type=int, default=1000)
+    parser.add_argument("--opt-level", type=int, choices=range(6), default=1)
+    parser.add_argument("--quick", action="store_true", help="two small networks, few jobs")
+    parser.add_argument("--out", type=Path, default=_OUT)
+    parser.add_argument("--work", type=Path, default=Path("build_cache/bench-gpu-deadlines"))
+    parser.add_argument("--cache", type=Path, default=Path("build_cache/bench-gpu-deadlines/cache"))
+    options = parser.parse_args(arguments)
+    if options.quick:
+        options.networks, options.jobs, options.rounds = QUICK_NETWORKS, 4000, 1
+        options.calibration_jobs, options.opt_level = 200, QUICK_LEVEL
+        options.work, options.out, options.cache = QUICK, QUICK / "results", QUICK / "cache"
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())
