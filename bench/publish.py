@@ -2,6 +2,8 @@
 
     make demo && python -m bench.publish
 
+The demo's report is taken from build_cache, all others from docs/results.
+
 Figures in the README come from here alone, each with its command, machine and date.
 """
 
@@ -13,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.gpu_readme import gpu_part
 from bench.report import HEADERS, acceptance_lines, sentence, table_rows
 from preempt_runtime.units import fmt_ns
 
@@ -22,16 +25,35 @@ _LONG_NS, _SHORT_NS = 20_000_000, 5_000_000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Copy the demo's report, and write both parts of the README."""
+    """Copy the demo's report if there is a new one, and write the marked parts of the README."""
     parser = argparse.ArgumentParser(prog="python -m bench.publish", description=__doc__)
     parser.add_argument("--demo", type=Path, default=Path("build_cache/demo/report.json"))
-    report = json.loads(parser.parse_args(arguments).demo.read_text())
-    (RESULTS / "cpu-demo.json").write_text(json.dumps(report, indent=1) + "\n")
-    (RESULTS / "cpu-demo.md").write_text(demo_page(report))
-    networks = json.loads((RESULTS / "cpu-networks.json").read_text())["rows"]
-    text = replaced(README.read_text(), "demo", demo_part(report))
-    README.write_text(replaced(text, "bench", networks_part(networks)))
+    demo = parser.parse_args(arguments).demo
+    if demo.is_file():
+        report = json.loads(demo.read_text())
+        (RESULTS / "cpu-demo.json").write_text(json.dumps(report, indent=1) + "\n")
+        (RESULTS / "cpu-demo.md").write_text(demo_page(report))
+    else:
+        print(f"{demo}: no new demo, its published result stays; `make demo` makes one")
+    README.write_text(published(README.read_text(), RESULTS))
     return 0
+
+
+def published(text: str, results: Path) -> str:
+    """The README with its marked parts made anew from the results in a folder."""
+    demo = json.loads((results / "cpu-demo.json").read_text())
+    networks = json.loads((results / "cpu-networks.json").read_text())["rows"]
+    on_gpu = json.loads((results / "gpu-networks.json").read_text())["rows"]
+    pair_file = results / "gpu-pair.json"
+    pair = json.loads(pair_file.read_text()) if pair_file.is_file() else None
+    parts = {
+        "demo": demo_part(demo),
+        "gpu": gpu_part(on_gpu, pair),
+        "bench": networks_part(networks),
+    }
+    for name, part in parts.items():
+        text = replaced(text, name, part)
+    return text
 
 
 def replaced(text: str, name: str, part: str) -> str:
