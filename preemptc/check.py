@@ -9,12 +9,11 @@ from numpy.typing import NDArray
 
 from preempt_runtime.errors import BuildError
 from preempt_runtime.inputs import random_inputs
-from preempt_runtime.manifest import CheckSpec, GraphSpec
+from preempt_runtime.manifest import SOURCE_REFERENCE, CheckSpec, GraphSpec
 from preemptc.backends import Bench, Tensors, Tolerance
 
 NUM_RANDOM_INPUTS = 2
 WHOLE_REFERENCE = "whole network, built in one piece with the same options"
-_SOURCE_REFERENCE = "source graph in ONNX Runtime"
 DISCRETE_TOLERANCE = 1e-2  # of the elements, at least one: ties, and sums on an edge of rounding
 
 
@@ -67,7 +66,7 @@ def check_segments(
     is_whole_wrong = chain_fault is not None and of_whole.fault(what) is not None
     if is_whole_wrong and of_chain.fault(what) is None:
         return CheckSpec(
-            reference=f"{_SOURCE_REFERENCE}; the network built in one piece differs from it by"
+            reference=f"{SOURCE_REFERENCE}; the network built in one piece differs from it by"
             f" {of_whole.max_abs_diff:.3g}",
             num_inputs=len(drawn) + len(recorded),
             seed=seed,
@@ -90,17 +89,9 @@ def check_segments(
     )
 
 
-def names_whole(reference: str) -> bool:
-    """Whether the chain was compared with the network built in one piece, as it should be.
-
-    Otherwise that one is wrong, and the source graph was the reference.
-    """
-    return not reference.startswith(_SOURCE_REFERENCE)
-
-
 def check_notes(check: CheckSpec) -> tuple[str, ...]:
     """What people must know of the check; empty if all was as it should be."""
-    if names_whole(check.reference):
+    if check.is_against_whole:
         return ()
     return (
         f"the library builds the whole network wrong: the outputs were compared with the"

@@ -20,7 +20,6 @@ from preempt_runtime.manifest_json import json_from_manifest
 from preemptc import __version__
 from preemptc.backends import Bench
 from preemptc.cache import sha256_of
-from preemptc.check import names_whole
 from preemptc.interface import GRAPH_ID, graph_spec, spec_of, tensor_info
 from preemptc.model import Lowered, Model
 from preemptc.onnx_io.files import MODEL_FILE, WEIGHTS_FILE, read_graph, save_piece
@@ -61,7 +60,7 @@ def pack(
     whole_path = f"{engines}/whole{files.whole.suffix}"
     paths = [f"{engines}/segment-{i:03d}{f.suffix}" for i, f in enumerate(files.segments)]
     copies = dict(zip(paths, files.segments, strict=True))
-    if has_whole := names_whole(check.reference):
+    if has_whole := check.is_against_whole:
         copies[whole_path] = files.whole
     for path, file in copies.items():
         shutil.copyfile(file, folder / path)

@@ -346,6 +346,7 @@ def _report(
         "notes": [*speed_notes(speed, measurement.ratio_p50), *check_notes(check)],
         "check": {
             "reference": check.reference,
+            "is_against_whole": check.is_against_whole,
             "max_abs_diff": check.max_abs_diff,
             "bitwise": check.bitwise,
             "source_max_abs_diff": check.source_max_abs_diff,

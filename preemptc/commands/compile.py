@@ -10,7 +10,6 @@ from preempt_runtime.bundle import open_bundle
 from preempt_runtime.manifest import PlanSpec
 from preempt_runtime.units import fmt_ns
 from preemptc.candidates import CandidateCounts
-from preemptc.check import names_whole
 from preemptc.commands.options import (
     DEFAULT_OVERHEAD_FRAC,
     FILE,
@@ -168,7 +167,7 @@ def tables_of(
 def _measured_facts(report: Mapping[str, Any], plan: PlanSpec) -> dict[str, str]:
     measured, check = report["measured"], report["check"]
     equal = "bitwise equal to" if check["bitwise"] else f"{check['max_abs_diff']:.3g} from"
-    reference = "the whole network's" if names_whole(check["reference"]) else "the source's"
+    reference = "the whole network's" if check["is_against_whole"] else "the source's"
     return {
         "longest segment": longest_segment(plan),
         "predicted": fmt_ns(report["predicted_max_ns"]),

@@ -134,12 +134,16 @@ class Artefact:
     key: str | None
 
 
+SOURCE_REFERENCE = "source graph in ONNX Runtime"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckSpec:
     """How the chained segments compared with the whole network at compile time.
 
-    `reference` says what the whole network was; `source_max_abs_diff` compares the device's
-    graph with the source graph, unoptimised.
+    `reference` says what the whole network was, or begins with `SOURCE_REFERENCE` where the
+    library built that wrong; `source_max_abs_diff` compares the device's graph with the source
+    graph, unoptimised.
     """
 
     reference: str
@@ -149,6 +153,11 @@ class CheckSpec:
     max_abs_diff: float
     tolerance_frac: float
     source_max_abs_diff: float
+
+    @property
+    def is_against_whole(self) -> bool:
+        """Whether the reference was the network built in one piece, as it should be."""
+        return not self.reference.startswith(SOURCE_REFERENCE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -100,7 +100,7 @@ ALLOWED: dict[str, set[str]] = {
     "backends": {*VALUES, "targets"},
     "backends.stats": set(),
     "backends.positions": {"model"},
-    "backends.reference": {"backends", "model", "onnx_io.files"},
+    "backends.reference": {"backends", "onnx_io.files"},
     "backends.roofline": {*VALUES, "gpu_specs"},
     "load": {"cache", "model", *ONNX},
     "candidates": {*VALUES, "analysis"},
@@ -113,7 +113,7 @@ ALLOWED: dict[str, set[str]] = {
     "pack": {"backends", "cache", "replan", "search", *VALUES, *PURE, *ONNX}
     - {"onnx_io.precision", "onnx_io.simplify"},
     "deliver": {"cache", "swap"},
-    "verify": {"backends", "check", "pack"},
+    "verify": {"backends", "backends.reference", "check", "onnx_io.files", "pack"},
     "machine_speed": {"profile"},
     "report": {"candidates", "profile"},
     "terminal": {"backends", "report"},

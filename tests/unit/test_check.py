@@ -9,7 +9,7 @@ import pytest
 from preempt_runtime.errors import BuildError
 from preempt_runtime.manifest import GraphSpec, TensorSpec
 from preemptc.backends import Tensors, Tolerance
-from preemptc.check import check_notes, check_segments, max_abs_diff, names_whole
+from preemptc.check import check_notes, check_segments, max_abs_diff
 from tests.unit.fake_bench import FakeBench
 
 Outputs = Mapping[str, Any]
@@ -139,7 +139,7 @@ def library_bench(
 def test_a_whole_network_that_is_built_wrong_does_not_condemn_the_segments() -> None:
     bench = library_bench(of(1.0, 100.0), [of(1.0, 40.0)], [of(1.0, 101.0), of(1.0, 100.5)])
     check = check_segments(bench, GRAPH, (1,), seed=0)
-    assert not names_whole(check.reference)
+    assert not check.is_against_whole
     assert "the network built in one piece differs from it by 60" in check.reference
     assert (check.bitwise, check.max_abs_diff, check.tolerance_frac) == (False, 1.0, 0.05)
     assert check.source_max_abs_diff == 1.0
@@ -161,5 +161,5 @@ def test_a_wrong_chain_of_a_right_whole_is_refused() -> None:
 
 def test_a_right_check_has_no_notes() -> None:
     check = check_segments(OutputBench([of(1.0)]), GRAPH, (1,), seed=0)
-    assert names_whole(check.reference)
+    assert check.is_against_whole
     assert check_notes(check) == ()
