@@ -1,9 +1,11 @@
 """Books: every unfinished job is in one queue, and what became of it is counted once."""
 
+import copy
 import threading
 from collections import deque
 from collections.abc import Callable
 
+from preempt_runtime.buffer_pool import DeviceOutputs
 from preempt_runtime.in_flight import Launch
 from preempt_runtime.instruments import Instruments
 from preempt_runtime.job import Job, Key
@@ -19,7 +21,8 @@ class Books:
     """Whose turn it may be, who waits behind whom, and who was blocked for how long.
 
     `in_flight` is what was launched and has not completed, the oldest first. `after_end` is called
-    with every job that has ended. Tasks are added on any thread, all else is the dispatcher's.
+    with every job that has ended; `returned`, on any thread, with the queue whose lent buffers came
+    back, and must see to it that the dispatcher calls `relist`. Tasks are added on any thread, all else is the dispatcher's.
     """
 
     def __init__(self, policy: Policy, now_ns: Callable[[], int], instruments: Instruments) -> None:
@@ -28,6 +31,7 @@ class Books:
         self.in_flight: deque[Launch] = deque()
         self.last: Job | None = None
         self.after_end: Callable[[Job], None] = lambda _: None
+        self.returned: Callable[[TaskQueue], None] = lambda _: None
         self.instruments = instruments
         self.free_ns = 0  # when the device last became free
         self._policy = policy
@@ -148,19 +152,19 @@ class Books:
                 self.hold(job, queue)
             return
         job.blocking_ns = queue.level.blocked_ns - job.blocked_before_ns
+        value = job.value
         job.end(state, now_ns, error)
+        if isinstance(value, DeviceOutputs):
+            if job.state is not JobState.FINISHED:
+                value.release()
+            elif self._busy is not None and self._busy.job is job:
+                self._busy.job = copy.copy(job)  # whoever has the handle holds the outputs, not we
+                self._busy.job.value = None
         self._settle(job, queue)
 
     def relist(self, queue: TaskQueue) -> None:
-        """Have the queue's first job of which something is left to launch among the ready ones.
-
-        It may have to wait for the buffers, until the job before it has ended. It is ready all the
-        same: else a less urgent job would be launched, and keep it waiting even longer.
-        """
-        jobs = queue.jobs
-        head = jobs[0] if jobs else None
-        if head is not None and head.is_held:
-            head = jobs[1] if len(jobs) > 1 else None
+        """Have the queue's head, and no other job of it, among the ready ones."""
+        head = queue.head()
         if head is not queue.listed:
             if queue.listed is not None:
                 self.ready.remove(queue.listed)
@@ -205,6 +209,9 @@ class Books:
 
     def _settle(self, job: Job, queue: TaskQueue) -> None:
         job.is_settled = True
+        if job.buffers is not None:
+            queue.pool.put(job.buffers)
+            job.buffers = None
         if self.last is job:
             self.last = None
         jobs = queue.jobs
@@ -227,5 +234,5 @@ class Books:
             with self._tasks_lock:
                 del self.queues[queue.task.name]
                 self._drop_unused(queue.level)
-            queue.buffers.close()
+            queue.pool.close()
             queue.removed.set()

@@ -5,7 +5,7 @@ in `preempt_runtime.backends` and is imported only when a bundle asks for it.
 """
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,19 @@ class JobBuffers(Protocol):
 
     def close(self) -> None:
         """Release the memory; none of it may be in use. Without effect the second time."""
+        ...
+
+
+@runtime_checkable
+class LendableBuffers(Protocol):
+    """Buffers whose outputs lie in a GPU's memory and can be used there."""
+
+    def leave_outputs(self) -> None:
+        """Copy no outputs to the host from now on."""
+        ...
+
+    def outputs_on_device(self, owner: object) -> dict[str, Any]:
+        """The outputs where they are, each with a `__cuda_array_interface__`; they keep `owner`."""
         ...
 
 

@@ -1,11 +1,13 @@
 """Dispatcher: the single-threaded heart of the executor. Pick, launch, wait for the oldest."""
 
 import contextlib
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 from preempt_runtime.agenda import Agenda
 from preempt_runtime.books import LATE_STATES, Books
+from preempt_runtime.buffer_pool import DeviceOutputs
 from preempt_runtime.clock import Clock
 from preempt_runtime.device import Array, Device
 from preempt_runtime.errors import PreemptError
@@ -16,6 +18,7 @@ from preempt_runtime.policies import Policy
 from preempt_runtime.records import JobState, SegmentRecord
 from preempt_runtime.task import Task, checked_inputs
 
+_log = logging.getLogger(__name__)
 _FINISHED, _FAILED = JobState.FINISHED, JobState.FAILED  # looked up once, as in job.py
 
 
@@ -24,8 +27,9 @@ class Dispatcher:
 
     At most `depth` segments are in flight. With more than one, the next is launched while one
     runs, so that the device need not wait for the host; an urgent job then waits for all of them.
-    `pre` and `post` run alone, when nothing is in flight. A picked job that cannot be launched yet
-    is waited for: nothing less urgent is launched in its place.
+    `pre` and `post` run alone, when nothing is in flight. A picked job that cannot be launched yet,
+    because all buffers of its task are with jobs in flight, is waited for: nothing less urgent is
+    launched in its place.
     """
 
     def __init__(
@@ -63,7 +67,7 @@ class Dispatcher:
             books.stop(job, queue, LATE_STATES[queue.task.late], start_ns)
             return True
         step = queue.steps[job.step_idx]
-        if self._in_flight and (isinstance(step, str) or queue.jobs[0] is not job):
+        if self._in_flight and (isinstance(step, str) or (step == 0 and not queue.pool.free)):
             self._complete_oldest()
             return True
         if not job.is_started:
@@ -105,29 +109,45 @@ class Dispatcher:
     def close_buffers(self) -> None:
         """Release the memory of every task that is still known; none of them may run again."""
         for queue in list(self._books.queues.values()):
-            queue.buffers.close()
+            queue.pool.close()
+            if num_lent := queue.pool.num_lent:
+                _log.warning(
+                    "task %s: outputs of %d jobs are held on the device; release them before their"
+                    " network is closed",
+                    queue.task.name,
+                    num_lent,
+                )
 
     def warm_up(self, queue: TaskQueue, inputs: Mapping[str, Array]) -> None:
-        """Run all steps of the task in its own buffers, on the device but in no books."""
+        """Run all steps of the task in each of its buffers, on the device but in no books."""
         self.complete_all()
         if queue.jobs and queue.jobs[0].is_started:
             raise PreemptError(
                 f"task {queue.task.name!r}: job {queue.jobs[0].id} is in its buffers;"
                 " let it end first"
             )
-        job = Job(id=-1, task=queue.task, inputs=inputs, release_ns=self._now_ns())
-        try:
-            for step in queue.steps:
-                if isinstance(step, int):
-                    self._launch(job, queue, step)
-                    self._device.wait()
-                    if step == queue.last_segment:
-                        job.value = queue.buffers.read_outputs()
-                else:
-                    self._call(job, queue.task, step)
-        except BaseException:
-            self.quiesce()
-            raise
+        for _ in range(len(queue.pool.free)):  # take gives each of them its turn
+            job = Job(id=-1, task=queue.task, inputs=inputs, release_ns=self._now_ns())
+            try:
+                self._run_alone(job, queue)
+            except BaseException:
+                self.quiesce()
+                raise
+            finally:
+                if job.buffers is not None:
+                    queue.pool.put(job.buffers)
+
+    def _run_alone(self, job: Job, queue: TaskQueue) -> None:
+        for step in queue.steps:
+            if isinstance(step, int):
+                self._launch(job, queue, step)
+                self._device.wait()
+                if step == queue.last_segment:
+                    self._read_outputs(job, queue)
+            else:
+                self._call(job, queue.task, step)
+        if isinstance(job.value, DeviceOutputs):
+            job.value.release()
 
     # Steps
 
@@ -161,12 +181,24 @@ class Dispatcher:
             self._books.hold(job, queue)
 
     def _launch(self, job: Job, queue: TaskQueue, segment_idx: int) -> None:
-        buffers = queue.buffers
         if segment_idx == 0:
             assert job.inputs is not None
-            buffers.write_inputs(job.inputs)
+            job.buffers = queue.pool.take()
+            job.buffers.write_inputs(job.inputs)
             job.inputs = None
+        buffers = job.buffers
+        assert buffers is not None
         self._device.launch(buffers, segment_idx, is_urgent=job.priority is not None)
+
+    def _read_outputs(self, job: Job, queue: TaskQueue) -> None:
+        """Give the job its outputs: copies, or what is in its buffers, which are lent with them."""
+        buffers = job.buffers
+        assert buffers is not None
+        if queue.task.outputs == "host":
+            job.value = buffers.read_outputs()
+        else:
+            job.value = queue.pool.lend(buffers, lambda: self._books.returned(queue))
+            job.buffers = None
 
     def _call(self, job: Job, task: Task, step: str) -> None:
         stream = self._device.stream(is_urgent=job.priority is not None)
@@ -179,8 +211,11 @@ class Dispatcher:
             job.inputs = checked_inputs(task, result)
         else:
             assert task.post is not None
-            result = task.post(job.value, stream)
+            outputs = job.value
+            result = task.post(outputs, stream)
             self._device.wait()
+            if isinstance(outputs, DeviceOutputs):
+                outputs.release()
             job.value = result
 
     def _complete_oldest(self) -> None:
@@ -191,7 +226,7 @@ class Dispatcher:
         try:
             self._device.wait(len(in_flight))
             if launch.step == launch.queue.last_segment and launch.job.fate is None:
-                launch.job.value = launch.queue.buffers.read_outputs()
+                self._read_outputs(launch.job, launch.queue)
         except Exception as err:
             error = err
         self._ended(launch, error)

@@ -17,13 +17,13 @@ from preempt_runtime.handle import JobHandle
 from preempt_runtime.inbox import Inbox
 from preempt_runtime.instruments import Instruments
 from preempt_runtime.integrity import check_books, counts_from_queue
-from preempt_runtime.job import NEVER_NS, Job
+from preempt_runtime.job import Job
 from preempt_runtime.mailbox import TaskQueue
 from preempt_runtime.ownership import Ownership
 from preempt_runtime.policies import Policy, check_needs
 from preempt_runtime.records import Instrument
+from preempt_runtime.run_loop import RunLoop
 from preempt_runtime.source import Arrivals, MakeInputs, Source
-from preempt_runtime.switch_interval import lowered_switch_interval
 from preempt_runtime.task import Task, checked_submission
 
 _log = logging.getLogger(__name__)
@@ -80,16 +80,13 @@ class Executor:
         self._books = Books(policy, clock.now_ns, Instruments(instruments))
         self._agenda = Agenda(self._books, clock.now_ns, self._new_job_id)
         self._dispatcher = Dispatcher(device, policy, clock, self._books, self._agenda, depth)
-        self._switch_interval_s = switch_interval_s
         self._inbox = Inbox()
+        self._books.returned = lambda queue: self._inbox.post(self._books.relist, queue)
+        self._loop = RunLoop(self._dispatcher, self._agenda, self._inbox, clock, switch_interval_s)
         self._tasks_lock = threading.Lock()
         self._ownership = Ownership()
         self._thread_lock = threading.Lock()  # guards `_thread` and whom `_is_stopping` means
         self._thread: threading.Thread | None = None
-        self._origin_ns: int | None = None
-        self._waiting_sources: list[Source] = []
-        self._is_stopping = False
-        self._drains = True
         self._is_closed = False
         self._crash: BaseException | None = None
 
@@ -110,7 +107,9 @@ class Executor:
         """Make a task known and allocate its buffers; also while the executor runs.
 
         Raises:
-            InputError: another task has that name, or it lacks what the policy needs.
+            InputError: another task has that name, it lacks what the policy needs, or its outputs
+                are to stay on a device that has them in host memory.
+            DeviceError: there is no memory for its buffers; nothing has changed.
             AdmissionError: with it a deadline might be missed; nothing has changed.
             PreemptError: the executor is closed.
         """
@@ -131,21 +130,17 @@ class Executor:
         on; jobs that are released already keep their deadlines.
 
         Raises:
-            InputError: there is no such task, it has another network, `pre` or `post`, or it lacks
-                what the policy needs.
+            InputError: there is no such task, it has another network, `pre`, `post`, number of
+                buffers or place of outputs, or it lacks what the policy needs.
             AdmissionError: changed so, a deadline might be missed; nothing has changed.
         """
         check_needs(self._policy, [task])
         with self._tasks_lock:
             queue = self._queue(task.name)
-            if (task.network, task.pre, task.post) != (
-                queue.task.network,
-                queue.task.pre,
-                queue.task.post,
-            ):
+            if _fixed_of(task) != _fixed_of(queue.task):
                 raise InputError(
-                    f"task {task.name!r}: its network, pre and post cannot change; remove the task"
-                    " and add another"
+                    f"task {task.name!r}: its network, pre, post, buffers and outputs cannot"
+                    " change; remove the task and add another"
                 )
             if self._admission is not None:
                 others = [other for other in self.tasks() if other.name != task.name]
@@ -176,7 +171,7 @@ class Executor:
             if self._ownership.reserve():
                 with self._ownership.reserved():
                     while not queue.removed.is_set():
-                        self._turn()
+                        self._loop.turn()
                     self._inbox.drain()  # what callbacks have posted in the last turn
             else:
                 queue.removed.wait(0.1)  # the run may end before it has seen the message
@@ -194,7 +189,7 @@ class Executor:
         """
         queue = self._queue(task_name)
         checked = checked_submission(queue.task, inputs)
-        if self._is_stopping:
+        if self._loop.is_stopping:
             raise PreemptError(f"task {task_name!r}: the executor is stopping; start it again")
         if release_ns is None:
             release_ns = self._clock.now_ns()
@@ -218,10 +213,10 @@ class Executor:
             InputError: there is no such task.
         """
         self._queue(task_name)
-        self._inbox.post(self._begin_source, Source(task_name, arrivals, make_inputs))
+        self._inbox.post(self._loop.begin_source, Source(task_name, arrivals, make_inputs))
 
     def warm_up(self, task_name: str, inputs: Mapping[str, Array], *, num_runs: int = 1) -> None:
-        """Run the task's segments in its own buffers, so that its first job is like every other.
+        """Run the task's segments in all its buffers, so that its first jobs are like every other.
 
         Between runs only. It counts as no job, and instruments do not see it.
 
@@ -243,6 +238,13 @@ class Executor:
         Exact on the dispatching thread and between runs.
         """
         return counts_from_queue(self._queue(task_name))
+
+    def num_held_outputs(self, task_name: str) -> int:
+        """Of how many jobs of a task the outputs are held on the device, and so their buffers.
+
+        Where it is as many as the task has buffers, its next job waits until one is released.
+        """
+        return self._queue(task_name).pool.num_lent
 
     def check_integrity(self) -> None:
         """Add up the books, between turns: every job is somewhere, and in one place.
@@ -266,12 +268,7 @@ class Executor:
         if not self._ownership.reserve():
             raise PreemptError("the executor runs already; stop it before you step it")
         with self._ownership.reserved():
-            return self._turn()
-
-    def _turn(self) -> bool:
-        if self._inbox.messages:
-            self._inbox.drain()
-        return self._dispatcher.turn()
+            return self._loop.turn()
 
     def run(
         self,
@@ -293,8 +290,8 @@ class Executor:
         """
         self._claim()
         with self._ownership.reserved():
-            self._drains = drain
-            self._dispatch(duration_ns, until)
+            self._loop.drains = drain
+            self._loop.run(duration_ns, until)
 
     def start(self) -> None:
         """Dispatch on a thread of its own until `stop`.
@@ -304,8 +301,8 @@ class Executor:
         """
         with self._thread_lock:
             self._claim()
-            self._drains = True
-            self._is_stopping = False
+            self._loop.drains = True
+            self._loop.is_stopping = False
             self._thread = threading.Thread(
                 target=self._dispatch_in_thread, name="preempt-dispatcher", daemon=True
             )
@@ -325,15 +322,15 @@ class Executor:
             thread = self._thread
             if thread is None:
                 return
-            self._drains = drain
-            self._is_stopping = True
+            self._loop.drains = drain
+            self._loop.is_stopping = True
             self._inbox.wake.set()
         if thread is threading.current_thread():
             return
         thread.join()
         with self._thread_lock:
             if self._thread is thread:  # else another stop was faster, and perhaps a start, too
-                self._is_stopping = False
+                self._loop.is_stopping = False
                 self._thread = None
         if self._crash is not None:
             raise self._crash
@@ -369,71 +366,16 @@ class Executor:
     def _dispatch_in_thread(self) -> None:
         with self._ownership.reserved():
             try:
-                self._dispatch(None, self._asked_to_stop)
+                self._loop.run(None, self._asked_to_stop)
             except BaseException as err:
                 self._crash = err
                 self._end_all()
                 _log.error("the dispatcher ended, all jobs are cancelled: %s", err)
 
     def _asked_to_stop(self) -> bool:
-        return self._is_stopping
-
-    def _dispatch(self, duration_ns: int | None, until: Callable[[], bool] | None) -> None:
-        origin_ns = self._clock.now_ns()
-        end_ns = None if duration_ns is None else origin_ns + duration_ns
-        try:
-            with lowered_switch_interval(self._switch_interval_s):
-                self._begin(origin_ns, end_ns)
-                self._turns(end_ns, until)
-                self._finish()
-        except BaseException:
-            self._dispatcher.quiesce()
-            self._inbox.drain()
-            self._dispatcher.cancel_all()
-            raise
-        finally:
-            self._is_stopping = False
-            self._origin_ns = None
-            self._agenda.horizon_ns = NEVER_NS
-
-    def _begin(self, origin_ns: int, end_ns: int | None) -> None:
-        self._inbox.drain()  # sources that were added before the run count from its start
-        self._origin_ns = origin_ns
-        if end_ns is not None:
-            self._agenda.horizon_ns = end_ns
-        sources, self._waiting_sources = self._waiting_sources, []
-        for source in sources:
-            self._agenda.start_source(source, origin_ns)
-
-    def _turns(self, end_ns: int | None, until: Callable[[], bool] | None) -> None:
-        is_bounded = end_ns is not None or until is not None
-        while until is None or not until():
-            if end_ns is not None and self._clock.now_ns() >= end_ns:
-                return
-            if self._turn():
-                continue
-            due_ns = self._agenda.next_due_ns()
-            if due_ns is None and not is_bounded:
-                return
-            self._clock.wait(end_ns if due_ns is None else due_ns, self._inbox.wake)
-
-    def _finish(self) -> None:
-        self._is_stopping = True
-        self._inbox.drain()
-        if self._agenda.horizon_ns == NEVER_NS:
-            self._agenda.horizon_ns = self._clock.now_ns()
-        self._agenda.close_sources()
-        while self._drains and self._turn():
-            pass
-        self._dispatcher.cancel_all()
+        return self._loop.is_stopping
 
     # Messages to the dispatching thread
-
-    def _begin_source(self, source: Source) -> None:
-        if self._origin_ns is None:
-            self._waiting_sources.append(source)
-        else:
-            self._agenda.start_source(source, self._clock.now_ns())
 
     def _cancel(self, job: Job) -> bool:
         is_cancelled = job.cancel(self._clock.now_ns())
@@ -459,3 +401,8 @@ def _check_same(admission: Admission, policy: Policy, depth: int) -> None:
             f"admission analyses policy {analysed[0]!r} at depth {analysed[1]}, the executor has"
             f" policy {policy.name!r} at depth {depth}; give both the same"
         )
+
+
+def _fixed_of(task: Task) -> tuple[object, ...]:
+    """What of a task its buffers and unfinished jobs rest on."""
+    return task.network, task.pre, task.post, task.buffers, task.outputs

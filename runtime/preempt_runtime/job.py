@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from preempt_runtime.device import Array
+from preempt_runtime.device import Array, JobBuffers
 from preempt_runtime.records import JobRecord, JobState
 from preempt_runtime.task import Task
 
@@ -101,6 +101,7 @@ class Job:
         "_callbacks",
         "blocked_before_ns",
         "blocking_ns",
+        "buffers",
         "deadline_ns",
         "due_ns",
         "end_ns",
@@ -139,6 +140,7 @@ class Job:
         self.task = task
         self.inputs: Mapping[str, Array] | None = inputs
         self.value: Any = None
+        self.buffers: JobBuffers | None = None  # from its first segment to its end
         self.error: Exception | None = None
         self.priority = task.priority
         self.is_best_effort = task.priority is None

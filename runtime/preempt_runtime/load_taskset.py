@@ -55,6 +55,7 @@ def task_from_spec(spec: TaskSpec, network: Network) -> Task:
         period_ns=spec.period_ns,
         jitter_ns=spec.jitter_ns,
         late=spec.late,
+        buffers=spec.buffers,
         check_inputs=spec.check_inputs,
     )
 

@@ -5,7 +5,7 @@ import threading
 from bisect import insort
 from operator import attrgetter
 
-from preempt_runtime.device import JobBuffers
+from preempt_runtime.buffer_pool import BufferPool
 from preempt_runtime.job import Job, Key
 from preempt_runtime.records import JobState
 from preempt_runtime.task import Task
@@ -31,13 +31,13 @@ class Level:
 class TaskQueue:
     """One task on the executor: its unfinished jobs, and what it counts.
 
-    Jobs of one task run one after another, so only `jobs[0]` can be ready or have started, and
-    one set of buffers serves them all. `newest_task` is the task as it was last changed; `task`
-    becomes that at the next preemption point.
+    Jobs of one task start in the order of release, and none before all of the one before it has
+    been launched. So those that have started come first in `jobs`, and of these all but the last
+    are wholly in flight; each has buffers from `pool`. `newest_task` is the task as it was last
+    changed; `task` becomes that at the next preemption point.
     """
 
     __slots__ = (
-        "buffers",
         "ended",
         "is_closed",
         "is_refusing",
@@ -48,6 +48,7 @@ class TaskQueue:
         "listed",
         "newest_task",
         "num_released",
+        "pool",
         "removed",
         "steps",
         "task",
@@ -59,7 +60,7 @@ class TaskQueue:
         self.task = self.newest_task = task
         self.level = level
         self.levels_above: tuple[Level, ...] = ()
-        self.buffers: JobBuffers = task.network.new_buffers()
+        self.pool = BufferPool(task)
         self.jobs: list[Job] = []
         self.listed: Job | None = None
         self.last_segment = num_segments - 1
@@ -71,9 +72,29 @@ class TaskQueue:
         self.is_closed = False
         self.removed = threading.Event()
 
+    def num_started(self) -> int:
+        """How many unfinished jobs have started; they are the first."""
+        count = 0
+        for job in self.jobs:
+            if not job.is_started:
+                break
+            count += 1
+        return count
+
+    def head(self) -> Job | None:
+        """The first job of which something is left to launch, unless it waits for lent buffers.
+
+        It may have to wait for those of a job that is in flight. It is the head all the same: else
+        a less urgent job would be launched, and keep it waiting even longer.
+        """
+        for job in self.jobs:
+            if not job.is_held:
+                return job if job.is_started or self.pool.has_any else None
+        return None
+
     def late_before(self, newer: Job, now_ns: int) -> list[Job]:
         """Jobs that have not started, are late and older than one that is about to come."""
-        first = 1 if self.jobs and self.jobs[0].is_started else 0
+        first = self.num_started()
         late = itertools.takewhile(
             lambda job: job.late_ns <= now_ns and job.release_ns <= newer.release_ns,
             itertools.islice(self.jobs, first, None),
@@ -82,7 +103,7 @@ class TaskQueue:
 
     def offer(self, job: Job) -> list[Job]:
         """Take the job in by its release; the jobs that must be skipped for it."""
-        first = 1 if self.jobs and self.jobs[0].is_started else 0
+        first = self.num_started()
         insort(self.jobs, job, lo=first, key=_by_release)
         if self.task.mailbox == "latest":
             keep = len(self.jobs) - 1

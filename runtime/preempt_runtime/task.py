@@ -13,6 +13,8 @@ from preempt_runtime.errors import InputError
 Mailbox = Literal["queue", "latest"]
 LatePolicy = Literal["run", "skip", "drop"]
 LATE: tuple[LatePolicy, ...] = ("run", "skip", "drop")
+Outputs = Literal["host", "device"]
+MAX_BUFFERS = 64
 Admit = Literal["refuse", "warn", "off"]
 ADMIT: tuple[Admit, ...] = ("refuse", "warn", "off")
 Pre = Callable[[Mapping[str, Array], object | None], Mapping[str, Array]]
@@ -21,7 +23,7 @@ Post = Callable[[dict[str, Array], object | None], Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """What releases jobs: one network, run for every job, one job after another.
+    """What releases jobs: one network, run for every job; jobs start in the order of release.
 
     `priority`: a larger one runs first; None is best effort, below every priority.
     `mailbox`: `queue` runs every job in release order; `latest` keeps only the newest job that has
@@ -37,6 +39,10 @@ class Task:
     Both run on the dispatcher as segments of their own, so they are non-preemptive and count;
     `pre_ns` and `post_ns` are the longest that they were seen to take, which admission asks for.
     `total_ns` is the longest that all segments were seen to take together, where that is known.
+    `buffers` is how many of its jobs may be in flight, each in buffers of its own: with more than
+    one, the next job's first segment may be launched behind the last segment of the one before.
+    `outputs`: `host` copies them, `device` leaves them where they are, for other libraries; a job's
+    result is then a `DeviceOutputs`, and its buffers are taken until that is released.
     `check_inputs` scans floating-point inputs for NaN at submit.
     """
 
@@ -54,6 +60,8 @@ class Task:
     pre_ns: int | None = None
     post_ns: int | None = None
     total_ns: int | None = None
+    buffers: int = 1
+    outputs: Outputs = "host"
     check_inputs: bool = False
     remaining_by_step_ns: tuple[int, ...] = field(init=False, repr=False, compare=False)
 
@@ -74,6 +82,14 @@ class Task:
         if self.max_pending is not None and self.max_pending < 1:
             raise InputError(
                 f"task {self.name!r}: max_pending {self.max_pending}, expected at least 1"
+            )
+        if not 1 <= self.buffers <= MAX_BUFFERS:
+            raise InputError(
+                f"task {self.name!r}: buffers {self.buffers}, expected 1 to {MAX_BUFFERS}"
+            )
+        if self.outputs not in ("host", "device"):
+            raise InputError(
+                f"task {self.name!r}: outputs {self.outputs!r}, expected 'host' or 'device'"
             )
         self._check_times()
         object.__setattr__(self, "remaining_by_step_ns", _remaining_by_step_ns(self))

@@ -18,7 +18,7 @@ from preempt_runtime.arrivals import (
 )
 from preempt_runtime.errors import InputError
 from preempt_runtime.schedulability.cuts import even_cut
-from preempt_runtime.task import LATE, LatePolicy, Mailbox
+from preempt_runtime.task import LATE, MAX_BUFFERS, LatePolicy, Mailbox
 from preempt_runtime.toml_table import TomlTable
 
 MAX_PRIORITY = 1_000_000
@@ -28,7 +28,7 @@ _MAX_PENDING = 1_000_000
 TASK_KEYS = (
     *("name", "bundle", "plan", "model", "profile", "cost", "segments", "max_segment"),
     *("point_cost", "priority", "best_effort", "period", "jitter", "deadline", "late", "mailbox"),
-    *("max_pending", "inputs", "seed", "check_inputs", "arrival"),
+    *("max_pending", "buffers", "inputs", "seed", "check_inputs", "arrival"),
 )
 
 
@@ -77,8 +77,8 @@ class TaskSpec:
     from, `max_segment_ns` the bound that it is to keep. `priority` is None for best effort, and
     where the policy needs none. `period_ns` is the least time between releases, None where they
     know none. `plan` is None where the bundle's own order decides, `inputs` where they are random;
-    `max_pending` is None for a queue without a bound. `arrival_file` is what recorded releases
-    were read from.
+    `max_pending` is None for a queue without a bound, `buffers` how many of its jobs may be in
+    flight. `arrival_file` is what recorded releases were read from.
     """
 
     name: str
@@ -101,6 +101,7 @@ class TaskSpec:
     period_ns: int | None = None
     jitter_ns: int = 0
     late: LatePolicy = "run"
+    buffers: int = 1
 
     @property
     def implicit_deadline_ns(self) -> int | None:
@@ -151,6 +152,7 @@ def read_task(
         period_ns=period_ns,
         jitter_ns=jitter_ns,
         late=_read_late(table, period_ns),
+        buffers=table.integer("buffers", 1, MAX_BUFFERS, default=1),
     )
 
 

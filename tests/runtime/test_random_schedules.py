@@ -46,6 +46,7 @@ def task_sets(draw: st.DrawFn) -> tuple[list[Task], list[tuple[int, str]]]:
             period_ns=draw(st.integers(1, 80)),
             late=draw(st.sampled_from(["run", "run", "skip", "drop"])),
             post=draw(st.sampled_from([None, None, lambda outputs, _: outputs])),
+            buffers=draw(st.sampled_from([1, 1, 2, 3])),
         )
         for idx in range(num_tasks)
     ]
@@ -96,6 +97,7 @@ def test_every_job_ends_once_and_the_device_never_idles_in_vain(
     else:
         assert found == lowest_ns
     _check_work_conserving(records, segments)
+    _check_order_of_release(segments, {job.job_id: job for job in records})
     _check_steps(records, segments, by_name)
     for idx, handle in enumerate(handles):
         if handle.state is JobState.FINISHED:
@@ -152,6 +154,16 @@ def _check_steps(
             assert job.end_ns is not None
             assert job.end_ns >= own[-1].end_ns
         assert (job.state is JobState.FINISHED) <= (len(own) == len(steps))
+
+
+def _check_order_of_release(segments: list[SegmentRecord], jobs: dict[int, JobRecord]) -> None:
+    """However many buffers a task has, none of its jobs runs before all of the one before it."""
+    last: dict[str, JobRecord] = {}
+    for seg in segments:
+        job, before = jobs[seg.job_id], last.get(seg.task)
+        if before is not None and before is not job:
+            assert (before.release_ns, before.job_id) < (job.release_ns, job.job_id)
+        last[seg.task] = job
 
 
 def _check_late(

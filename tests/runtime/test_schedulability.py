@@ -366,7 +366,7 @@ def test_totals_below_the_sum_of_maxima_are_bounds_too(policy: str) -> None:
     ],
 )
 def test_the_executor_keeps_the_bounds_too(policy: str, depth: int) -> None:
-    """The real dispatcher and policies, best effort behind everything."""
+    """The real dispatcher and policies, tasks with 1 to 3 buffers, best effort behind all."""
     rng = random.Random(f"{policy}/{depth}")
     num_jobs = num_near = 0
     for _ in range(NUM_EXECUTED_SETS):
@@ -375,7 +375,10 @@ def test_the_executor_keeps_the_bounds_too(policy: str, depth: int) -> None:
         )
         bounds = {b.name: b for b in analyse(tasks, policy, Assumptions(depth=depth)).tasks}
         for releases in list(release_patterns(rng, tasks, end_ns=200))[:2]:
-            for name, blocking_ns, response_ns in _executed(tasks, releases, policy, depth):
+            buffers = [rng.choice((1, 2, 3)) for _ in tasks]
+            for name, blocking_ns, response_ns in _executed(
+                tasks, releases, policy, depth, buffers
+            ):
                 bound = bounds[name]
                 if bound.response_ns is not None and bound.blocking_ns is not None:
                     assert response_ns <= bound.response_ns, (tasks, bound)
@@ -387,7 +390,11 @@ def test_the_executor_keeps_the_bounds_too(policy: str, depth: int) -> None:
 
 
 def _executed(
-    tasks: Sequence[AnalysedTask], releases_ns: dict[str, list[int]], policy: str, depth: int
+    tasks: Sequence[AnalysedTask],
+    releases_ns: dict[str, list[int]],
+    policy: str,
+    depth: int,
+    buffers: Sequence[int],
 ) -> list[tuple[str, int, int]]:
     """(task, blocking, response) of every job, on a virtual clock; best effort has 40 of them."""
     times_ns = {
@@ -401,8 +408,9 @@ def _executed(
                 priority=task.priority,
                 period_ns=task.period_ns,
                 relative_deadline_ns=task.deadline_ns,
+                buffers=num_buffers,
             )
-            for task in tasks
+            for task, num_buffers in zip(tasks, buffers, strict=True)
         ],
         sorted((at_ns, name) for name, each_ns in times_ns.items() for at_ns in each_ns),
         policy_from_name(policy),

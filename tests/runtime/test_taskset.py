@@ -261,6 +261,11 @@ def test_seeds_come_from_the_command_line_then_the_task_then_the_set(folder: Pat
         ),
         (
             "priority = 3",
+            "priority = 3\nbuffers = 65",
+            "key 'buffers': 65 is an integer, allowed an integer from 1 to 64",
+        ),
+        (
+            "priority = 3",
             'priority = 3\ninputs = "frames.txt"',
             "key 'inputs': found 'frames.txt', allowed 'random' or the path of a .npz file",
         ),
