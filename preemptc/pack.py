@@ -17,8 +17,9 @@ from preempt_runtime.manifest import (
     TensorSpec,
 )
 from preempt_runtime.manifest_json import json_from_manifest
+from preempt_runtime.network_memory import extension_from_engines
 from preemptc import __version__
-from preemptc.backends import Bench
+from preemptc.backends import Artefacts, Bench
 from preemptc.cache import sha256_of
 from preemptc.interface import GRAPH_ID, graph_spec, spec_of, tensor_info
 from preemptc.model import Lowered, Model
@@ -33,7 +34,7 @@ from preemptc.segments import Segment, boundary_names, segments_from_split_point
 PROFILE_FILE = "profile.json"
 PLAN_ID = "segments"
 WHOLE_PLAN_ID = "whole"
-EXTENSION = "preemptc"  # what was asked for, so that a device can plan again: see rebuild.py
+EXTENSION = "preemptc"  # what was asked for, so that a device can plan again (see rebuild.py)
 
 
 def pack(
@@ -89,7 +90,7 @@ def pack(
         artefacts=_artefacts(folder, elsewhere, lowered.key),
         check=check,
         toolchain=_toolchain(lowered),
-        extensions={EXTENSION: {"request": dict(request)}},
+        extensions={EXTENSION: {"request": dict(request), **_engine_memory(files, copies)}},
     )
     (folder / MANIFEST_NAME).write_text(json_from_manifest(manifest))
     return elsewhere
@@ -158,6 +159,16 @@ def pack_portable(
     )
     (folder / MANIFEST_NAME).write_text(json_from_manifest(manifest))
     return elsewhere
+
+
+def _engine_memory(files: Artefacts, sources: Mapping[str, Path]) -> dict[str, Any]:
+    """What the engines take on the device, for those who plan memory without it."""
+    engines = {
+        path: (files.memory[file].scratch_bytes, files.memory[file].weights_bytes)
+        for path, file in sources.items()
+        if file in files.memory
+    }
+    return extension_from_engines(engines) if engines else {}
 
 
 def _toolchain(lowered: Lowered) -> dict[str, str]:

@@ -7,7 +7,7 @@ measures as many segmentations as re-planning needs, and names the files that go
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Protocol
@@ -40,15 +40,25 @@ class Measurement:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EngineMemory:
+    """What an engine takes on the device: scratch memory of a run, and weights where it tells."""
+
+    scratch_bytes: int
+    weights_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Artefacts:
     """The device's files: of the whole network, of each segment, and those that they refer to.
 
-    The first two get names by what they are; `shared` keep theirs, beside the others.
+    The first two get names by what they are; `shared` keep theirs, beside the others. `memory` is
+    of those that are engines.
     """
 
     whole: Path
     segments: tuple[Path, ...]
     shared: tuple[Path, ...]
+    memory: Mapping[Path, EngineMemory] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,8 +9,10 @@ from typing import Any
 import click
 
 from preempt_runtime.bundle import Bundle, open_bundle
+from preempt_runtime.device import MAX_BUFFERS
 from preempt_runtime.errors import BundleError
 from preempt_runtime.manifest import CheckSpec, GraphSpec, Manifest, PlanSpec, TensorSpec
+from preempt_runtime.network_memory import memory_from_manifest
 from preempt_runtime.units import fmt_bytes
 from preemptc.commands.options import bundle_argument, json_option
 from preemptc.machine_speed import machine_speed, speed_notes
@@ -26,11 +28,15 @@ _PORTABLE = "portable"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contents:
-    """A bundle, its profile, and field by field whether each plan fits this machine."""
+    """A bundle, its profile, and field by field whether each plan fits this machine.
+
+    Memory is counted for `num_jobs` jobs in flight of one task.
+    """
 
     bundle: Bundle
     matches: Mapping[str, tuple[FieldMatch, ...]]
     profile: LatencyProfile | None
+    num_jobs: int = 1
 
     @property
     def node_names(self) -> tuple[str, ...] | None:
@@ -63,17 +69,25 @@ class Contents:
 
 @click.command("inspect")
 @bundle_argument
+@click.option(
+    "--jobs",
+    "num_jobs",
+    type=click.IntRange(1, MAX_BUFFERS),
+    default=1,
+    metavar="N",
+    help="Count the memory of so many jobs in flight of one task (its `buffers`); default 1.",
+)
 @json_option
-def command(bundle: Path, as_json: bool) -> None:
-    """Show what a bundle holds, and whether it fits this machine.
+def command(bundle: Path, num_jobs: int, as_json: bool) -> None:
+    """Show what a bundle holds, what its jobs take of memory, and whether it fits this machine.
 
     Only the manifest and the profile are read; `preemptc verify` checks every file.
     """
-    contents = read_contents(open_bundle(bundle))
+    contents = read_contents(open_bundle(bundle), num_jobs)
     show(document_of(contents), tables_of(contents), as_json=as_json)
 
 
-def read_contents(bundle: Bundle) -> Contents:
+def read_contents(bundle: Bundle, num_jobs: int = 1) -> Contents:
     """What `inspect` shows of a bundle.
 
     Raises:
@@ -96,7 +110,7 @@ def read_contents(bundle: Bundle) -> Contents:
         for plan in manifest.plans
         if plan.key is not None and plan.target in devices
     }
-    return Contents(bundle=bundle, matches=matches, profile=profile)
+    return Contents(bundle=bundle, matches=matches, profile=profile, num_jobs=num_jobs)
 
 
 def document_of(contents: Contents) -> Mapping[str, Any]:
@@ -112,6 +126,7 @@ def document_of(contents: Contents) -> Mapping[str, Any]:
             {
                 **dataclasses.asdict(plan),
                 "runnable_here": contents.is_runnable(plan),
+                "memory": _memory_document(contents, plan),
                 "key_match": [
                     {**dataclasses.asdict(field), "same": field.is_same}
                     for field in contents.matches.get(plan.id, ())
@@ -187,8 +202,56 @@ def _plan_table(contents: Contents, plan: PlanSpec) -> Table:
             "bound": fmt_bound(plan.bound_ns, plan.bound_quantile),
             "longest segment": longest_segment(plan),
             "chained": fmt_latency(plan.chained),
+            **_memory_facts(contents, plan),
         },
     )
+
+
+def _memory_document(contents: Contents, plan: PlanSpec) -> Mapping[str, Any] | None:
+    memory, num_jobs = memory_from_manifest(contents.manifest, plan), contents.num_jobs
+    if memory is None:
+        return None
+    return {
+        "jobs": num_jobs,
+        "engine_bytes": memory.engine_bytes,
+        "weights_bytes": memory.weights_bytes,
+        "scratch_bytes": memory.scratch_bytes,
+        "per_job": {
+            "contexts": memory.contexts_per_job,
+            "graphs": memory.contexts_per_job,
+            "device_bytes": memory.device_bytes_per_job,
+            "host_bytes": memory.host_bytes_per_job,
+        },
+        "contexts": num_jobs * memory.contexts_per_job,
+        "graphs": num_jobs * memory.contexts_per_job,
+        "device_bytes": memory.device_bytes(num_jobs) if memory.is_on_gpu else None,
+        "host_bytes": num_jobs * memory.host_bytes_per_job,
+    }
+
+
+def _memory_facts(contents: Contents, plan: PlanSpec) -> Mapping[str, str]:
+    """What the jobs of one task take; where the GPU shares the CPU's memory, pinned alone."""
+    memory, num_jobs = memory_from_manifest(contents.manifest, plan), contents.num_jobs
+    if memory is None:
+        return {}
+    label = "a job in flight" if num_jobs == 1 else f"{num_jobs} jobs in flight"
+    host = fmt_bytes(num_jobs * memory.host_bytes_per_job)
+    if not memory.is_on_gpu:
+        return {label: f"{host} of tensors"}
+    number = num_jobs * memory.contexts_per_job
+    device = fmt_bytes(num_jobs * memory.device_bytes_per_job)
+    scratch = "unknown" if memory.scratch_bytes is None else fmt_bytes(memory.scratch_bytes)
+    weights = (
+        "" if memory.weights_bytes is None else f" ({fmt_bytes(memory.weights_bytes)} weights)"
+    )
+    total = memory.device_bytes(num_jobs)
+    return {
+        "loaded once": f"engines {fmt_bytes(memory.engine_bytes)}{weights}, scratch {scratch}",
+        label: f"{number} contexts, {number} graphs, tensors {device}, pinned {host}",
+        "GPU memory": "unknown, build it again for its scratch memory"
+        if total is None
+        else f"{fmt_bytes(total)}, and what contexts and graphs take",
+    }
 
 
 def _key_tables(contents: Contents) -> Sequence[Table]:

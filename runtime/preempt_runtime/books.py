@@ -22,7 +22,8 @@ class Books:
 
     `in_flight` is what was launched and has not completed, the oldest first. `after_end` is called
     with every job that has ended; `returned`, on any thread, with the queue whose lent buffers came
-    back, and must see to it that the dispatcher calls `relist`. Tasks are added on any thread, all else is the dispatcher's.
+    back, and must see to it that the dispatcher calls `relist`. Tasks are added on any thread, all
+    else is the dispatcher's.
     """
 
     def __init__(self, policy: Policy, now_ns: Callable[[], int], instruments: Instruments) -> None:

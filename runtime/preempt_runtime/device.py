@@ -15,6 +15,7 @@ from preempt_runtime.manifest import GraphSpec, SegmentSpec
 
 Array = NDArray[Any]
 MAX_DEPTH = 16  # segments in flight; each one more blocks an urgent job longer
+MAX_BUFFERS = 64  # jobs of one task in flight, those whose outputs are held on the device included
 _DLPACK_CUDA = (2, 13)  # kDLCUDA, kDLCUDAManaged
 
 

@@ -7,14 +7,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from preempt_runtime.device import Array, Network, check_array, is_device_array
+from preempt_runtime.device import MAX_BUFFERS, Array, Network, check_array, is_device_array
 from preempt_runtime.errors import InputError
 
 Mailbox = Literal["queue", "latest"]
 LatePolicy = Literal["run", "skip", "drop"]
 LATE: tuple[LatePolicy, ...] = ("run", "skip", "drop")
 Outputs = Literal["host", "device"]
-MAX_BUFFERS = 64
 Admit = Literal["refuse", "warn", "off"]
 ADMIT: tuple[Admit, ...] = ("refuse", "warn", "off")
 Pre = Callable[[Mapping[str, Array], object | None], Mapping[str, Array]]

@@ -16,9 +16,10 @@ from preempt_runtime.arrivals import (
     Sporadic,
     first_too_early,
 )
+from preempt_runtime.device import MAX_BUFFERS
 from preempt_runtime.errors import InputError
 from preempt_runtime.schedulability.cuts import even_cut
-from preempt_runtime.task import LATE, MAX_BUFFERS, LatePolicy, Mailbox
+from preempt_runtime.task import LATE, LatePolicy, Mailbox
 from preempt_runtime.toml_table import TomlTable
 
 MAX_PRIORITY = 1_000_000

@@ -60,7 +60,9 @@ OURS = {
     "preemptc/backends/tensorrt/groups.py": ("layer",),
     "preemptc/backends/tensorrt/lower.py": ("layer",),
     "runtime/preempt_runtime/backends/tensorrt.py": ("context",),
+    "runtime/preempt_runtime/backends/trt_bind.py": ("tensor",),
     "runtime/preempt_runtime/backends/trt_buffers.py": ("tensor",),
+    "runtime/preempt_runtime/backends/trt_memory.py": ("network",),
     "runtime/preempt_runtime/backends/trt_tensors.py": ("tensor",),
 }
 # By class, and by enumeration whose members are computed: the versions that must have a member.
@@ -87,6 +89,7 @@ NEEDED: dict[str, dict[str, frozenset[str]]] = {
         "create_execution_context_without_device_memory": BEFORE_11,
         "device_memory_size": BEFORE_11,
         "device_memory_size_v2": ALL,
+        "get_engine_stat": ALL - {"10.3.0", "10.13.3.9"},
         "get_tensor_components_per_element": ALL,
         "get_tensor_dtype": ALL,
         "get_tensor_mode": ALL,

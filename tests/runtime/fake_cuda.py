@@ -60,8 +60,9 @@ class FakeDriver:
         self.current = 0
         self.memory_bytes = memory_bytes
         self.spoils_capture = False
-        self.attributes = {16: 14, 17: 0, 18: 1, 20: 0, 75: 8, 76: 7, 90: 1}
+        self.attributes = {16: 14, 17: 0, 18: 0, 20: 0, 75: 8, 76: 7, 90: 1}
         self._blocks: dict[int, Any] = {}
+        self._mapped: set[int] = set()
         self._capturing: dict[int, list[Work]] = {}
         self._graphs: dict[int, list[Work]] = {}
         self._ids = itertools.count(1)
@@ -144,6 +145,9 @@ class FakeDriver:
     def cuCtxGetCurrent(self) -> tuple[int, int]:
         return 0, self.current
 
+    def cuCtxSynchronize(self) -> tuple[int]:
+        return (0,)
+
     # Streams and events
 
     def cuCtxGetStreamPriorityRange(self) -> tuple[int, int, int]:
@@ -198,7 +202,15 @@ class FakeDriver:
         return self._gone(pointer, "memory")
 
     def cuMemHostAlloc(self, num_bytes: int, flags: int) -> tuple[int, int]:
-        return 0, self._block(num_bytes, "pinned memory")
+        pointer = self._block(num_bytes, "pinned memory")
+        if flags & 2:  # CU_MEMHOSTALLOC_DEVICEMAP
+            self._mapped.add(pointer)
+        return 0, pointer
+
+    def cuMemHostGetDevicePointer(self, pointer: int, flags: int) -> tuple[int, int | None]:
+        if pointer not in self._mapped or flags != 0:
+            return INVALID_VALUE, None
+        return 0, pointer
 
     def cuMemFreeHost(self, pointer: int) -> tuple[int]:
         return self._gone(pointer, "pinned memory")

@@ -66,6 +66,10 @@ class Strategy(Enum):
     USER_MANAGED = 2
 
 
+class EngineStat(Enum):
+    TOTAL_WEIGHTS_SIZE = 0
+
+
 def blob_of(
     inputs: Sequence[TensorSpec],
     outputs: Sequence[TensorSpec],
@@ -117,6 +121,8 @@ class FakeTensorRT:
         module.Runtime = lambda logger: Runtime(self, logger)
         if self.version >= (10, 0):
             module.ExecutionContextAllocationStrategy = Strategy
+        if self.version >= (10, 16):
+            module.EngineStat = EngineStat
         self.module = module
 
 
@@ -138,7 +144,8 @@ class Runtime:
         if blob.startswith(b'{"raise'):
             raise RuntimeError("pybind11 says no")
         kinds: dict[tuple[int, ...], type[Engine]] = {(8, 6): Engine8, (10, 0): Engine10}
-        return kinds.get(self._trt.version, Engine103)(self._trt, self._logger, fields)
+        newest = Engine1016 if self._trt.version >= (10, 16) else Engine103
+        return kinds.get(self._trt.version, newest)(self._trt, self._logger, fields)
 
 
 class Engine:
@@ -213,6 +220,11 @@ class Engine103(Engine):
 
     def create_execution_context(self, strategy: Strategy = Strategy.STATIC) -> Any:
         return self.new_context(Context103, f"context {strategy.name}")
+
+
+class Engine1016(Engine103):
+    def get_engine_stat(self, stat: EngineStat) -> int:
+        return {EngineStat.TOTAL_WEIGHTS_SIZE: 40}[stat]
 
 
 class Context:

@@ -5,6 +5,7 @@ import hashlib
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -128,7 +129,10 @@ def write_both_plans(
 
 
 def write_bundle(
-    root: Path, fields: Mapping[str, str | int] = FIELDS, contents: Sequence[bytes] | None = None
+    root: Path,
+    fields: Mapping[str, str | int] = FIELDS,
+    contents: Sequence[bytes] | None = None,
+    extensions: Mapping[str, Any] | None = None,
 ) -> Bundle:
     """A bundle of the three engines, and a file more under their key."""
     key = hash_key(fields)
@@ -171,6 +175,7 @@ def write_bundle(
         ),
         check=None,
         toolchain={},
+        extensions=extensions or {},
     )
     for path, content in files.items():
         (root / path).parent.mkdir(parents=True, exist_ok=True)

@@ -196,7 +196,7 @@ def test_buffers_and_outputs_cannot_change() -> None:
     world = World(task("t", 3))
     (own,) = world.executor.tasks()
     for changed in ({"buffers": 2}, {"outputs": "device"}):
-        other = Task(name="t", network=own.network, **changed)  # type: ignore[arg-type]
+        other = Task(name="t", network=own.network, **changed)
         with pytest.raises(InputError, match="buffers and outputs cannot change; remove the task"):
             world.executor.change_task(other)
 

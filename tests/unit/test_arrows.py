@@ -21,6 +21,7 @@ HOST_MAY_IMPORT = {
     "manifest",
     "manifest_check",
     "manifest_json",
+    "network_memory",
     "output_file",
     "plan_choice",
     "schedulability",

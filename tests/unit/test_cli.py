@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import signal
@@ -703,6 +704,25 @@ def test_inspect_tells_what_a_bundle_holds(run: Run, bundle: Path) -> None:
 def _other_machine(target: targets.Target) -> LocalDevice:
     fields = {**local_device(CPU).fields, "isa": "sse2"}
     return LocalDevice(target=target, fields=fields, num_cores=1, unavailable=None)
+
+
+def test_inspect_counts_what_jobs_in_flight_take(run: Run, bundle: Path) -> None:
+    one, three = (run.json("inspect", bundle, *more)["plans"][0] for more in ((), ("--jobs", "3")))
+    graph = run.json("inspect", bundle)["graphs"][0]
+    sizes = {"float32": 4}
+    tensors = [*graph["inputs"], *graph["outputs"], *one["boundaries"]]
+    num_bytes = sum(sizes[spec["dtype"]] * math.prod(spec["shape"]) for spec in tensors)
+    assert one["memory"]["per_job"] == three["memory"]["per_job"]
+    assert one["memory"]["per_job"] == {
+        "contexts": 0,
+        "graphs": 0,
+        "device_bytes": 0,
+        "host_bytes": num_bytes,
+    }
+    assert (one["memory"]["jobs"], three["memory"]["jobs"]) == (1, 3)
+    assert three["memory"]["host_bytes"] == 3 * num_bytes
+    assert "3 jobs in flight" in run("inspect", bundle, "--jobs", "3").stdout
+    assert run("inspect", bundle, "--jobs", "65").exit_code == 2
 
 
 def test_inspect_names_the_field_that_differs(

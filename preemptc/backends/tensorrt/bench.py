@@ -10,11 +10,18 @@ from typing import Any
 import numpy as np
 
 from preempt_runtime.backends.cuda import Stream, open_cuda
-from preempt_runtime.backends.tensorrt import Scratch, TrtBuffers, bind, deserialize
+from preempt_runtime.backends.tensorrt import (
+    Scratch,
+    TrtBuffers,
+    bind,
+    deserialize,
+    scratch_bytes,
+    weights_bytes,
+)
 from preempt_runtime.errors import BuildError, DeviceError
 from preempt_runtime.inputs import random_inputs
 from preempt_runtime.manifest import TensorSpec
-from preemptc.backends import Artefacts, Measurement, Tensors, Tolerance
+from preemptc.backends import Artefacts, EngineMemory, Measurement, Tensors, Tolerance
 from preemptc.backends.reference import SourceReference
 from preemptc.backends.stats import latency_from_samples
 from preemptc.backends.tensorrt.engine_builder import EngineBuilder
@@ -56,6 +63,7 @@ class TrtBench:
         self._source = SourceReference(model.path)
         self._format: str | None = None
         self._whole: TrtBuffers | None = None
+        self._whole_engine: Any = None
         self._scratches: dict[int, Scratch] = {}
         self._chains: dict[tuple[int, ...], TrtBuffers] = {}
         self.num_built = 0
@@ -75,7 +83,7 @@ class TrtBench:
             self._release(buffers)
         self._chains.clear()
         self._engines.clear()
-        self._whole = None
+        self._whole = self._whole_engine = None
         self._stream.close()
         self._cuda.close()
 
@@ -212,18 +220,26 @@ class TrtBench:
     def artefacts(self, split_points: Sequence[int]) -> Artefacts:
         """The engines of the whole network and of the segments."""
         segments = self._segments(split_points)
+        paths = tuple(self.build(segment.start, segment.end) for segment in segments)
+        whole = self._folder / WHOLE_ENGINE
+        self._whole_buffers()
+        engines = {whole: self._whole_engine}
+        for segment, path in zip(segments, paths, strict=True):
+            tensor_format = self._format or FORMATS[0]
+            engines[path] = self._engines[segment.start, segment.end, tensor_format]
         return Artefacts(
-            whole=self._folder / WHOLE_ENGINE,
-            segments=tuple(self.build(segment.start, segment.end) for segment in segments),
+            whole=whole,
+            segments=paths,
             shared=(),
+            memory={path: _memory_of(engine) for path, engine in engines.items()},
         )
 
     def _whole_buffers(self) -> TrtBuffers:
         if self._whole is None:
             path = self._folder / WHOLE_ENGINE
-            engine = deserialize(path.read_bytes(), path.name)
-            graph = self._lowered.graph
-            self._whole = self._bind([engine], [(graph.inputs, graph.outputs)], ())
+            self._whole_engine = deserialize(path.read_bytes(), path.name)
+            interface = (self._lowered.graph.inputs, self._lowered.graph.outputs)
+            self._whole = self._bind([self._whole_engine], [interface], ())
         return self._whole
 
     def _chain(self, split_points: Sequence[int]) -> TrtBuffers:
@@ -269,3 +285,7 @@ class TrtBench:
         for idx in range(len(buffers.graphs)):
             buffers.launch(idx, self._stream)
         self._stream.synchronize()
+
+
+def _memory_of(engine: Any) -> EngineMemory:
+    return EngineMemory(scratch_bytes=scratch_bytes(engine), weights_bytes=weights_bytes(engine))

@@ -4,16 +4,9 @@ Every handle is a context manager, and nothing is released before its `close`. `
 raises: what the driver then says goes to the log, so that the rest can still be closed.
 """
 
-import ctypes
-import logging
 import time
-from abc import abstractmethod
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any, Literal
-
-import numpy as np
-from numpy.typing import NDArray
 
 from preempt_runtime.backends.cuda_driver import (
     GpuProperties,
@@ -24,8 +17,9 @@ from preempt_runtime.backends.cuda_driver import (
     gpu_properties,
     raw_call,
 )
+from preempt_runtime.backends.cuda_handle import Handle
+from preempt_runtime.backends.cuda_memory import DeviceMemory, PinnedMemory
 from preempt_runtime.errors import DeviceError
-from preempt_runtime.units import fmt_bytes
 
 __all__ = [
     "CudaContext",
@@ -42,51 +36,13 @@ __all__ = [
     "open_cuda",
 ]
 
-_log = logging.getLogger("preempt_runtime.backends.cuda")
 _SPIN_NS = 200_000
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING
 _DISABLE_TIMING = 2  # CU_EVENT_DISABLE_TIMING
-_PORTABLE = 1  # CU_MEMHOSTALLOC_PORTABLE
 _NOT_READY = 600  # CUDA_ERROR_NOT_READY
-_LEGACY_STREAM = 0
 
 
-class _Handle:
-    """Something of the driver's that must be given back, once, from any thread."""
-
-    def __init__(self, raw: Any) -> None:
-        self._raw = raw
-        self._is_open = True
-        self._home = call("cuCtxGetCurrent")
-
-    @abstractmethod
-    def _destroy(self) -> None: ...
-
-    def close(self) -> None:
-        """Give it back; without effect the second time."""
-        if not self._is_open:
-            return
-        self._is_open = False
-        try:
-            if not int(call("cuCtxGetCurrent")):
-                raw_call("cuCtxSetCurrent", self._home)
-            self._destroy()
-        except DeviceError as err:
-            _log.warning("closing a %s: %s", type(self).__name__, err)
-
-    def __enter__(self) -> Any:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        err: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-
-class CudaContext(_Handle):
+class CudaContext(Handle):
     """The primary context of device 0, which TensorRT and other libraries use too."""
 
     def __init__(self) -> None:
@@ -125,8 +81,16 @@ class CudaContext(_Handle):
         return self.properties.is_integrated
 
     def free_bytes(self) -> int:
-        """Memory that nobody has allocated now."""
+        """Memory that nobody has allocated now, on the device as a whole."""
         return int(call("cuMemGetInfo")[0])
+
+    def synchronize(self) -> None:
+        """Return when all work in this context has completed.
+
+        Raises:
+            DeviceError: some of it failed.
+        """
+        call("cuCtxSynchronize")
 
     def make_current(self) -> None:
         """Let the calling thread use it."""
@@ -147,7 +111,7 @@ def open_cuda() -> CudaContext:
     return CudaContext()
 
 
-class Stream(_Handle):
+class Stream(Handle):
     """A stream of the highest or lowest priority that does not wait for the default stream."""
 
     def __init__(self, *, priority: Literal["high", "low"]) -> None:
@@ -177,7 +141,7 @@ class Stream(_Handle):
         call("cuStreamDestroy", self._raw)
 
 
-class Event(_Handle):
+class Event(Handle):
     """A point in a stream that can be asked for and waited for."""
 
     def __init__(self, *, timing: bool) -> None:
@@ -221,59 +185,13 @@ class Event(_Handle):
         call("cuEventDestroy", self._raw)
 
 
-class DeviceMemory(_Handle):
-    """A block of device memory, aligned to 256 bytes; its content is undefined."""
-
-    def __init__(self, num_bytes: int) -> None:
-        self.num_bytes = num_bytes
-        super().__init__(_allocate("device", num_bytes, "cuMemAlloc"))
-        self.pointer = int(self._raw)
-
-    def fill(self, byte: int) -> None:
-        """Set every byte, and return when that is done."""
-        if self.num_bytes:
-            call("cuMemsetD8", self._raw, byte, self.num_bytes)
-            call("cuStreamSynchronize", _LEGACY_STREAM)  # what no other stream waits for
-
-    def _destroy(self) -> None:
-        call("cuMemFree", self._raw)
-
-
-class PinnedMemory(_Handle):
-    """Host memory that the device can copy from and to without the CPU.
-
-    `array` is a view; whoever keeps a view of it must drop it before `close`.
-    """
-
-    def __init__(self, num_bytes: int) -> None:
-        self.num_bytes = num_bytes
-        super().__init__(_allocate("pinned host", num_bytes, "cuMemHostAlloc", _PORTABLE))
-        self.pointer = int(self._raw)
-        block = (ctypes.c_uint8 * max(1, num_bytes)).from_address(self.pointer)
-        self.array: NDArray[np.uint8] = np.ctypeslib.as_array(block)[:num_bytes]
-
-    def _destroy(self) -> None:
-        self.array = np.empty(0, np.uint8)
-        call("cuMemFreeHost", self._raw)
-
-
-def _allocate(kind: str, num_bytes: int, function: str, *args: object) -> Any:
-    try:
-        return call(function, max(1, num_bytes), *args)
-    except (DeviceError, OverflowError) as err:  # by how far it exceeds the memory
-        raise DeviceError(
-            f"no {kind} memory for {fmt_bytes(num_bytes)} ({err});"
-            " run fewer or smaller networks, or free what other processes hold"
-        ) from err
-
-
 def copy_async(dst: int, src: int, num_bytes: int, stream: Stream) -> None:
     """Enqueue a copy between device or pinned host addresses, in either direction."""
     if num_bytes:
         call("cuMemcpyAsync", dst, src, num_bytes, stream._raw)
 
 
-class GraphExec(_Handle):
+class GraphExec(Handle):
     """A captured sequence of work that one call launches."""
 
     def __init__(self, raw: Any, num_nodes: int) -> None:

@@ -7,12 +7,16 @@ from typing import Any
 
 import numpy as np
 
+from preempt_runtime.backends.cuda_driver import call
+from preempt_runtime.buffer_pool import Lease
 from preempt_runtime.device import is_dlpack_on_cuda
-from preempt_runtime.errors import InputError
+from preempt_runtime.errors import DeviceError, InputError
 from preempt_runtime.manifest import ITEM_BYTES
 from preempt_runtime.strict_json import brief
 
 _DLPACK_KINDS = {0: "int", 1: "uint", 2: "float", 4: "bfloat", 6: "bool"}
+_DLPACK_BRAIN = 4
+_DLPACK_CUDA = 2
 _LEGACY_STREAM = 1
 
 
@@ -20,7 +24,9 @@ _LEGACY_STREAM = 1
 class DeviceArray:
     """A dense array in device memory that `owner` keeps alive.
 
-    `stream` is the handle of the stream that writes it; None: it is written already.
+    `stream` is the handle of the stream that writes it; None: it is written already. Others take it
+    by `__cuda_array_interface__` or DLPack, without a copy. Of an owner that can be released, it
+    cannot be taken afterwards.
     """
 
     pointer: int
@@ -37,6 +43,7 @@ class DeviceArray:
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
         """The protocol of CuPy, Numba, PyTorch and pycuda, version 3."""
+        self._check_held()
         is_brain = self.dtype == "bfloat16"  # for which the protocol has no name
         return {
             "shape": self.shape,
@@ -46,6 +53,44 @@ class DeviceArray:
             "stream": self.stream,
             "version": 3,
         }
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        """Device 0 of CUDA."""
+        return _DLPACK_CUDA, 0
+
+    def __dlpack__(
+        self,
+        *,
+        stream: int | None = None,
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None,
+        copy: bool | None = None,
+    ) -> Any:
+        """A capsule that keeps this array; what writes it has ended, so any stream may read it.
+
+        Raises:
+            BufferError: it is asked for on another device, or as a copy.
+        """
+        self._check_held()
+        if copy or dl_device not in (None, self.__dlpack_device__()):
+            raise BufferError("it is given as it is, on CUDA device 0; copy it from there")
+        if self.stream is not None:
+            call("cuStreamSynchronize", self.stream)
+        # numpy makes the capsule and frees it; it never looks at the memory.
+        block = (ctypes.c_uint8 * max(1, self.num_bytes)).from_address(self.pointer)
+        block.owner = self
+        is_brain = self.dtype == "bfloat16"
+        flat = np.ctypeslib.as_array(block)[: self.num_bytes]
+        capsule = flat.view("u2" if is_brain else self.dtype).reshape(self.shape).__dlpack__()
+        tensor = _tensor_of(capsule)
+        tensor.device_type, tensor.device_id = self.__dlpack_device__()
+        if is_brain:
+            tensor.code = _DLPACK_BRAIN
+        return capsule
+
+    def _check_held(self) -> None:
+        if isinstance(self.owner, Lease) and self.owner.is_released:
+            raise DeviceError("these outputs were released, another job may be in their memory")
 
 
 def checked_device_array(
@@ -58,7 +103,12 @@ def checked_device_array(
     Raises:
         InputError: another dtype or shape, or not dense.
     """
-    found = _from_dlpack(name, value) if is_dlpack_on_cuda(value) else _from_interface(name, value)
+    if isinstance(value, DeviceArray):
+        found = _from_interface(name, value)
+    elif is_dlpack_on_cuda(value):
+        found = _from_dlpack(name, value)
+    else:
+        found = _from_interface(name, value)
     if found.dtype != dtype or found.shape != shape:
         raise InputError(
             f"input {name!r}: found {found.dtype} {list(found.shape)} in device memory,"
@@ -105,12 +155,9 @@ class _DLTensor(ctypes.Structure):
 
 
 def _from_dlpack(name: str, value: Any) -> DeviceArray:
-    capsule = value.__dlpack__(stream=_LEGACY_STREAM)
     # A capsule that is not consumed frees its tensor when it goes, so it is kept as the owner.
-    get_pointer = ctypes.pythonapi.PyCapsule_GetPointer
-    get_pointer.restype = ctypes.c_void_p
-    get_pointer.argtypes = (ctypes.py_object, ctypes.c_char_p)
-    tensor = _DLTensor.from_address(get_pointer(capsule, b"dltensor"))
+    capsule = value.__dlpack__(stream=_LEGACY_STREAM)
+    tensor = _tensor_of(capsule)
     kind = _DLPACK_KINDS.get(tensor.code, f"kind{tensor.code}_")
     dtype = "bool" if kind == "bool" else f"{kind}{tensor.bits}"
     shape = tuple(tensor.shape[axis] for axis in range(tensor.ndim))
@@ -124,6 +171,13 @@ def _from_dlpack(name: str, value: Any) -> DeviceArray:
         stream=_LEGACY_STREAM,
         owner=(value, capsule),
     )
+
+
+def _tensor_of(capsule: object) -> _DLTensor:
+    get_pointer = ctypes.pythonapi.PyCapsule_GetPointer
+    get_pointer.restype = ctypes.c_void_p
+    get_pointer.argtypes = (ctypes.py_object, ctypes.c_char_p)
+    return _DLTensor.from_address(get_pointer(capsule, b"dltensor"))
 
 
 def _check_dense(

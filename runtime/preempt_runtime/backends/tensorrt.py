@@ -8,8 +8,14 @@ from typing import Any, Literal
 
 from preempt_runtime.backends.cuda import CudaContext, Event, Stream, open_cuda
 from preempt_runtime.backends.gpu_hazards import hazards
-from preempt_runtime.backends.trt_buffers import TrtBuffers, bind
-from preempt_runtime.backends.trt_context import Scratch, new_context
+from preempt_runtime.backends.trt_bind import bind
+from preempt_runtime.backends.trt_buffers import TrtBuffers
+from preempt_runtime.backends.trt_context import (
+    Scratch,
+    new_context,
+    scratch_bytes,
+    weights_bytes,
+)
 from preempt_runtime.backends.trt_library import (
     EngineLogger,
     deserialize,
@@ -17,10 +23,12 @@ from preempt_runtime.backends.trt_library import (
     library_version,
     local_fields,
 )
+from preempt_runtime.backends.trt_tensors import stored_specs
 from preempt_runtime.bundle import Bundle, choose_plan
 from preempt_runtime.device import MAX_DEPTH, JobBuffers
 from preempt_runtime.errors import BundleError, DeviceError
 from preempt_runtime.manifest import GraphSpec, PlanSpec, SegmentSpec
+from preempt_runtime.network_memory import NetworkMemory
 
 __all__ = [
     "EngineLogger",
@@ -35,6 +43,8 @@ __all__ = [
     "library_version",
     "local_fields",
     "new_context",
+    "scratch_bytes",
+    "weights_bytes",
 ]
 
 
@@ -48,16 +58,23 @@ class TrtNetwork:
         graph: GraphSpec,
         plan: PlanSpec,
         engines: tuple[Any, ...],
+        engine_bytes: int,
         context: CudaContext,
         stream: Stream,
+        zero_copy: bool,
     ) -> None:
         self.name = name
         self.graph = graph
         self.plan = plan
         self._engines = engines
+        self._engine_bytes = engine_bytes
         self._context = context
         self._stream = stream
-        self._scratch = Scratch(engines)
+        self._zero_copy = zero_copy
+        try:
+            self._scratch = Scratch(engines)
+        except DeviceError as err:
+            raise DeviceError(f"{name}: scratch memory of its segments: {err}") from err
 
     @property
     def segments(self) -> tuple[SegmentSpec, ...]:
@@ -71,16 +88,42 @@ class TrtNetwork:
             DeviceError: no memory, or TensorRT or the driver refused.
         """
         self._context.make_current()
-        interfaces = [(segment.inputs, segment.outputs) for segment in self.plan.segments]
         return bind(
             self._engines,
-            interfaces,
+            self._interfaces,
             self.graph,
             self.plan.boundaries,
             self.name,
             self._scratch,
             self._stream,
+            zero_copy=self._zero_copy,
         )
+
+    def memory(self) -> NetworkMemory:
+        """What it takes, once and for each job, as TensorRT and the plan tell it.
+
+        `measure_memory` of trt_memory asks the driver instead.
+        """
+        stored = stored_specs(self._engines, self._interfaces, self.graph, self.plan.boundaries)
+        interface = {spec.name for spec in (*self.graph.inputs, *self.graph.outputs)}
+        weights = [weights_bytes(engine) for engine in self._engines]
+        known = [num_bytes for num_bytes in weights if num_bytes is not None]
+        sizes = {name: spec.num_bytes for name, spec in stored.items()}
+        interface_bytes = sum(sizes[name] for name in interface)
+        return NetworkMemory(
+            backend="tensorrt",
+            num_segments=len(self._engines),
+            engine_bytes=self._engine_bytes,
+            weights_bytes=sum(known) if len(known) == len(weights) else None,
+            scratch_bytes=self._scratch.num_bytes,
+            boundary_bytes=sum(sizes.values()) - interface_bytes,
+            interface_bytes=interface_bytes,
+            is_zero_copy=self._zero_copy,
+        )
+
+    @property
+    def _interfaces(self) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
+        return [(segment.inputs, segment.outputs) for segment in self.plan.segments]
 
     def close(self) -> None:
         """Release the engines and the scratch memory; no job may be in flight."""
@@ -105,16 +148,22 @@ class TrtDevice:
 
     Segments run in the order of their launches all the same. Each has an event of its own, so
     that the host can wait for the oldest while the next ones are in flight.
+
+    Args:
+        zero_copy: whether inputs and outputs lie in host memory that the GPU reaches, instead of
+            being copied; None: if they share one memory, as on a Jetson.
     """
 
     max_depth = MAX_DEPTH
 
-    def __init__(self) -> None:
+    def __init__(self, *, zero_copy: bool | None = None) -> None:
         self._thread: int | None = None
         self._in_flight: deque[Event] = deque()
         self._unused: list[Event] = []
         with ExitStack() as stack:
             self._context = stack.enter_context(open_cuda())
+            integrated = self._context.is_integrated
+            self.is_zero_copy = integrated if zero_copy is None else zero_copy
             self._urgent = _open_lane(stack, "high")
             self._other = _open_lane(stack, "low")
             self._last = self._other
@@ -138,17 +187,20 @@ class TrtDevice:
             bundle.verified_path(artefact.path)
         self._context.make_current()
         name = bundle.root.name
-        engines = tuple(
-            deserialize(bundle.read_bytes(segment.path), f"{name}: {segment.path}")
-            for segment in plan.segments
-        )
+        engines, engine_bytes = [], 0
+        for segment in plan.segments:
+            blob = bundle.read_bytes(segment.path)
+            engines.append(deserialize(blob, f"{name}: {segment.path}"))
+            engine_bytes += len(blob)
         return TrtNetwork(
             name=name,
             graph=next(graph for graph in bundle.manifest.graphs if graph.id == plan.graph),
             plan=plan,
-            engines=engines,
+            engines=tuple(engines),
+            engine_bytes=engine_bytes,
             context=self._context,
             stream=self._other.stream,
+            zero_copy=self.is_zero_copy,
         )
 
     def launch(self, buffers: JobBuffers, segment_idx: int, *, is_urgent: bool) -> None:
@@ -200,6 +252,16 @@ class TrtDevice:
                 f"{self.name}: launched work failed: {error};"
                 " if this repeats, start the process again"
             ) from error
+
+    def free_bytes(self) -> int:
+        """Memory of the whole GPU that nobody has allocated, once all work has completed.
+
+        Raises:
+            DeviceError: the driver's own text.
+        """
+        self._make_current()
+        self._context.synchronize()
+        return self._context.free_bytes()
 
     def stream(self, *, is_urgent: bool) -> Stream:
         """The stream that pre and post callables enqueue on, as `handle`."""

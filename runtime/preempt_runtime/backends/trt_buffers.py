@@ -9,17 +9,11 @@ import numpy as np
 
 from preempt_runtime.backends.cuda import Event, GraphExec, Stream, capture, copy_async
 from preempt_runtime.backends.device_arrays import DeviceArray, checked_device_array
-from preempt_runtime.backends.trt_context import Scratch, new_context
+from preempt_runtime.backends.trt_context import Scratch
 from preempt_runtime.backends.trt_library import EngineLogger
-from preempt_runtime.backends.trt_tensors import (
-    DeviceTensor,
-    HostTensor,
-    allocate,
-    host_tensors,
-)
+from preempt_runtime.backends.trt_tensors import DeviceTensor, HostTensor
 from preempt_runtime.device import Array, is_device_array
 from preempt_runtime.errors import DeviceError, InputError
-from preempt_runtime.manifest import GraphSpec, TensorSpec
 
 
 class TrtBuffers:
@@ -27,7 +21,8 @@ class TrtBuffers:
 
     A graph holds the segment's kernels alone: they are what an urgent job may have to wait for,
     and what is measured. The copies of inputs and outputs are enqueued around the first and the
-    last one (`launch`), where copy engines run them beside other jobs' kernels. `bind` makes these.
+    last one (`launch`), where copy engines run them beside other jobs' kernels. Mapped inputs and
+    outputs need none: the kernels reach them where they are. `trt_bind.bind` makes these.
     """
 
     def __init__(
@@ -49,11 +44,12 @@ class TrtBuffers:
         self._inputs = tuple(inputs)
         self._outputs = tuple(outputs)
         self._from_device: dict[str, DeviceArray] = {}
+        self._leaves_outputs = False
         self._stack = stack
         self._fence = stack.enter_context(Event(timing=False))
 
     def write_inputs(self, inputs: Mapping[str, Array]) -> None:
-        """Copy checked host arrays into pinned memory.
+        """Copy checked host arrays into pinned memory, which is all where that is mapped.
 
         An object with `__cuda_array_interface__` or DLPack in device memory is copied there when
         the first segment is launched, in the order of the stream that it names. It is kept alive
@@ -81,16 +77,25 @@ class TrtBuffers:
 
     def read_outputs(self) -> dict[str, Array]:
         """Copies of the outputs, owned by the caller; the last segment must have completed."""
+        assert not self._leaves_outputs, "they were not copied to the host"
         return {host.name: host.read() for host in self._outputs}
 
-    def outputs_on_device(self) -> dict[str, DeviceArray]:
-        """The outputs where they are, for other libraries; overwritten by the next job."""
+    def leave_outputs(self) -> None:
+        """Copy no outputs to the host from now on."""
+        self._leaves_outputs = True
+
+    def outputs_on_device(self, owner: object = None) -> dict[str, DeviceArray]:
+        """The outputs where they are, for other libraries; overwritten by the next job.
+
+        Args:
+            owner: what the arrays keep alive, by default these buffers.
+        """
         return {
             host.name: DeviceArray(
-                pointer=host.tensor.memory.pointer,
+                pointer=host.tensor.pointer,
                 dtype=host.tensor.stored.dtype,
                 shape=host.tensor.stored.shape,
-                owner=self,
+                owner=owner or self,
             )
             for host in self._outputs
         }
@@ -111,6 +116,10 @@ class TrtBuffers:
             raise DeviceError(
                 f"{self.name}: segment {segment_idx} could not be launched: {err}"
             ) from err
+
+    def keep(self, stack: ExitStack) -> None:
+        """Own what `stack` holds, of what these were made."""
+        self._stack = stack
 
     def close(self) -> None:
         """Release graphs, contexts and memory, in this order."""
@@ -133,22 +142,23 @@ class TrtBuffers:
 
     def _copy_inputs(self, stream: Stream) -> None:
         for host in self._inputs:
-            source = host.pinned.pointer
             if (given := self._from_device.get(host.name)) is not None:
-                source = given.pointer
                 if given.stream is not None:
                     self._fence.record(given.stream)
                     stream.wait_for(self._fence)
-            copy_async(host.tensor.memory.pointer, source, host.num_bytes, stream)
+                copy_async(host.tensor.pointer, given.pointer, host.num_bytes, stream)
+            elif not host.is_mapped:
+                copy_async(host.tensor.pointer, host.pinned.pointer, host.num_bytes, stream)
 
     def _copy_outputs(self, stream: Stream) -> None:
-        for host in self._outputs:
-            copy_async(host.pinned.pointer, host.tensor.memory.pointer, host.num_bytes, stream)
+        for host in self._outputs if not self._leaves_outputs else ():
+            if not host.is_mapped:
+                copy_async(host.pinned.pointer, host.tensor.pointer, host.num_bytes, stream)
 
     def _execute(self, segment_idx: int, stream: Stream) -> None:
         execute(self.contexts[segment_idx], f"{self.name}: segment {segment_idx}", stream)
 
-    def _warm_up(self, stream: Stream) -> None:
+    def warm_up(self, stream: Stream) -> None:
         """Run each segment once, in order: loads kernels, which cannot be captured."""
         self._copy_inputs(stream)
         for idx in range(len(self.contexts)):
@@ -156,7 +166,8 @@ class TrtBuffers:
         self._copy_outputs(stream)
         stream.synchronize()
 
-    def _capture(self, stream: Stream) -> None:
+    def capture(self, stream: Stream) -> None:
+        """Make one graph of each segment."""
         self.graphs = tuple(self._captured(idx, stream) for idx in range(len(self.contexts)))
         stream.synchronize()
 
@@ -180,71 +191,3 @@ def execute(context: Any, what: str, stream: Stream) -> None:
             f"{what}: TensorRT could not enqueue it ({logger.error_since(mark)});"
             " compile the bundle again on this machine"
         )
-
-
-def bind(
-    engines: Sequence[Any],
-    segments: Sequence[tuple[Sequence[str], Sequence[str]]],
-    graph: GraphSpec,
-    boundaries: Sequence[TensorSpec],
-    name: str,
-    scratch: Scratch,
-    stream: Stream,
-) -> TrtBuffers:
-    """Buffers for one job: each tensor allocated once, each segment warmed up and captured.
-
-    Args:
-        engines: one per segment, in order; they must outlive the buffers.
-        segments: names of the tensors that each segment reads and writes.
-        graph: the network's interface.
-        boundaries: the tensors that segments hand over, dtype and shape as stored.
-        name: what messages call the network.
-        scratch: shared by all that runs in order; must outlive the buffers.
-        stream: what is captured may be launched on any stream.
-
-    Raises:
-        DeviceError: no memory, a tensor that is not as described, or TensorRT or the driver
-            refused; nothing is left allocated.
-    """
-    if scratch.last_stream is not None:
-        scratch.last_stream.synchronize()
-    with ExitStack() as stack:
-        try:
-            tensors = allocate(engines, segments, graph, boundaries, stack)
-            inputs = host_tensors(graph.inputs, tensors, stack)
-            outputs = host_tensors(graph.outputs, tensors, stack)
-            contexts: list[Any] = []
-            stack.callback(contexts.clear)
-            for engine, interface in zip(engines, segments, strict=True):
-                contexts.append(new_context(engine, scratch))
-                _set_addresses(contexts[-1], interface, tensors)
-            buffers = TrtBuffers(
-                name=name,
-                scratch=scratch,
-                tensors=tensors,
-                inputs=inputs,
-                outputs=outputs,
-                contexts=contexts,
-                stack=stack,
-            )
-            buffers._warm_up(stream)
-            buffers._capture(stream)
-        except DeviceError as err:
-            if str(err).startswith(name):
-                raise
-            raise DeviceError(f"{name}: {err}") from err
-        buffers._stack = stack.pop_all()
-    return buffers
-
-
-def _set_addresses(
-    context: Any,
-    interface: tuple[Sequence[str], Sequence[str]],
-    tensors: Mapping[str, DeviceTensor],
-) -> None:
-    for tensor in {*interface[0], *interface[1]}:
-        if not context.set_tensor_address(tensor, int(tensors[tensor].memory.pointer)):
-            raise DeviceError(
-                f"TensorRT refused the address of tensor {tensor!r}"
-                f" ({EngineLogger().last_error}); compile the bundle again"
-            )

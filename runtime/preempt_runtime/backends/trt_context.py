@@ -7,6 +7,7 @@ from typing import Any
 from preempt_runtime.backends.cuda import DeviceMemory, Stream
 from preempt_runtime.backends.trt_library import EngineLogger, library
 from preempt_runtime.errors import DeviceError
+from preempt_runtime.network_memory import scratch_block_bytes
 
 _ALIGNMENT = 256
 
@@ -20,7 +21,7 @@ class Scratch:
 
     def __init__(self, engines: Sequence[Any]) -> None:
         needed = max(map(scratch_bytes, engines), default=0)
-        self.num_bytes = max(_ALIGNMENT, -(-needed // _ALIGNMENT) * _ALIGNMENT)
+        self.num_bytes = scratch_block_bytes(needed)
         self.last_stream: Stream | None = None
         self._memory = DeviceMemory(self.num_bytes)
         assert self._memory.pointer % _ALIGNMENT == 0
@@ -51,6 +52,13 @@ def scratch_bytes(engine: Any) -> int:
     if hasattr(engine, "device_memory_size_v2"):  # 10.3 and newer
         return int(engine.device_memory_size_v2)
     return int(engine.device_memory_size)
+
+
+def weights_bytes(engine: Any) -> int | None:
+    """The engine's weights; None before TensorRT 10.16, which does not tell."""
+    if hasattr(engine, "get_engine_stat"):
+        return int(engine.get_engine_stat(library().EngineStat.TOTAL_WEIGHTS_SIZE))
+    return None
 
 
 def new_context(engine: Any, scratch: Scratch) -> Any:

@@ -1,7 +1,7 @@
-"""The tensors of one job: device memory, pinned staging of inputs and outputs, engine checks."""
+"""The tensors of one job: memory of the device or mapped from the host, and engine checks."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -32,16 +32,24 @@ _NARROWED = {"int64": "int32", "float64": "float32"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceTensor:
-    """A tensor of one job: `spec` is what the manifest says, `stored` what the device holds."""
+    """A tensor of one job: `spec` is what the manifest says, `stored` what the device holds.
+
+    Its memory is the device's, or the host's where an input or output is mapped.
+    """
 
     spec: TensorSpec
     stored: TensorSpec
-    memory: DeviceMemory
+    memory: DeviceMemory | PinnedMemory
+
+    @property
+    def pointer(self) -> int:
+        """Where the device finds it."""
+        return self.memory.device_pointer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostTensor:
-    """An input or output: its device memory, and the pinned array that it is copied through."""
+    """An input or output: its tensor, and the pinned array that it is copied through, or lies in."""
 
     tensor: DeviceTensor
     pinned: PinnedMemory
@@ -56,6 +64,11 @@ class HostTensor:
     def num_bytes(self) -> int:
         """What a copy moves."""
         return self.tensor.stored.num_bytes
+
+    @property
+    def is_mapped(self) -> bool:
+        """The device reads and writes the array itself, so nothing is copied."""
+        return self.pinned is self.tensor.memory
 
     def write(self, values: Array) -> None:
         """Take the values of an input.
@@ -101,19 +114,16 @@ def numpy_dtype(spec: TensorSpec) -> np.dtype[Any]:
     return np.dtype(spec.dtype)
 
 
-def allocate(
+def stored_specs(
     engines: Sequence[Any],
     segments: Sequence[tuple[Sequence[str], Sequence[str]]],
     graph: GraphSpec,
     boundaries: Sequence[TensorSpec],
-    stack: ExitStack,
-) -> dict[str, DeviceTensor]:
-    """Zeroed device memory for each tensor; `stack` releases it.
-
-    Zeroed, because an engine may read the padding of a vectorised layout that nobody writes.
+) -> dict[str, TensorSpec]:
+    """Each tensor as the engines store it.
 
     Raises:
-        DeviceError: an engine does not have these tensors, or there is no memory.
+        DeviceError: an engine does not have these tensors.
     """
     interface = {spec.name: spec for spec in (*graph.inputs, *graph.outputs)}
     stored = {spec.name: spec for spec in boundaries}
@@ -124,9 +134,24 @@ def allocate(
             if expected is None:
                 raise DeviceError(f"tensor {brief(name)} is not described; {_COMPILE_AGAIN}")
             stored[name] = _checked_spec(engine, expected, may_narrow=name not in stored)
+    return {**interface, **stored}
+
+
+def allocate(
+    stored: Mapping[str, TensorSpec], graph: GraphSpec, stack: ExitStack, *, is_zero_copy: bool
+) -> dict[str, DeviceTensor]:
+    """Zeroed memory for each tensor; `stack` releases it.
+
+    Zeroed, because an engine may read the padding of a vectorised layout that nobody writes. With
+    `is_zero_copy` inputs and outputs lie in the host's memory, where the device reaches them.
+
+    Raises:
+        DeviceError: there is no memory.
+    """
+    interface = {spec.name: spec for spec in (*graph.inputs, *graph.outputs)}
     tensors = {}
-    for name, spec in {**interface, **stored}.items():
-        memory = stack.enter_context(_memory(spec))
+    for name, spec in stored.items():
+        memory = stack.enter_context(_memory(spec, is_mapped=is_zero_copy and name in interface))
         memory.fill(0)
         tensors[name] = DeviceTensor(spec=interface.get(name, spec), stored=spec, memory=memory)
     return tensors
@@ -135,7 +160,7 @@ def allocate(
 def host_tensors(
     specs: Iterable[TensorSpec], tensors: dict[str, DeviceTensor], stack: ExitStack
 ) -> tuple[HostTensor, ...]:
-    """Zeroed pinned staging for inputs or outputs; `stack` releases it.
+    """Inputs or outputs with zeroed pinned staging, but where they are mapped; `stack` releases it.
 
     Raises:
         DeviceError: no memory, or numpy lacks the dtype.
@@ -145,15 +170,20 @@ def host_tensors(
         tensor = tensors[spec.name]
         numpy_dtype(spec)
         dtype = numpy_dtype(tensor.stored)
-        pinned = stack.enter_context(PinnedMemory(tensor.stored.num_bytes))
-        pinned.array.fill(0)
+        if isinstance(tensor.memory, PinnedMemory):
+            pinned = tensor.memory
+        else:
+            pinned = stack.enter_context(PinnedMemory(tensor.stored.num_bytes))
+            pinned.fill(0)
         array: Array = pinned.array.view(dtype).reshape(tensor.stored.shape)
         found.append(HostTensor(tensor=tensor, pinned=pinned, array=array))
     return tuple(found)
 
 
-def _memory(spec: TensorSpec) -> DeviceMemory:
+def _memory(spec: TensorSpec, *, is_mapped: bool) -> DeviceMemory | PinnedMemory:
     try:
+        if is_mapped:
+            return PinnedMemory(spec.num_bytes, is_mapped=True)
         return DeviceMemory(spec.num_bytes)
     except DeviceError as err:
         raise DeviceError(f"tensor {brief(spec.name)}: {err}") from err
