@@ -90,7 +90,7 @@ def pack(
         artefacts=_artefacts(folder, elsewhere, lowered.key),
         check=check,
         toolchain=_toolchain(lowered),
-        extensions={EXTENSION: {"request": dict(request), **_engine_memory(files, copies)}},
+        extensions={EXTENSION: {"request": dict(request), **engine_memory(files, copies)}},
     )
     (folder / MANIFEST_NAME).write_text(json_from_manifest(manifest))
     return elsewhere
@@ -161,7 +161,7 @@ def pack_portable(
     return elsewhere
 
 
-def _engine_memory(files: Artefacts, sources: Mapping[str, Path]) -> dict[str, Any]:
+def engine_memory(files: Artefacts, sources: Mapping[str, Path]) -> dict[str, Any]:
     """What the engines take on the device, for those who plan memory without it."""
     engines = {
         path: (files.memory[file].scratch_bytes, files.memory[file].weights_bytes)

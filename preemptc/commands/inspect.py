@@ -241,12 +241,11 @@ def _memory_facts(contents: Contents, plan: PlanSpec) -> Mapping[str, str]:
     number = num_jobs * memory.contexts_per_job
     device = fmt_bytes(num_jobs * memory.device_bytes_per_job)
     scratch = "unknown" if memory.scratch_bytes is None else fmt_bytes(memory.scratch_bytes)
-    weights = (
-        "" if memory.weights_bytes is None else f" ({fmt_bytes(memory.weights_bytes)} weights)"
-    )
+    weights = memory.weights_bytes
+    of_it = "" if weights is None else f" ({fmt_bytes(weights)} weights)"
     total = memory.device_bytes(num_jobs)
     return {
-        "loaded once": f"engines {fmt_bytes(memory.engine_bytes)}{weights}, scratch {scratch}",
+        "loaded once": f"engines {fmt_bytes(memory.engine_bytes)}{of_it}, scratch {scratch}",
         label: f"{number} contexts, {number} graphs, tensors {device}, pinned {host}",
         "GPU memory": "unknown, build it again for its scratch memory"
         if total is None

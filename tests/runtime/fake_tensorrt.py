@@ -102,7 +102,10 @@ def blob_of(
 
 
 class FakeTensorRT:
-    """`events` is what was asked of it; the flags let its calls fail."""
+    """`events` is what was asked of it; the flags let its calls fail.
+
+    `scratch_of_runs` is where each execution had its scratch memory, the captured ones included.
+    """
 
     def __init__(self, driver: FakeDriver, version: str = "8.6.1") -> None:
         self.driver = driver
@@ -112,6 +115,7 @@ class FakeTensorRT:
         self.refuses_capture = False
         self.fails_execution_of: float | None = None
         self.loggers: list[Any] = []
+        self.scratch_of_runs: list[int] = []
         self.version = tuple(int(part) for part in version.split(".")[:2])
         module: Any = types.ModuleType("tensorrt")
         module.__version__ = version
@@ -231,6 +235,7 @@ class Context:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._addresses: dict[str, int] = {}
+        self._scratch = 0
         self.profiler: Any = None
 
     @property
@@ -245,6 +250,7 @@ class Context:
     def device_memory(self, pointer: int) -> None:
         self._engine.trt.events.append("device_memory =")
         assert pointer % 256 == 0
+        self._scratch = pointer
 
     def set_tensor_address(self, name: str, pointer: int) -> bool:
         assert isinstance(pointer, int)
@@ -261,14 +267,17 @@ class Context:
         if fails:
             self._engine.logger.log(Severity.ERROR, "myelinGraphExecute failed")
             return False
-        trt.driver.enqueue(stream, f"engine +{add:g}", self._compute)
+        scratch = self._scratch
+        trt.driver.enqueue(stream, f"engine +{add:g}", lambda: self._compute(scratch))
         if self.profiler is not None and not trt.driver.is_capturing():
             assert self.profiler.is_ready, "super().__init__() was not called"
             for name, ms in self._engine.fields["layers"].items():
                 self.profiler.report_layer_time(name, ms)
         return True
 
-    def _compute(self) -> None:
+    def _compute(self, scratch: int) -> None:
+        assert self._engine.trt.driver.open.get(scratch) == "memory", "scratch memory is gone"
+        self._engine.trt.scratch_of_runs.append(scratch)
         fields = self._engine.fields
         total = sum(self._array(name).astype(np.float64).sum() for name, _, _ in fields["inputs"])
         for name, _, _ in fields["outputs"]:
@@ -284,3 +293,4 @@ class Context:
 class Context103(Context):
     def set_device_memory(self, pointer: int, num_bytes: int) -> None:
         self._engine.trt.events.append(f"set_device_memory {num_bytes}")
+        self._scratch = pointer

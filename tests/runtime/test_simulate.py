@@ -116,6 +116,26 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.parametrize("mode", COST_MODES)
+def test_buffers_change_nothing_with_one_segment_in_flight(folder: Path, mode: CostMode) -> None:
+    """Every job costs the same, whichever buffers it is in; with more in flight, too."""
+    more = MIXED.replace("best_effort = true", "best_effort = true\nbuffers = 2").replace(
+        "priority = 4", "priority = 4\nbuffers = 3"
+    )
+
+    def jobs_of(text: str) -> tuple[list[str], dict[tuple[str, int], int]]:
+        _, recording = run(folder, text, duration_ns=500 * MS, mode=mode)
+        costs: dict[tuple[str, int], int] = {}
+        for seg in recording.segments:
+            costs[seg.task, seg.job_id] = costs.get((seg.task, seg.job_id), 0) + seg.elapsed_ns
+        return lines_from_recording(recording), costs
+
+    assert jobs_of(more) == jobs_of(MIXED)
+    deep, costs = jobs_of(more.replace("seed = 11", "seed = 11\ndepth = 3"))
+    assert len(deep) > 100
+    assert len(costs) > 50
+
+
 def run(
     folder: Path,
     text: str,

@@ -77,7 +77,7 @@ class DeviceArray:
         if self.stream is not None:
             call("cuStreamSynchronize", self.stream)
         # numpy makes the capsule and frees it; it never looks at the memory.
-        block = (ctypes.c_uint8 * max(1, self.num_bytes)).from_address(self.pointer)
+        block: Any = (ctypes.c_uint8 * max(1, self.num_bytes)).from_address(self.pointer)
         block.owner = self
         is_brain = self.dtype == "bfloat16"
         flat = np.ctypeslib.as_array(block)[: self.num_bytes]

@@ -60,7 +60,6 @@ class TrtNetwork:
         engines: tuple[Any, ...],
         engine_bytes: int,
         context: CudaContext,
-        stream: Stream,
         zero_copy: bool,
     ) -> None:
         self.name = name
@@ -69,7 +68,6 @@ class TrtNetwork:
         self._engines = engines
         self._engine_bytes = engine_bytes
         self._context = context
-        self._stream = stream
         self._zero_copy = zero_copy
         try:
             self._scratch = Scratch(engines)
@@ -82,22 +80,23 @@ class TrtNetwork:
         return self.plan.segments
 
     def new_buffers(self) -> TrtBuffers:
-        """Buffers for one more job in flight.
+        """Buffers for one more job in flight; jobs in others may run meanwhile.
 
         Raises:
             DeviceError: no memory, or TensorRT or the driver refused.
         """
         self._context.make_current()
-        return bind(
-            self._engines,
-            self._interfaces,
-            self.graph,
-            self.plan.boundaries,
-            self.name,
-            self._scratch,
-            self._stream,
-            zero_copy=self._zero_copy,
-        )
+        with Stream(priority="low") as stream:  # one that jobs run on would capture their launches
+            return bind(
+                self._engines,
+                self._interfaces,
+                self.graph,
+                self.plan.boundaries,
+                self.name,
+                self._scratch,
+                stream,
+                zero_copy=self._zero_copy,
+            )
 
     def memory(self) -> NetworkMemory:
         """What it takes, once and for each job, as TensorRT and the plan tell it.
@@ -199,7 +198,6 @@ class TrtDevice:
             engines=tuple(engines),
             engine_bytes=engine_bytes,
             context=self._context,
-            stream=self._other.stream,
             zero_copy=self.is_zero_copy,
         )
 
@@ -219,7 +217,6 @@ class TrtDevice:
             lane.stream.wait_for(self._in_flight[-1])
         lane.is_stale = True
         self._last = lane
-        buffers.scratch.last_stream = lane.stream
         buffers.launch(segment_idx, lane.stream)
         event = self._unused.pop() if self._unused else self._new_event()
         event.record(lane.stream)
@@ -261,7 +258,8 @@ class TrtDevice:
         """
         self._make_current()
         self._context.synchronize()
-        return self._context.free_bytes()
+        num_bytes: int = self._context.free_bytes()
+        return num_bytes
 
     def stream(self, *, is_urgent: bool) -> Stream:
         """The stream that pre and post callables enqueue on, as `handle`."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from preempt_runtime.backends.cuda import Stream, gpu_properties
 from preempt_runtime.backends.trt_buffers import TrtBuffers
-from preempt_runtime.backends.trt_context import Scratch, new_context
+from preempt_runtime.backends.trt_context import Scratch, new_context, place_context
 from preempt_runtime.backends.trt_library import EngineLogger
 from preempt_runtime.backends.trt_tensors import (
     DeviceTensor,
@@ -31,6 +31,9 @@ def bind(
 ) -> TrtBuffers:
     """Buffers for one job: each tensor allocated once, each segment warmed up and captured.
 
+    Jobs in other buffers of that scratch block may run meanwhile: the warm-up then has one of its
+    own, and captured work does not run.
+
     Args:
         engines: one per segment, in order; they must outlive the buffers.
         segments: names of the tensors that each segment reads and writes.
@@ -38,7 +41,7 @@ def bind(
         boundaries: the tensors that segments hand over, dtype and shape as stored.
         name: what messages call the network.
         scratch: shared by all that runs in order; must outlive the buffers.
-        stream: what is captured may be launched on any stream.
+        stream: nobody else may use it meanwhile; what is captured may be launched on any stream.
         zero_copy: whether inputs and outputs lie in host memory that the GPU reaches, instead of
             being copied; None: if they share one memory, as on a Jetson.
 
@@ -48,10 +51,10 @@ def bind(
     """
     if zero_copy is None:
         zero_copy = gpu_properties().is_integrated
-    if scratch.last_stream is not None:
-        scratch.last_stream.synchronize()
-    with ExitStack() as stack:
+    with ExitStack() as stack, ExitStack() as temporary:
         try:
+            own = temporary.enter_context(Scratch(engines)) if scratch.is_bound else scratch
+            scratch.is_bound = True
             stored = stored_specs(engines, segments, graph, boundaries)
             tensors = allocate(stored, graph, stack, is_zero_copy=zero_copy)
             inputs = host_tensors(graph.inputs, tensors, stack)
@@ -59,11 +62,10 @@ def bind(
             contexts: list[Any] = []
             stack.callback(contexts.clear)
             for engine, interface in zip(engines, segments, strict=True):
-                contexts.append(new_context(engine, scratch))
+                contexts.append(new_context(engine, own))
                 _set_addresses(contexts[-1], interface, tensors)
             buffers = TrtBuffers(
                 name=name,
-                scratch=scratch,
                 tensors=tensors,
                 inputs=inputs,
                 outputs=outputs,
@@ -71,6 +73,8 @@ def bind(
                 stack=stack,
             )
             buffers.warm_up(stream)
+            for context in contexts if own is not scratch else ():
+                place_context(context, scratch)
             buffers.capture(stream)
         except DeviceError as err:
             if str(err).startswith(name):

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
-from preempt_runtime.backends.cuda import DeviceMemory, Stream
+from preempt_runtime.backends.cuda import DeviceMemory
 from preempt_runtime.backends.trt_library import EngineLogger, library
 from preempt_runtime.errors import DeviceError
 from preempt_runtime.network_memory import scratch_block_bytes
@@ -15,14 +15,14 @@ _ALIGNMENT = 256
 class Scratch:
     """One block of device memory for the intermediate tensors of all segments of a network.
 
-    Its users must be ordered, by a stream or by events. Buffers that share a scratch are used on
-    several streams, so `last_stream` says where it was used last.
+    Its users must be ordered, by a stream or by events. `is_bound`: there are buffers in it, of
+    which a job may run at any time.
     """
 
     def __init__(self, engines: Sequence[Any]) -> None:
         needed = max(map(scratch_bytes, engines), default=0)
         self.num_bytes = scratch_block_bytes(needed)
-        self.last_stream: Stream | None = None
+        self.is_bound = False
         self._memory = DeviceMemory(self.num_bytes)
         assert self._memory.pointer % _ALIGNMENT == 0
 
@@ -81,8 +81,13 @@ def new_context(engine: Any, scratch: Scratch) -> Any:
             f"TensorRT made no execution context ({logger.error_since(mark)});"
             " run fewer or smaller networks"
         )
+    place_context(context, scratch)
+    return context
+
+
+def place_context(context: Any, scratch: Scratch) -> None:
+    """Let the context use that scratch block from its next execution on."""
     if hasattr(context, "set_device_memory"):
         context.set_device_memory(scratch.pointer, scratch.num_bytes)
     else:
         context.device_memory = scratch.pointer
-    return context

@@ -49,7 +49,7 @@ class DeviceTensor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostTensor:
-    """An input or output: its tensor, and the pinned array that it is copied through, or lies in."""
+    """An input or output: its tensor, and the pinned array that it is copied through or lies in."""
 
     tensor: DeviceTensor
     pinned: PinnedMemory
