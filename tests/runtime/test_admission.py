@@ -215,7 +215,7 @@ def test_blocking_goes_on_counting_across_a_change() -> None:
 
 def test_a_change_keeps_network_and_name() -> None:
     world = _World(None, URGENT)
-    with pytest.raises(InputError, match="its network, pre and post cannot change"):
+    with pytest.raises(InputError, match="its network, pre, post, buffers and outputs cannot"):
         world.executor.change_task(replace(URGENT, network=FakeNetwork(segment_ns=(1, 1))))
     with pytest.raises(InputError, match="no task is called 'long'"):
         world.executor.change_task(LONG)

@@ -40,7 +40,7 @@ class PinnedMemory(Handle):
     `array` is a view; whoever keeps a view of it must drop it before `close`. Where it is mapped,
     kernels read and write it at `device_pointer`: what the CPU wrote before a launch is seen by
     it, and what a kernel wrote is seen once its end was waited for. A GPU that shares the CPU's
-    memory does not cache it, so what is read again and again is slower there.
+    memory does not cache it (CUDA for Tegra), so what is read again and again is slower there.
     """
 
     def __init__(self, num_bytes: int, *, is_mapped: bool = False) -> None:
