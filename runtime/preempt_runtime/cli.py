@@ -123,7 +123,11 @@ def _doctor(arguments: argparse.Namespace, find_backend: FindBackend) -> int:
                 taskset = read_taskset(target)
                 threads = max(threads or 0, taskset.threads or 0) or None
                 found = [
-                    AskedPlan(bundle=open_bundle(bundle_path(task)), plan_id=task.plan)
+                    AskedPlan(
+                        bundle=open_bundle(bundle_path(task)),
+                        plan_id=task.plan,
+                        buffers=task.buffers,
+                    )
                     for task in taskset.tasks
                 ]
         except PreemptError as err:

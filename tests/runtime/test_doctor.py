@@ -6,6 +6,7 @@ import pytest
 
 from preempt_runtime.bundle import Bundle, open_bundle
 from preempt_runtime.doctor import AskedPlan, Finding, doctor
+from preempt_runtime.doctor.bundles import file_and_tensor_bytes
 from preempt_runtime.errors import DeviceError
 from preempt_runtime.loading import Backend
 from preempt_runtime.system_view import Interpreter, SystemView, view_this_machine
@@ -351,6 +352,21 @@ def test_a_bundle_of_two_tasks_is_counted_once(tmp_path: Path) -> None:
         pause=lambda _: None,
     )
     assert findings[-1].found.startswith("3 MiB of weights and buffers (estimated)")
+
+
+def test_every_task_has_buffers_of_its_own() -> None:
+    bundle = bundle_of("a", manifest_of())
+    plan = bundle.manifest.plans[0]
+
+    def need_bytes(*buffers: int) -> int:
+        asked = [AskedPlan(bundle=bundle, buffers=number) for number in buffers]
+        return file_and_tensor_bytes([(each, plan) for each in asked])
+
+    (graph,) = bundle.manifest.graphs
+    tensors = (*graph.inputs, *graph.outputs, *plan.boundaries)
+    num_bytes = sum(spec.num_bytes for spec in tensors)
+    assert num_bytes > 0
+    assert need_bytes(1, 3) - need_bytes(1) == 3 * num_bytes
 
 
 def test_this_machine_can_be_viewed() -> None:

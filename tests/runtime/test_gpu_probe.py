@@ -144,6 +144,7 @@ def test_an_integrated_gpu_supports_nothing_of_nvml(
     trt: FakeTensorRT, fake: FakeNvml, tmp_path: Path
 ) -> None:
     fake.values = {}
+    trt.driver.attributes[18] = 1
     view = LocalGpu(tmp_path).view()
     assert view.processes == Unknown("nvmlDeviceGetComputeRunningProcesses_v2: Not Supported")
     assert isinstance(view.health.ecc, Unknown)

@@ -82,17 +82,16 @@ def check_memory(subject: Subject) -> list[Finding]:
 
 
 def file_and_tensor_bytes(plans: Sequence[tuple[AskedPlan, PlanSpec]]) -> int:
-    """Size of the plans' files and of one job's tensors; what is shared counts once."""
-    files, tensors = {}, {}
+    """Size of the plans' files, which tasks share, and of the tensors of each task's buffers."""
+    files, tensor_bytes = {}, 0
     for asked, plan in plans:
         bundle = asked.bundle
         graph = next(graph for graph in bundle.manifest.graphs if graph.id == plan.graph)
-        tensors[bundle.root, plan.id] = sum(
-            tensor.num_bytes for tensor in (*graph.inputs, *graph.outputs, *plan.boundaries)
-        )
+        tensors = (*graph.inputs, *graph.outputs, *plan.boundaries)
+        tensor_bytes += asked.buffers * sum(tensor.num_bytes for tensor in tensors)
         own = {segment.path for segment in plan.segments}
         foreign = {s.path for other in bundle.manifest.plans for s in other.segments} - own
         for file in bundle.artefacts_for(plan.key):
             if file.path not in foreign:
                 files[bundle.root, file.path] = file.num_bytes
-    return sum(files.values()) + sum(tensors.values())
+    return sum(files.values()) + tensor_bytes

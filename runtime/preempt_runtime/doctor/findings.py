@@ -31,10 +31,11 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AskedPlan:
-    """A bundle, and the plan of it that a task asks for (None: the first that fits)."""
+    """A bundle, the plan of it that a task asks for (None: the first that fits), its buffers."""
 
     bundle: Bundle
     plan_id: str | None = None
+    buffers: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

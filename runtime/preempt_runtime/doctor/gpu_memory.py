@@ -42,7 +42,7 @@ def check_health(subject: Subject, probe: GpuProbe, gpu: GpuView) -> list[Findin
 
 
 def check_memory(subject: Subject, probe: GpuProbe, gpu: GpuView) -> list[Finding]:
-    """Engines, scratch and one job's tensors of all bundles against what is free."""
+    """Engines, scratch and the tensors of all jobs in flight against what is free."""
     what, plans = "GPU memory", _fitting_plans(subject)
     if isinstance(gpu.free_bytes, Unknown):
         return [cannot_tell(what, gpu.free_bytes)]
