@@ -81,7 +81,8 @@ class Contents:
 def command(bundle: Path, num_jobs: int, as_json: bool) -> None:
     """Show what a bundle holds, and whether it fits this machine.
 
-    That includes what jobs in flight take of memory. Only the manifest and the profile are read; `preemptc verify` checks every file.
+    That includes what jobs in flight take of memory. Only the manifest and the profile are read;
+    `preemptc verify` checks every file.
     """
     contents = read_contents(open_bundle(bundle), num_jobs)
     show(document_of(contents), tables_of(contents), as_json=as_json)

@@ -225,8 +225,9 @@ class TrtBench:
         self._whole_buffers()
         engines = {whole: self._whole_engine}
         for segment, path in zip(segments, paths, strict=True):
-            tensor_format = self._format or FORMATS[0]
-            engines[path] = self._engines[segment.start, segment.end, tensor_format]
+            if path != whole:
+                tensor_format = self._format or FORMATS[0]
+                engines[path] = self._engines[segment.start, segment.end, tensor_format]
         return Artefacts(
             whole=whole,
             segments=paths,

@@ -66,6 +66,7 @@ def bind(
                 _set_addresses(contexts[-1], interface, tensors)
             buffers = TrtBuffers(
                 name=name,
+                scratch=scratch,
                 tensors=tensors,
                 inputs=inputs,
                 outputs=outputs,

@@ -9,6 +9,7 @@ import numpy as np
 
 from preempt_runtime.backends.cuda import Event, GraphExec, Stream, capture, copy_async
 from preempt_runtime.backends.device_arrays import DeviceArray, checked_device_array
+from preempt_runtime.backends.trt_context import Scratch
 from preempt_runtime.backends.trt_library import EngineLogger
 from preempt_runtime.backends.trt_tensors import DeviceTensor, HostTensor
 from preempt_runtime.device import Array, is_device_array
@@ -28,6 +29,7 @@ class TrtBuffers:
         self,
         *,
         name: str,
+        scratch: Scratch,
         tensors: Mapping[str, DeviceTensor],
         inputs: Sequence[HostTensor],
         outputs: Sequence[HostTensor],
@@ -35,6 +37,7 @@ class TrtBuffers:
         stack: ExitStack,
     ) -> None:
         self.name = name
+        self.scratch = scratch
         self.tensors = dict(tensors)
         self.contexts = contexts
         self.graphs: tuple[GraphExec, ...] = ()
