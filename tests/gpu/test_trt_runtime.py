@@ -64,14 +64,6 @@ pytestmark = pytest.mark.gpu
 _TOLERANCE = {False: 1e-4, True: 5e-2}  # by whether the boundary is in half precision
 
 
-@pytest.fixture(autouse=True)
-def _gpu() -> None:
-    try:
-        local_fields()
-    except DeviceError as err:
-        pytest.skip(str(err))
-
-
 @pytest.fixture
 def context() -> Iterator[CudaContext]:
     with open_cuda() as context:

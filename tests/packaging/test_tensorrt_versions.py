@@ -114,7 +114,7 @@ NEEDED: dict[str, dict[str, frozenset[str]]] = {
     },
     "ITensor": {"allowed_formats": ALL, "name": ALL},
     "OnnxParser": {"get_error": ALL, "num_errors": ALL, "parse_from_file": ALL},
-    "ParserError": {"desc": ALL},
+    "ParserError": {"desc": ALL, "node": ALL, "node_name": ALL, "node_operator": ALL},
     "Runtime": {"deserialize_cuda_engine": ALL},
     "TacticSource": {"CUBLAS": OPTIONAL, "CUBLAS_LT": OPTIONAL, "CUDNN": OPTIONAL},
     "TensorFormat": {"HWC8": ALL, "LINEAR": ALL},

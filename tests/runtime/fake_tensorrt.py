@@ -111,6 +111,7 @@ class FakeTensorRT:
         self.driver = driver
         self.events: list[str] = []
         self.has_no_contexts = False
+        self.has_no_memory = False
         self.refuses_address = False
         self.refuses_capture = False
         self.fails_execution_of: float | None = None
@@ -140,6 +141,12 @@ class Runtime:
         self._trt.events.append("deserialize")
         self._logger.log(Severity.VERBOSE, "reading")
         self._logger.log(Severity.INFO, "Loaded engine size: 1 MiB")
+        if self._trt.has_no_memory:
+            self._logger.log(
+                Severity.ERROR, "1: [defaultAllocator.cpp] Cuda Runtime (out of memory)"
+            )
+            self._logger.log(Severity.ERROR, "2: [engine.cpp] Error Code 2: no further information")
+            return None
         try:
             fields = json.loads(blob)
         except ValueError:

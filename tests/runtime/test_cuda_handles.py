@@ -49,6 +49,17 @@ def test_asking_what_the_gpu_is_makes_no_context(driver: FakeDriver) -> None:
     assert "cuDevicePrimaryCtxRetain" not in driver.num_calls
 
 
+def test_a_gpu_that_gives_no_context_is_told(driver: FakeDriver) -> None:
+    driver.failures["cuDevicePrimaryCtxRetain"] = OUT_OF_MEMORY
+    with pytest.raises(DeviceError) as caught:
+        cuda.open_cuda()
+    assert str(caught.value) == (
+        "Testium 9000: no CUDA context: cuDevicePrimaryCtxRetain failed: CUDA_ERROR_OUT_OF_MEMORY"
+        " (out of memory); see with `nvidia-smi` which processes hold its memory, and whether it"
+        " may be shared"
+    )
+
+
 def test_hardware_queues_are_asked_for_unless_the_user_did(
     driver: FakeDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -93,7 +93,13 @@ def test_without_a_gpu_or_bindings_there_is_no_key(
     trt: FakeTensorRT, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trt.driver.failures["cuInit"] = NO_DEVICE
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     with pytest.raises(DeviceError, match=r"no usable NVIDIA GPU: .*; see whether `nvidia-smi`"):
+        local_fields()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    with pytest.raises(
+        DeviceError, match="; CUDA_VISIBLE_DEVICES is '-1', which may hide it: unset"
+    ):
         local_fields()
     monkeypatch.setattr(cuda_driver, "driver", None)
     with pytest.raises(DeviceError, match="pip install 'cuda-bindings"):
@@ -114,6 +120,20 @@ def test_a_truncated_engine_is_refused_with_tensorrts_own_text() -> None:
         "net: engines/k/segment-000.engine: TensorRT refused it (1: [stdArchiveReader.cpp::6]"
         " Error Code 1: bad); build the bundle again on this machine: preemptc build"
     )
+
+
+def test_an_engine_without_memory_for_it_is_not_to_be_built_again(trt: FakeTensorRT) -> None:
+    trt.has_no_memory = True
+    with pytest.raises(DeviceError) as caught:
+        deserialize(BLOB, "a")
+    assert str(caught.value) == (
+        "a: TensorRT refused it (2: [engine.cpp] Error Code 2: no further information);"
+        " run fewer or smaller networks, or free what other processes hold"
+    )
+    trt.has_no_memory = False
+    deserialize(BLOB, "a")
+    with pytest.raises(DeviceError, match="build the bundle again"):
+        deserialize(BLOB[:-5], "a")
 
 
 @pytest.mark.usefixtures("trt")
@@ -144,4 +164,4 @@ def test_the_logger_keeps_what_matters(caplog: pytest.LogCaptureFixture) -> None
     assert logger.error_since(mark) == "it gave no reason"
     assert logger.messages_since(mark) == ("careful", "so be it")
     levels = [record.levelno for record in caplog.records]
-    assert levels == [logging.ERROR, logging.DEBUG, logging.INFO, logging.DEBUG]
+    assert levels == [logging.INFO, logging.DEBUG, logging.INFO, logging.DEBUG]

@@ -48,7 +48,7 @@ class CudaContext(Handle):
     def __init__(self) -> None:
         self.properties = gpu_properties()
         self._device = call("cuDeviceGet", 0)
-        super().__init__(call("cuDevicePrimaryCtxRetain", self._device))
+        super().__init__(_retain(self._device, self.properties.name))
         try:
             self.make_current()
         except BaseException:
@@ -100,6 +100,16 @@ class CudaContext(Handle):
         if int(call("cuCtxGetCurrent")) == int(self._raw):
             raw_call("cuCtxSetCurrent", self._home)  # what was current before
         call("cuDevicePrimaryCtxRelease", self._device)
+
+
+def _retain(device: Any, name: str) -> Any:
+    try:
+        return call("cuDevicePrimaryCtxRetain", device)
+    except DeviceError as err:
+        raise DeviceError(
+            f"{name}: no CUDA context: {err}; see with `nvidia-smi` which processes hold its"
+            " memory, and whether it may be shared"
+        ) from err
 
 
 def open_cuda() -> CudaContext:

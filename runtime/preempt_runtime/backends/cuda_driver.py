@@ -79,7 +79,14 @@ def initialise() -> None:
     try:
         call("cuInit", 0)
     except DeviceError as err:
-        raise DeviceError(f"no usable NVIDIA GPU: {err}; {_CHECK_GPU}") from err
+        raise DeviceError(f"no usable NVIDIA GPU: {err}; {_advice()}") from err
+
+
+def _advice() -> str:
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if hidden is None:
+        return _CHECK_GPU
+    return f"CUDA_VISIBLE_DEVICES is {hidden!r}, which may hide it: unset it; or {_CHECK_GPU}"
 
 
 def driver_version() -> int:

@@ -13,11 +13,14 @@ _log = logging.getLogger("preempt_runtime.backends.tensorrt")
 _OLDEST = (8, 6)
 _KEPT_MESSAGES = 200
 _LEVELS = {
-    "INTERNAL_ERROR": logging.ERROR,
-    "ERROR": logging.ERROR,
+    "INTERNAL_ERROR": logging.INFO,  # whoever called raises it, with what to do
+    "ERROR": logging.INFO,
     "WARNING": logging.INFO,  # of weights that round, of types it casts: nothing to act upon
     "INFO": logging.DEBUG,
 }
+_NO_MEMORY = re.compile(r"out ?of ?memory|could not be allocated", re.IGNORECASE)
+_BUILD_AGAIN = "build the bundle again on this machine: preemptc build"
+_FREE_MEMORY = "run fewer or smaller networks, or free what other processes hold"
 _INSTALL = (
     "on a Jetson `sudo apt install python3-libnvinfer` and make the virtual environment with"
     " --system-site-packages; elsewhere `pip install tensorrt`"
@@ -122,6 +125,10 @@ def _logger_of(trt: Any) -> Any:
                     return text
             return "it gave no reason"
 
+        def lacked_memory_since(self, num_messages: int) -> bool:
+            """Whether it said so since `num_messages` had this value."""
+            return any(map(_NO_MEMORY.search, self.messages_since(num_messages)))
+
     return _EngineLogger()
 
 
@@ -149,15 +156,17 @@ def deserialize(blob: bytes, name: str) -> Any:
         engine = _runtime_of(trt).deserialize_cuda_engine(blob)
     except Exception as err:  # pybind11 makes TypeError or RuntimeError of what fails in C++
         text = f"{' '.join(str(err).split())}; {logger.error_since(mark)}"
-        raise DeviceError(f"{name}: TensorRT refused it ({text})") from err
+        raise _refused(name, text, logger, mark) from err
     if engine is None:
-        raise DeviceError(
-            f"{name}: TensorRT refused it ({logger.error_since(mark)});"
-            " build the bundle again on this machine: preemptc build"
-        )
+        raise _refused(name, logger.error_since(mark), logger, mark)
     if num_aux_streams := int(getattr(engine, "num_aux_streams", 0)):
         raise DeviceError(
             f"{name}: the engine uses {num_aux_streams} auxiliary streams, which do not keep a"
             " job's priority, allowed 0; build the bundle again: preemptc build"
         )
     return engine
+
+
+def _refused(name: str, text: str, logger: Any, mark: int) -> DeviceError:
+    advice = _FREE_MEMORY if logger.lacked_memory_since(mark) else _BUILD_AGAIN
+    return DeviceError(f"{name}: TensorRT refused it ({text}); {advice}")
