@@ -4,6 +4,9 @@ import pytest
 
 from preempt_runtime.backends.tensorrt import local_fields
 from preempt_runtime.errors import DeviceError
+from tests.gpu.workshop import native, portable, report, shop
+
+__all__ = ["native", "portable", "report", "shop"]
 
 
 def pytest_report_header() -> str:

@@ -10,7 +10,6 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,7 +17,6 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from models.make import make
 from preempt_runtime.backends.cuda import (
     DeviceMemory,
     PinnedMemory,
@@ -35,7 +33,6 @@ from preempt_runtime.executor import Executor
 from preempt_runtime.inputs import random_inputs
 from preempt_runtime.policies import FixedPriority
 from preempt_runtime.task import Task
-from preemptc.targets import TARGETS, local_devices
 from tests.gpu import bad_bundles
 from tests.gpu.commands import (
     NO_TENSORRT,
@@ -46,75 +43,19 @@ from tests.gpu.commands import (
     environment,
     refusal,
 )
+from tests.gpu.workshop import QUICK, Workshop, executed
 from tests.unit import onnx_models
 
 pytestmark = pytest.mark.gpu
 
-_QUICK = ("--opt-level", "0")
 _SOURCE_TOLERANCE = 5e-2  # of the largest value, as the manifest states for GPUs
 _SMALLEST_BYTES = 512
 _NO_MEMORY = re.compile(r"out ?of ?_?memory|no device memory|could not be allocated", re.I)
 
 
-@dataclass(frozen=True)
-class Workshop:
-    """Networks, one cache, and bundles that were compiled once."""
-
-    folder: Path
-    compiler: Compiler
-
-    def network(self, name: str) -> Path:
-        path = self.folder / f"{name}.onnx"
-        if not path.exists():
-            make(name, path)
-        return path
-
-
-@pytest.fixture(scope="session")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
-    folder = tmp_path_factory.mktemp("shop")
-    return Workshop(folder=folder, compiler=Compiler(folder / "cache"))
-
-
-@pytest.fixture(scope="session")
-def report(shop: Workshop) -> Any:
-    """What `compile --target native` of the chain in two segments tells."""
-    return shop.compiler.json(
-        "compile", shop.network("tiny_cnn"), "--target", "native", "--segments", "2", *_QUICK,
-        "--engines", "require", "-o", shop.folder / "native.bundle",
-    )  # fmt: skip
-
-
-@pytest.fixture(scope="session")
-def native(report: Any) -> Path:
-    return Path(report["bundle"])
-
-
-@pytest.fixture(scope="session")
-def portable(shop: Workshop) -> Path:
-    """The branchy network, compiled for a GPU that is not here."""
-    missing = (d.target for d in local_devices(TARGETS.values()) if not d.is_available)
-    target = next(target.name for target in missing if target.gpu is not None)
-    path = shop.folder / "portable.bundle"
-    shop.compiler.json(
-        "compile", shop.network("tiny_branchy"), "--target", target, "--segments", "2", *_QUICK,
-        "-o", path,
-    )  # fmt: skip
-    return path
-
-
 def outputs_of(bundle: Bundle, inputs: Mapping[str, Array], plan_id: str) -> dict[str, Array]:
     with closing(TrtDevice()) as device, closing(device.load(bundle, plan_id)) as network:
         return executed(device, network, inputs)
-
-
-def executed(device: TrtDevice, network: Any, inputs: Mapping[str, Array]) -> dict[str, Array]:
-    with Executor(device, FixedPriority(), MonotonicClock()) as executor:
-        executor.add_task(Task(name="net", network=network, priority=1))
-        handle = executor.submit("net", inputs)
-        executor.run()
-        result: dict[str, Array] = handle.result(timeout=0)
-        return result
 
 
 def check_against_source(bundle: Bundle, model: Path) -> None:
@@ -167,7 +108,7 @@ def test_its_outputs_are_the_sources(shop: Workshop, native: Path) -> None:
 def test_the_same_again_comes_from_the_cache(shop: Workshop, native: Path) -> None:
     again = shop.folder / "again.bundle"
     found = shop.compiler.json(
-        "compile", shop.network("tiny_cnn"), "--target", "native", "--segments", "2", *_QUICK,
+        "compile", shop.network("tiny_cnn"), "--target", "native", "--segments", "2", *QUICK,
         "-o", again,
     )  # fmt: skip
     assert found["cache_hits"] >= 1
@@ -186,7 +127,7 @@ def test_verify_and_inspect_take_it(shop: Workshop, native: Path) -> None:
 def test_half_precision_in_three_segments(shop: Workshop) -> None:
     path = shop.folder / "half.bundle"
     shop.compiler.json(
-        "compile", shop.network("tiny_cnn"), "--target", "native", "--segments", "3", *_QUICK,
+        "compile", shop.network("tiny_cnn"), "--target", "native", "--segments", "3", *QUICK,
         "--precision", "fp16", "-o", path,
     )  # fmt: skip
     bundle = open_bundle(path)
@@ -198,11 +139,11 @@ def test_half_precision_in_three_segments(shop: Workshop) -> None:
 def test_a_profile_taken_here_plans_a_compile(shop: Workshop, native: Path) -> None:
     costs = shop.folder / "costs.json"
     model = shop.network("tiny_cnn")
-    shop.compiler.json("profile", model, "--target", "native", *_QUICK, "-o", costs)
+    shop.compiler.json("profile", model, "--target", "native", *QUICK, "-o", costs)
     assert json.loads(costs.read_text())["source"] == "measured"
     path = shop.folder / "profiled.bundle"
     shop.compiler.json(
-        "compile", model, "--target", "native", "--segments", "2", *_QUICK, "--profile", costs,
+        "compile", model, "--target", "native", "--segments", "2", *QUICK, "--profile", costs,
         "-o", path,
     )  # fmt: skip
     assert open_bundle(path).manifest.plans[0].source == "measured"
@@ -290,7 +231,7 @@ def test_a_compile_that_is_killed_leaves_nothing_and_goes_through_again(
 ) -> None:
     output, cache = tmp_path / "killed.bundle", tmp_path / "cache"
     words = (
-        "compile", shop.network("tiny_branchy"), "--target", "native", "--segments", "3", *_QUICK,
+        "compile", shop.network("tiny_branchy"), "--target", "native", "--segments", "3", *QUICK,
     )  # fmt: skip
     process = subprocess.Popen(
         command("preemptc", *words, "-o", output, "--cache", cache),
@@ -406,7 +347,7 @@ def test_an_operator_that_tensorrt_does_not_parse_is_named_with_its_node(
     )
     path = onnx_models.save(model, tmp_path / "det.onnx")
     output = tmp_path / "det.bundle"
-    line = shop.compiler.refused("compile", path, "--target", "native", *_QUICK, "-o", output)
+    line = shop.compiler.refused("compile", path, "--target", "native", *QUICK, "-o", output)
     version = library().__version__
     assert line.startswith(f"det: TensorRT {version} cannot parse operator Det of node 'volume': ")
     assert line.endswith("export the network without it, or take a newer TensorRT")
@@ -415,7 +356,7 @@ def test_an_operator_that_tensorrt_does_not_parse_is_named_with_its_node(
 
 def test_dynamic_shapes_need_shape(shop: Workshop, tmp_path: Path) -> None:
     path = onnx_models.save(onnx_models.dynamic(), tmp_path / "dynamic.onnx")
-    words = ("compile", path, "--target", "native", *_QUICK, "-o", tmp_path / "net.bundle")
+    words = ("compile", path, "--target", "native", *QUICK, "-o", tmp_path / "net.bundle")
     line = shop.compiler.refused(*words)
     assert line == (
         "dynamic.onnx: input 'x' has the dynamic shape [batch, 8]; give a static one, such as"

@@ -369,22 +369,6 @@ def test_arrays_of_other_libraries_go_in(
     buffers.close()
 
 
-def test_pycuda_arrays_go_in_and_out(loaded: tuple[TrtDevice, TrtNetwork]) -> None:
-    pytest.importorskip("pycuda.driver")
-    pytest.importorskip("pycuda.autoprimaryctx")
-    gpuarray = pytest.importorskip("pycuda.gpuarray")
-    device, network = loaded
-    buffers = network.new_buffers()
-    x = random_x(7)
-    written(buffers, gpuarray.to_gpu(x))
-    outputs = run(device, buffers, is_urgent=True)
-    check(outputs, x)
-    y = buffers.outputs_on_device()["y"]
-    there = gpuarray.GPUArray(y.shape, np.float32, gpudata=y.pointer)
-    assert np.array_equal(there.get(), outputs["y"])
-    buffers.close()
-
-
 def test_another_thread_can_run_and_close(loaded: tuple[TrtDevice, TrtNetwork]) -> None:
     device, network = loaded
     x, found = random_x(8), []
