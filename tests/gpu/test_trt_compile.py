@@ -121,7 +121,7 @@ def test_verify_and_inspect_take_it(shop: Workshop, native: Path) -> None:
     assert [plan["skipped"] for plan in verified["plans"]] == [None] * len(verified["plans"])
     code, stdout, stderr = shop.compiler("inspect", native)
     assert (code, stderr) == (0, "")
-    assert "this machine" in stdout
+    assert stdout.count("runs here        yes") == len(verified["plans"]) == 2
 
 
 def test_half_precision_in_three_segments(shop: Workshop) -> None:
@@ -263,7 +263,7 @@ def other_version(engine: bytes) -> bytes:
     at = engine[:64].find(version)
     if at < 0:
         pytest.skip("where the version stands in an engine of this TensorRT is not known")
-    return engine[:at] + bytes([version[0], version[1] - 1, 3]) + engine[at + 3 :]
+    return engine[:at] + bytes([version[0] - 1, 9, 3]) + engine[at + 3 :]
 
 
 def random_bytes(engine: bytes) -> bytes:

@@ -127,7 +127,8 @@ def test_an_engine_without_memory_for_it_is_not_to_be_built_again(trt: FakeTenso
     with pytest.raises(DeviceError) as caught:
         deserialize(BLOB, "a")
     assert str(caught.value) == (
-        "a: TensorRT refused it (2: [engine.cpp] Error Code 2: no further information);"
+        "a: TensorRT refused it (1: [defaultAllocator.cpp] Cuda Runtime (out of memory);"
+        " 2: [engine.cpp] Error Code 2: no further information);"
         " run fewer or smaller networks, or free what other processes hold"
     )
     trt.has_no_memory = False
@@ -161,7 +162,12 @@ def test_the_logger_keeps_what_matters(caplog: pytest.LogCaptureFixture) -> None
         logger.log(Severity.WARNING, "careful")
         logger.log(Severity.INFO, "so be it")
     assert logger.last_error == "first error"
-    assert logger.error_since(mark) == "it gave no reason"
+    assert logger.error_since(mark) == logger.cause_since(mark) == "it gave no reason"
+    assert logger.cause_since(0) == "first error"
+    for text in ("why", "because", "of what"):
+        logger.log(Severity.ERROR, text)
+    assert logger.error_since(mark) == "of what"
+    assert logger.cause_since(mark) == "why; of what"
     assert logger.messages_since(mark) == ("careful", "so be it")
     levels = [record.levelno for record in caplog.records]
     assert levels == [logging.INFO, logging.DEBUG, logging.INFO, logging.DEBUG]

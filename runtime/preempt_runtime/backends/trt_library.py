@@ -19,6 +19,7 @@ _LEVELS = {
     "INFO": logging.DEBUG,
 }
 _NO_MEMORY = re.compile(r"out ?of ?memory|could not be allocated", re.IGNORECASE)
+_NO_REASON = "it gave no reason"
 _BUILD_AGAIN = "build the bundle again on this machine: preemptc build"
 _FREE_MEMORY = "run fewer or smaller networks, or free what other processes hold"
 _INSTALL = (
@@ -118,12 +119,22 @@ def _logger_of(trt: Any) -> Any:
             """What was said since `num_messages` had this value, as far as it was kept."""
             return tuple(text for idx, _, text in tuple(self._kept) if idx > num_messages)
 
+        def errors_since(self, num_messages: int) -> tuple[str, ...]:
+            """The errors since `num_messages` had this value, as far as they were kept."""
+            return tuple(
+                text
+                for idx, level, text in tuple(self._kept)
+                if idx > num_messages and level.endswith("ERROR")
+            )
+
         def error_since(self, num_messages: int) -> str:
             """The newest error since `num_messages` had this value."""
-            for idx, level, text in reversed(tuple(self._kept)):
-                if idx > num_messages and level.endswith("ERROR"):
-                    return text
-            return "it gave no reason"
+            return (self.errors_since(num_messages) or (_NO_REASON,))[-1]
+
+        def cause_since(self, num_messages: int) -> str:
+            """The first error since then, which tells why, and the newest, which tells of what."""
+            errors = self.errors_since(num_messages) or (_NO_REASON,)
+            return "; ".join(dict.fromkeys((errors[0], errors[-1])))
 
         def lacked_memory_since(self, num_messages: int) -> bool:
             """Whether it said so since `num_messages` had this value."""
@@ -155,10 +166,10 @@ def deserialize(blob: bytes, name: str) -> Any:
     try:
         engine = _runtime_of(trt).deserialize_cuda_engine(blob)
     except Exception as err:  # pybind11 makes TypeError or RuntimeError of what fails in C++
-        text = f"{' '.join(str(err).split())}; {logger.error_since(mark)}"
+        text = f"{' '.join(str(err).split())}; {logger.cause_since(mark)}"
         raise _refused(name, text, logger, mark) from err
     if engine is None:
-        raise _refused(name, logger.error_since(mark), logger, mark)
+        raise _refused(name, logger.cause_since(mark), logger, mark)
     if num_aux_streams := int(getattr(engine, "num_aux_streams", 0)):
         raise DeviceError(
             f"{name}: the engine uses {num_aux_streams} auxiliary streams, which do not keep a"
