@@ -13,7 +13,7 @@ help: ## Show the targets
 setup: $(VENV)/.installed ## Create the virtual environment with everything installed
 
 $(VENV)/.installed: pyproject.toml runtime/pyproject.toml
-	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e 'runtime[cpu]' -e '.[cpu,dev]'
 	@touch $@
 
@@ -32,8 +32,8 @@ type: setup ## Check types
 unit: setup ## Run every test that needs no GPU
 	$(BIN)/python -m pytest -q -W error
 
-test-gpu: setup ## Run the tests that need an NVIDIA GPU with TensorRT; says why it skips
-	$(BIN)/python -m pytest -q -W error -rs -m gpu tests/gpu
+test-gpu: setup ## Run the tests that need an NVIDIA GPU with TensorRT; says what it skips and why
+	$(BIN)/python -m pytest -W error -rs -m gpu tests/gpu
 
 golden: setup ## Rewrite the golden files, to be reviewed as a diff
 	$(BIN)/python -m pytest -q -m golden --update-golden

@@ -164,10 +164,10 @@ def test_the_logger_keeps_what_matters(caplog: pytest.LogCaptureFixture) -> None
     assert logger.last_error == "first error"
     assert logger.error_since(mark) == logger.cause_since(mark) == "it gave no reason"
     assert logger.cause_since(0) == "first error"
+    assert logger.messages_since(mark) == ("careful", "so be it")
     for text in ("why", "because", "of what"):
         logger.log(Severity.ERROR, text)
     assert logger.error_since(mark) == "of what"
     assert logger.cause_since(mark) == "why; of what"
-    assert logger.messages_since(mark) == ("careful", "so be it")
     levels = [record.levelno for record in caplog.records]
     assert levels == [logging.INFO, logging.DEBUG, logging.INFO, logging.DEBUG]
