@@ -7,10 +7,10 @@ from typing import Any
 
 import preempt_runtime
 import preemptc
-from preempt_runtime.backends.ort import local_fields
+from preempt_runtime.backends.ort import library_version, local_fields
 from preempt_runtime.system_view import CpuTimes, SystemView, view_this_machine
 
-_PACKAGES = ("onnxruntime", "onnx", "numpy")
+_PACKAGES = ("onnx", "numpy")
 
 
 class MachineWatch:
@@ -37,6 +37,7 @@ class MachineWatch:
             "python": self._view.interpreter.version,
             "preemptc": preemptc.__version__,
             "preempt_runtime": preempt_runtime.__version__,
+            "onnxruntime": library_version(),  # of whichever of its wheels is installed
             **{name: version(name) for name in _PACKAGES},
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         }

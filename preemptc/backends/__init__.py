@@ -194,6 +194,13 @@ class Backend(Protocol):
         ...
 
 
+def unused_providers() -> tuple[str, ...]:
+    """What else the ONNX Runtime here could run on, such as CUDA; sessions run on the CPU."""
+    from preempt_runtime.backends.ort import unused_providers as ask  # imports ONNX Runtime
+
+    return ask()
+
+
 def backend_for_target(target: str, options: BackendOptions) -> Backend:
     """The backend of a target's name.
 

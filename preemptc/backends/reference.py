@@ -4,9 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import onnxruntime as ort
-
-from preempt_runtime.backends.ort import default_threads, session_options
+from preempt_runtime.backends.ort import default_threads, library_version, open_session
 from preempt_runtime.errors import BuildError
 from preemptc.backends import Tensors
 from preemptc.onnx_io.files import one_line
@@ -17,21 +15,19 @@ class SourceReference:
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
         self._path, self._threads = path, threads or default_threads()
-        self._session: ort.InferenceSession | None = None
+        self._session: Any = None
 
     def outputs(self, names: Sequence[str], inputs: Tensors) -> dict[str, Any]:
         """The named outputs.
 
         Raises:
+            DeviceError: ONNX Runtime is missing or broken.
             BuildError: the source graph does not run, with ONNX Runtime's text.
         """
+        library_version()
         try:
             if self._session is None:
-                self._session = ort.InferenceSession(
-                    str(self._path),
-                    session_options(self._threads),
-                    providers=["CPUExecutionProvider"],
-                )
+                self._session = open_session(self._path, self._threads)
             return dict(zip(names, self._session.run(names, dict(inputs)), strict=True))
         except Exception as err:  # onnxruntime raises its own classes, without a common root
             raise BuildError(f"the source graph does not run: {one_line(err)}") from err

@@ -6,10 +6,11 @@ from typing import Any
 
 import click
 
+from preemptc.backends import unused_providers
 from preemptc.commands.options import json_option
 from preemptc.gpu_specs import GpuSpec, PeakRate
 from preemptc.report import Table, facts
-from preemptc.targets import TARGETS, LocalDevice, local_devices
+from preemptc.targets import CPU, TARGETS, LocalDevice, local_devices
 from preemptc.terminal import show
 
 _RATES = ("fp32", "fp16", "int8")
@@ -36,6 +37,7 @@ def document_of(devices: Sequence[LocalDevice]) -> Mapping[str, Any]:
                 "cores": device.num_cores,
                 "machine": dict(device.fields) if device.is_available else {},
                 "gpu": _gpu_document(device.target.gpu),
+                "notes": _notes(device),
             }
             for device in devices
         ],
@@ -55,11 +57,21 @@ def tables_of(devices: Sequence[LocalDevice]) -> tuple[Table, ...]:
                     "cores": f"{device.num_cores} that this process may use",
                     **{name: str(value) for name, value in device.fields.items()},
                 },
+                _notes(device),
             )
             for device in unnamed
         ),
         *_gpu_tables(devices),
     )
+
+
+def _notes(device: LocalDevice) -> tuple[str, ...]:
+    if device.target is not CPU or not device.is_available:
+        return ()
+    providers = unused_providers()
+    if not providers:
+        return ()
+    return (f"not used of this ONNX Runtime: {', '.join(providers)}; see native",)
 
 
 def _gpu_document(spec: GpuSpec | None) -> Mapping[str, Any] | None:

@@ -14,6 +14,9 @@ _SHAPE = re.compile(r"[1-9]\d{0,17}(?:x[1-9]\d{0,17})*")
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _UNIT_BYTES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 _MAX_FRAC = 100.0
+_GPU_WORDS = frozenset(
+    ("cuda", "cudaexecutionprovider", "gpu", "onnxruntime-gpu", "tensorrt", "trt")
+)
 
 
 def duration_ns(text: str) -> int:
@@ -93,6 +96,11 @@ def target_name(text: str) -> str:
     """
     if text not in TARGETS:
         known = ", ".join(TARGETS)
+        if text.lower() in _GPU_WORDS:
+            raise click.BadParameter(
+                f"{text!r} is unknown; networks run on GPUs by TensorRT, for the one that is here"
+                " write native (ONNX Runtime's CUDA provider is not used)"
+            )
         raise click.BadParameter(f"{text!r} is unknown, there is {known}; see `preemptc targets`")
     return text
 

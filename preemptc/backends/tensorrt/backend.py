@@ -6,6 +6,7 @@ from typing import Literal
 
 from preempt_runtime.backends.cuda import Stream, open_cuda
 from preempt_runtime.backends.gpu_clocks import clock_fields
+from preempt_runtime.backends.ort import library_version as reference_version
 from preempt_runtime.backends.tensorrt import Scratch, bind, deserialize, library, local_fields
 from preempt_runtime.errors import DeviceError, InputError
 from preempt_runtime.manifest import hash_key
@@ -149,7 +150,8 @@ def open_backend(target: str, options: BackendOptions) -> TrtBackend:
 
     Raises:
         InputError: an option that is for CPUs.
-        DeviceError: the GPU is not here, and engines are required or the target is `native`.
+        DeviceError: the GPU is not here, and engines are required or the target is `native`; or
+            ONNX Runtime is not, against which outputs are checked.
     """
     if options.threads is not None:
         raise InputError("--threads is for the target cpu; leave it out for a GPU")
@@ -162,4 +164,6 @@ def open_backend(target: str, options: BackendOptions) -> TrtBackend:
         level=DEFAULT_LEVEL if options.level is None else options.level,
     )
     is_portable = options.engines == "skip" or missing is not None
+    if not is_portable:
+        reference_version()
     return TrtBackend(found, engine_options, is_portable=is_portable)

@@ -22,6 +22,7 @@ try:
 except ImportError:  # the module can be imported, and its absence reported, without the library
     ort = None
 
+_USED_PROVIDERS = ("CPUExecutionProvider", "AzureExecutionProvider")  # the latter is no device
 _ALIGNMENT = 64
 _MAX_THREADS = 1024
 _ISA_FLAGS = (
@@ -52,6 +53,12 @@ def library_version() -> str:
             " (and only one of onnxruntime and onnxruntime-gpu)"
         )
     return str(version)
+
+
+def unused_providers() -> tuple[str, ...]:
+    """What else this ONNX Runtime was built for, such as CUDA: sessions here run on the CPU."""
+    providers: Sequence[str] = getattr(ort, "get_available_providers", tuple)()
+    return tuple(name for name in providers if name not in _USED_PROVIDERS)
 
 
 @functools.cache

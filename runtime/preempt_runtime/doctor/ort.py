@@ -15,4 +15,6 @@ def check_wheels(subject: Subject) -> list[Finding]:
         level, advice = "fail", "pip install 'preempt-runtime[cpu]'"
     elif not wheels and not subject.named_plans("tensorrt"):
         level, advice = "warn", "pip install 'preempt-runtime[cpu]'"
+    elif "onnxruntime-gpu" in wheels:
+        found += ", used on the CPU; GPUs run by TensorRT"
     return [Finding(level=level, what="ONNX Runtime", found=found, advice=advice)]
