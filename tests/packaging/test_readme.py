@@ -68,6 +68,17 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert not heading or heading in _headings(linked), f"{target}#{heading}"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_extras_that_pages_name_are_those_there_are(page: Path) -> None:
+    projects = {"runtime": ROOT / "runtime", "preempt-runtime": ROOT / "runtime"}
+    projects |= {".": ROOT, "preemptc": ROOT}
+    text = page.read_text()
+    for project, extras in re.findall(r"(preemptc|preempt-runtime|runtime|\.)\[([a-z,]+)\]", text):
+        known = (projects[project] / "pyproject.toml").read_text()
+        for extra in extras.split(","):
+            assert re.search(rf"^{extra} = \[", known, re.MULTILINE), f"{project}[{extra}]"
+
+
 def _headings(page: Path) -> set[str]:
     """What links call the headings of a page."""
     lines = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
