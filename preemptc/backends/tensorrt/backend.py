@@ -70,7 +70,7 @@ class TrtBackend:
         if self.is_portable:
             write_groups(proto, (), folder)
             return
-        engine = shared_builder(self._options).build(folder / MODEL_FILE, {}, model.name)
+        engine = shared_builder(self._options).build(folder / MODEL_FILE, {})
         (folder / WHOLE_ENGINE).write_bytes(engine)
         text = _inspect(engine)
         (folder / _LAYERS_FILE).write_text(text)

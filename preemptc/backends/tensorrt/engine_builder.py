@@ -41,34 +41,29 @@ class EngineBuilder:
         self._timing_cache: Any = None
         self.build_ns = 0
 
-    def build(self, path: Path, formats: Mapping[str, str], name: str | None = None) -> bytes:
+    def build(self, path: Path, formats: Mapping[str, str]) -> bytes:
         """The serialised engine of an ONNX file.
 
         Args:
             path: external weights stand beside it.
             formats: TensorRT's format for inputs and outputs that are not linear, by name.
-            name: what messages call it; the file's name unless given.
 
         Raises:
             BuildError: TensorRT's own text; an operator that it does not parse is named.
         """
         start_ns = time.perf_counter_ns()
-        name = name or path.name
-        network = self._network(path, name)
+        network = self._network(path)
         self._set_formats(network, formats)
         config = self._config()
-        mark = self._logger.num_messages
         try:
             serialised = self._builder.build_serialized_network(network, config)
         finally:
             self.build_ns += time.perf_counter_ns() - start_ns
         if serialised is None:
-            raise BuildError(
-                f"{name}: TensorRT builds no engine ({self._logger.error_since(mark)})"
-            )
+            raise BuildError(f"{path.name}: TensorRT builds no engine ({self._logger.last_error})")
         return bytes(serialised)
 
-    def _network(self, path: Path, name: str) -> Any:
+    def _network(self, path: Path) -> Any:
         trt = self._trt
         flags = 0
         creation = trt.NetworkDefinitionCreationFlag
@@ -79,11 +74,10 @@ class EngineBuilder:
             flags |= 1 << int(creation.STRONGLY_TYPED)
         network = self._builder.create_network(flags)
         parser = trt.OnnxParser(network, self._logger)
-        mark = self._logger.num_messages
         if not parser.parse_from_file(str(path)):
-            text = parser_refusal(parser, path, self._logger.error_since(mark))
             raise BuildError(
-                f"{name}: TensorRT {trt.__version__} cannot parse {text};"
+                f"{path.name}: TensorRT {trt.__version__} cannot parse"
+                f" {parser_refusal(parser, path, self._logger.last_error)};"
                 " export the network without it, or take a newer TensorRT"
             )
         return network
