@@ -59,7 +59,7 @@ def command(program: str, *arguments: Argument, first: str = "") -> list[str]:
     """Words that run a command line in a process of its own, after a line of Python."""
     module = {"preemptc": "preemptc.cli", "preempt-rt": "preempt_runtime.cli"}[program]
     code = f"import sys; {first}\nfrom {module} import main\nsys.exit(main())"
-    return [sys.executable, "-W", "error", "-c", code, *map(str, arguments)]
+    return [sys.executable, "-c", code, *map(str, arguments)]
 
 
 def elsewhere(

@@ -133,7 +133,7 @@ print("equal")
 def test_a_program_with_autoprimaryctx_ends_cleanly(native: Path) -> None:
     pytest.importorskip("pycuda.driver")
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", PROGRAM, str(native)],
+        [sys.executable, "-c", PROGRAM, str(native)],
         env=environment(),
         capture_output=True,
         text=True,

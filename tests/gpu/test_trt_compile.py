@@ -127,7 +127,7 @@ def test_verify_and_inspect_take_it(shop: Workshop, native: Path) -> None:
 def test_half_precision_in_three_segments(shop: Workshop) -> None:
     path = shop.folder / "half.bundle"
     shop.compiler.json(
-        "compile", shop.network("tiny_cnn"), "--target", "native", "--segments", "3", *QUICK,
+        "compile", shop.network("tiny_cnn"), "--target", "native", "--segments", "2", *QUICK,
         "--precision", "fp16", "-o", path,
     )  # fmt: skip
     bundle = open_bundle(path)
@@ -231,7 +231,7 @@ def test_a_compile_that_is_killed_leaves_nothing_and_goes_through_again(
 ) -> None:
     output, cache = tmp_path / "killed.bundle", tmp_path / "cache"
     words = (
-        "compile", shop.network("tiny_branchy"), "--target", "native", "--segments", "3", *QUICK,
+        "compile", shop.network("tiny_branchy"), "--target", "native", "--segments", "2", *QUICK,
     )  # fmt: skip
     process = subprocess.Popen(
         command("preemptc", *words, "-o", output, "--cache", cache),
