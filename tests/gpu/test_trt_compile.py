@@ -127,7 +127,7 @@ def test_verify_and_inspect_take_it(shop: Workshop, native: Path) -> None:
 def test_half_precision_in_three_segments(shop: Workshop) -> None:
     path = shop.folder / "half.bundle"
     shop.compiler.json(
-        "compile", shop.network("tiny_cnn"), "--target", "native", "--segments", "2", *QUICK,
+        "compile", shop.network("tiny_cnn"), "--target", "native", "--segments", "3", *QUICK,
         "--precision", "fp16", "-o", path,
     )  # fmt: skip
     bundle = open_bundle(path)
