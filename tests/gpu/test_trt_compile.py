@@ -307,10 +307,10 @@ def test_a_bundle_for_another_gpu_is_refused_with_each_field(
 ) -> None:
     here = local_fields()
     other: dict[str, str | int] = {
-        "gpu": "Orin",
-        "num_sms": 16,
-        "compute_capability": "8.7",
-        "tensorrt": "10.3.0",
+        "gpu": "Other",
+        "num_sms": 1,
+        "compute_capability": "1.0",
+        "tensorrt": "8.5.3",
     }
     path = bad_bundles.with_key_fields(native, tmp_path / "other.bundle", **other)
     line = refusal(*run_taskset(path, tmp_path))
@@ -322,7 +322,7 @@ def test_a_bundle_for_another_gpu_is_refused_with_each_field(
 
 
 def test_a_forged_key_is_refused(shop: Workshop, native: Path, tmp_path: Path) -> None:
-    path = bad_bundles.with_forged_key(native, tmp_path / "forged.bundle", gpu="Orin")
+    path = bad_bundles.with_forged_key(native, tmp_path / "forged.bundle", gpu="Other")
     line = refusal(*run_taskset(path, tmp_path))
     assert "is not the hash of its fields" in line
     assert shop.compiler.refused("verify", path) == line
