@@ -1,24 +1,30 @@
 """Networks and bundles that the tests on a GPU share: each is built once, in seconds."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from models.make import make
 from preempt_runtime.backends.tensorrt import TrtDevice
+from preempt_runtime.bundle import Bundle
 from preempt_runtime.clock import MonotonicClock
 from preempt_runtime.device import Array
 from preempt_runtime.executor import Executor
+from preempt_runtime.inputs import random_inputs
 from preempt_runtime.policies import FixedPriority
 from preempt_runtime.task import Task
 from preemptc import replan
 from preemptc.targets import TARGETS, local_devices
-from tests.gpu.commands import Compiler
+from tests.gpu import bad_bundles
+from tests.gpu.commands import Compiler, elsewhere
 
 QUICK = ("--opt-level", "0")
+_SOURCE_TOLERANCE = 5e-2  # of the largest value, as the manifest states for GPUs
 
 
 @dataclass(frozen=True)
@@ -81,3 +87,30 @@ def executed(device: TrtDevice, network: Any, inputs: Mapping[str, Array]) -> di
         executor.run()
         result: dict[str, Array] = handle.result(timeout=0)
         return result
+
+
+def outputs_of(bundle: Bundle, inputs: Mapping[str, Array], plan_id: str) -> dict[str, Array]:
+    with closing(TrtDevice()) as device, closing(device.load(bundle, plan_id)) as network:
+        return executed(device, network, inputs)
+
+
+def check_against_source(bundle: Bundle, model: Path) -> None:
+    """Every plan's outputs on random inputs, against ONNX Runtime in fp32."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
+    inputs = random_inputs(bundle.manifest.graphs[0], seed=3, task="test")
+    names = [output.name for output in bundle.manifest.graphs[0].outputs]
+    expected = dict(zip(names, session.run(names, inputs), strict=True))
+    for plan in bundle.manifest.plans:
+        found = outputs_of(bundle, inputs, plan.id)
+        assert found.keys() == expected.keys()
+        for name, array in found.items():
+            assert len(np.unique(array)) > 1
+            limit = _SOURCE_TOLERANCE * np.abs(expected[name]).max()
+            np.testing.assert_allclose(array, expected[name], atol=limit, rtol=0)
+
+
+def run_taskset(bundle: Path, folder: Path, **how: Any) -> tuple[int, str, str]:
+    """`preempt-rt run` of one task, in a process of its own."""
+    taskset = bad_bundles.taskset_of(bundle, folder)
+    return elsewhere("preempt-rt", "run", taskset, "--duration", "100ms", folder=folder, **how)
