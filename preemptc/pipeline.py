@@ -283,6 +283,7 @@ def _make_portable(
         "library_s": 0.0,
         "kept": 0,
         "rounds": 0,
+        "tried": [],
         "measured": None,
         "check": None,
     }
@@ -334,6 +335,16 @@ def _report(
         "library_s": round(bench.library_ns / 1e9, 3),
         "kept": measured.plan.num_segments,
         "rounds": measured.num_rounds,
+        "tried": [
+            {
+                "segments": len(trial.split_points) + 1,
+                "newly_built": trial.num_new,
+                "longest_ns": trial.longest_ns,
+                "overhead_ratio": round(trial.ratio_p50, 4),
+                "kept": trial.split_points == measured.plan.split_points,
+            }
+            for trial in measured.trials
+        ],
         "measured": {
             "segment_p50_ns": [latency.p50_ns for latency in measurement.segments],
             "segment_p99_ns": [latency.p99_ns for latency in measurement.segments],

@@ -30,14 +30,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="module")
 def quick_measurements() -> Iterator[None]:
     """Few runs: for tests of what is said, not of how long it takes."""
-    from preemptc import replan  # not before a test asks: the runtime's tests do without it
+    from preemptc import trials  # not before a test asks: the runtime's tests do without it
     from preemptc.backends.ort import profiler
 
     with pytest.MonkeyPatch.context() as patch:
         for name in ("_TRIAL_RUNS", "_FINAL_RUNS"):
-            patch.setattr(replan, name, 3)
+            patch.setattr(trials, name, 3)
         for name in ("_TRIAL_BUDGET_NS", "_FINAL_BUDGET_NS"):
-            patch.setattr(replan, name, 0)
+            patch.setattr(trials, name, 0)
         patch.setattr(profiler, "_BUDGET_NS", 20_000_000)
         patch.setattr(profiler, "_CHAIN_RUNS", 5)
         yield

@@ -30,13 +30,15 @@ class Measurement:
     """Times of one segmentation, taken in one process with chain and whole alternating.
 
     `ratio_p50` is the median of the paired ratios chained over whole (chain k against the whole
-    run beside it); 1.0 for a plan of one segment.
+    run beside it); 1.0 for a plan of one segment. `ratio_error` is half the width of its 95 %
+    interval.
     """
 
     segments: tuple[Latency, ...]
     chained: Latency
     whole: Latency
     ratio_p50: float
+    ratio_error: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,5 +1,6 @@
 """From samples to the figures that profiles and manifests hold."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +24,22 @@ def latency_from_samples(samples_ns: Sequence[int] | NDArray[Any]) -> Latency:
         max_ns=int(ordered[-1]),
         num_samples=count,
     )
+
+
+def median_with_error(samples: Sequence[float] | NDArray[Any]) -> tuple[float, float]:
+    """The median, and half the width of its 95 % interval.
+
+    The interval's ends are order statistics: of n samples about `n / 2 +- 0.98 * sqrt(n)`.
+
+    >>> median_with_error([1.0, 1.0, 1.2]), median_with_error([5.0] * 9)
+    ((1.0, 0.1), (5.0, 0.0))
+    """
+    ordered = np.sort(np.asarray(samples, dtype=np.float64))
+    last = len(ordered) - 1
+    reach = 0.98 * math.sqrt(len(ordered))
+    low, high = math.floor(last / 2 - reach), math.ceil(last / 2 + reach)
+    error = (ordered[min(high, last)] - ordered[max(low, 0)]) / 2
+    return float(np.median(ordered)), round(float(error), 12)
 
 
 def interquartile_mean(samples_ns: Sequence[int]) -> float:

@@ -6,7 +6,7 @@ import click
 
 from preempt_runtime.bundle import open_bundle
 from preemptc.cache import BuildCache
-from preemptc.commands.compile import tables_of
+from preemptc.commands.compile_tables import tables_of
 from preemptc.commands.options import FILE, bundle_argument, cache_option, json_option
 from preemptc.commands.values import target_name
 from preemptc.pipeline import read_profile

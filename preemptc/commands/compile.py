@@ -1,15 +1,11 @@
 """`preemptc compile`: from a network to a bundle."""
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 
 from preempt_runtime.bundle import open_bundle
-from preempt_runtime.manifest import PlanSpec
-from preempt_runtime.units import fmt_ns
-from preemptc.candidates import CandidateCounts
+from preemptc.commands.compile_tables import tables_of
 from preemptc.commands.options import (
     DEFAULT_OVERHEAD_FRAC,
     FILE,
@@ -22,15 +18,6 @@ from preemptc.commands.options import (
 from preemptc.commands.values import duration_ns, fraction
 from preemptc.pipeline import compile_model, read_profile
 from preemptc.replan import Goal
-from preemptc.report import (
-    Table,
-    facts,
-    fmt_bound,
-    fmt_percent,
-    longest_segment,
-    pruning_table,
-    segment_table,
-)
 from preemptc.terminal import show, watched
 
 
@@ -128,77 +115,3 @@ def _goal(
         max_overhead_frac=max_overhead_frac if names else DEFAULT_OVERHEAD_FRAC,
         quantile=quantile,
     )
-
-
-def tables_of(
-    report: Mapping[str, Any], plan: PlanSpec, node_names: Sequence[str], goal: Goal
-) -> tuple[Table, ...]:
-    """What `compile` tells people.
-
-    Args:
-        report: the document that the pipeline returned.
-        plan: of the bundle it wrote.
-        node_names: of the executed graph.
-    """
-    summary = {
-        "segments": str(report["segments"]),
-        "asked": _asked(goal),
-        "bound": fmt_bound(report["bound_ns"], report["bound_quantile"]),
-        **(_measured_facts(report, plan) if report["measured"] else _estimated_facts(report)),
-        "bundle": report["bundle"],
-        "time": f"{report['wall_s']:.3g} s, {report['cache_hits']} results from the cache",
-    }
-    notes = tuple(report.get("notes", ()))
-    if report["segments"] == 1 and goal.num_segments is None:
-        notes += ("one segment: this network cannot be preempted; ask for less to split it",)
-    if not report["measured"]:
-        where = report["bundle"]
-        notes += (
-            f"engines for {plan.target} are built where it is: run `preemptc build {where}` there,"
-            " which measures and plans again",
-        )
-    return (
-        facts(f"compiled for {plan.target}", summary, notes),
-        pruning_table(CandidateCounts(**report["candidates"])),
-        segment_table(plan, node_names),
-    )
-
-
-def _measured_facts(report: Mapping[str, Any], plan: PlanSpec) -> dict[str, str]:
-    measured, check = report["measured"], report["check"]
-    equal = "bitwise equal to" if check["bitwise"] else f"{check['max_abs_diff']:.3g} from"
-    reference = "the whole network's" if check["is_against_whole"] else "the source's"
-    return {
-        "longest segment": longest_segment(plan),
-        "predicted": fmt_ns(report["predicted_max_ns"]),
-        "overhead": _overhead(report),
-        "medians": f"chained {fmt_ns(measured['chained_p50_ns'])}, whole"
-        f" {fmt_ns(measured['whole_p50_ns'])}, medians over all runs of each; not what the"
-        " overhead is computed from",
-        "built": f"{report['built']} segments, {report['kept']} kept",
-        "check": f"chained outputs {equal} {reference};"
-        f" {check['source_max_abs_diff']:.3g} from the source's",
-    }
-
-
-def _overhead(report: Mapping[str, Any]) -> str:
-    if report["segments"] == 1:
-        return f"{fmt_percent(0)}: one segment is the uncut network"
-    found = fmt_percent(report["measured"]["overhead_ratio"] - 1)
-    return f"{found} measured: each chained run over the whole run beside it, the median of these"
-
-
-def _estimated_facts(report: Mapping[str, Any]) -> dict[str, str]:
-    return {
-        "longest segment": f"{fmt_ns(report['predicted_max_ns'])}, planned from"
-        f" {report['profile_source']} costs; nothing was built",
-    }
-
-
-def _asked(goal: Goal) -> str:
-    if goal.max_segment_ns is not None:
-        return f"no segment over {fmt_ns(goal.max_segment_ns)}, at the least overhead"
-    if goal.num_segments is not None:
-        return f"{goal.num_segments} segments, the longest as short as possible"
-    assert goal.max_overhead_frac is not None
-    return f"overhead at most {fmt_percent(goal.max_overhead_frac)}, the longest segment short"

@@ -109,7 +109,13 @@ ALLOWED: dict[str, set[str]] = {
     "segment_paths": {"segment_costs"},
     "search": {"candidates", "profile", "segment_costs", "segment_paths"},
     "learnt_costs": {"backends", "search", "segment_costs"},
-    "replan": {"backends", "learnt_costs", "search", "segment_costs"},
+    "goal": {"search", "segment_costs"},
+    "trials": {"backends", "learnt_costs", "search", "segment_costs"},
+    "under_bound": {"goal", "learnt_costs", "search", "trials"},
+    "improve": {"search", "segment_costs", "trials"},
+    "replan": {
+        "backends", "goal", "improve", "search", "segment_costs", "trials", "under_bound",
+    },
     "check": {"backends"},
     "pack": {"backends", "cache", "replan", "search", *VALUES, *PURE, *ONNX}
     - {"onnx_io.precision", "onnx_io.simplify"},
@@ -163,7 +169,7 @@ def _allowed(name: str) -> set[str]:
                 "onnx_io.simplify"
             }
     if name.startswith("commands"):
-        shared = {"commands.compile", "commands.options", "commands.values"}
+        shared = {"commands.compile_tables", "commands.options", "commands.values"}
         return {*shared, *ALLOWED} - {"cli", "start", "__main__", "load"}
     return ALLOWED[name]
 

@@ -27,7 +27,7 @@ from preempt_runtime.backends.ort import OrtDevice
 from preempt_runtime.bundle import open_bundle
 from preempt_runtime.errors import BuildError, BundleError, InfeasibleError, InputError
 from preempt_runtime.inputs import random_inputs
-from preemptc import deliver, replan
+from preemptc import deliver, trials
 from preemptc.backends import BackendOptions
 from preemptc.backends.ort import lower, profiler
 from preemptc.backends.ort.lower import source_names
@@ -55,10 +55,10 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(autouse=True)
 def quick_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few runs: these tests are about what is built, not about how long it takes."""
-    monkeypatch.setattr(replan, "_TRIAL_RUNS", 3)
-    monkeypatch.setattr(replan, "_TRIAL_BUDGET_NS", 0)
-    monkeypatch.setattr(replan, "_FINAL_RUNS", 3)
-    monkeypatch.setattr(replan, "_FINAL_BUDGET_NS", 0)
+    monkeypatch.setattr(trials, "_TRIAL_RUNS", 3)
+    monkeypatch.setattr(trials, "_TRIAL_BUDGET_NS", 0)
+    monkeypatch.setattr(trials, "_FINAL_RUNS", 3)
+    monkeypatch.setattr(trials, "_FINAL_BUDGET_NS", 0)
     monkeypatch.setattr(profiler, "_BUDGET_NS", 20_000_000)
     boundary = BoundaryCost(fixed_ns=100, ns_per_byte=0.0)
     monkeypatch.setattr(profiler, "measure_boundary", lambda threads: boundary)

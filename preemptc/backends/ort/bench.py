@@ -16,7 +16,7 @@ from preempt_runtime.manifest import TensorSpec
 from preemptc.backends import EXACT, Artefacts, Measurement, Tensors
 from preemptc.backends.ort.profiler import profiling_inputs, whole_buffers
 from preemptc.backends.reference import SourceReference
-from preemptc.backends.stats import latency_from_samples
+from preemptc.backends.stats import latency_from_samples, median_with_error
 from preemptc.interface import graph_spec, tensor_spec
 from preemptc.model import Lowered, Model
 from preemptc.onnx_io.files import WEIGHTS_FILE, read_graph, save_piece
@@ -103,11 +103,13 @@ class OrtBench:
         rows = rows[_WARM_UP_RUNS:] if len(rows) > 2 * _WARM_UP_RUNS else rows
         times = np.asarray([row for row, _ in rows], dtype=np.int64)
         wholes = np.asarray([whole_ns for _, whole_ns in rows], dtype=np.int64)
+        ratio_p50, ratio_error = median_with_error(times.sum(axis=1) / wholes)
         return Measurement(
             segments=tuple(latency_from_samples(times[:, i]) for i in range(num_segments)),
             chained=latency_from_samples(times.sum(axis=1)),
             whole=latency_from_samples(wholes),
-            ratio_p50=float(np.median(times.sum(axis=1) / wholes)),
+            ratio_p50=ratio_p50,
+            ratio_error=ratio_error,
         )
 
     def whole_ns(self) -> int:

@@ -23,7 +23,7 @@ from preempt_runtime.inputs import random_inputs
 from preempt_runtime.manifest import TensorSpec
 from preemptc.backends import Artefacts, EngineMemory, Measurement, Tensors, Tolerance
 from preemptc.backends.reference import SourceReference
-from preemptc.backends.stats import latency_from_samples
+from preemptc.backends.stats import latency_from_samples, median_with_error
 from preemptc.backends.tensorrt.engine_builder import EngineBuilder
 from preemptc.backends.tensorrt.formats import FORMATS, boundary_formats, stored_spec
 from preemptc.backends.tensorrt.lower import read_groups
@@ -162,11 +162,13 @@ class TrtBench:
         times = np.asarray([row.segments_ns for row in rows], dtype=np.int64)
         chained = np.asarray([row.chained_ns for row in rows], dtype=np.int64)
         wholes = np.asarray([row.whole_ns for row in rows], dtype=np.int64)
+        ratio_p50, ratio_error = median_with_error(chained / wholes) if split_points else (1.0, 0.0)
         return Measurement(
             segments=tuple(latency_from_samples(times[:, i]) for i in range(times.shape[1])),
             chained=latency_from_samples(chained),
             whole=latency_from_samples(wholes),
-            ratio_p50=float(np.median(chained / wholes)) if split_points else 1.0,
+            ratio_p50=ratio_p50,
+            ratio_error=ratio_error,
         )
 
     def _fastest_format(self, split_points: Sequence[int]) -> str:
