@@ -64,20 +64,24 @@ def _measured_facts(report: Mapping[str, Any], plan: PlanSpec) -> dict[str, str]
         f" {fmt_ns(measured['whole_p50_ns'])}, medians over all runs of each; not what the"
         " overhead is computed from",
         "built": f"{report['built']} segments, {report['kept']} kept",
-        **_tried_facts(report["tried"]),
+        **({"tried": fmt_tried(report["tried"])} if len(report["tried"]) > 1 else {}),
         "check": f"chained outputs {equal} {reference};"
         f" {check['source_max_abs_diff']:.3g} from the source's",
     }
 
 
-def _tried_facts(tried: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """The plans that were measured, where there was more than one."""
-    plans = [
-        f"{plan['segments']} segments, longest {fmt_ns(plan['longest_ns'])}, overhead"
+def fmt_tried(tried: Sequence[Mapping[str, Any]]) -> str:
+    """The plans that were measured, in their order.
+
+    >>> plan = {"segments": 3, "longest_ns": 9000, "overhead_ratio": 1.02, "kept": True}
+    >>> fmt_tried([{**plan, "segments": 4, "overhead_ratio": 1.03, "kept": False}, plan])
+    '4 segments: longest 9 us, overhead 3 %; 3 segments: longest 9 us, overhead 2 % (kept)'
+    """
+    return "; ".join(
+        f"{plan['segments']} segments: longest {fmt_ns(plan['longest_ns'])}, overhead"
         f" {fmt_percent(plan['overhead_ratio'] - 1)}{' (kept)' if plan['kept'] else ''}"
         for plan in tried
-    ]
-    return {"tried": "; ".join(plans)} if len(plans) > 1 else {}
+    )
 
 
 def _overhead(report: Mapping[str, Any]) -> str:

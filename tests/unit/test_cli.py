@@ -208,8 +208,13 @@ def test_compile_says_what_it_made(run: Run, split: Arguments, tmp_path: Path) -
 def test_compile_json_is_complete(run: Run, split: Arguments, tmp_path: Path) -> None:
     report = run.json(*split, "-o", tmp_path / "net.bundle")
     assert {"bundle", "segments", "candidates", "built", "kept", "bound_ns", "predicted_max_ns",
-            "measured", "notes", "check", "cache_hits", "wall_s"} <= report.keys()  # fmt: skip
+            "tried", "measured", "notes", "check", "cache_hits",
+            "wall_s"} <= report.keys()  # fmt: skip
     assert report["segments"] == report["kept"] == 3 <= report["built"]
+    assert len(report["tried"]) <= report["rounds"]
+    assert [plan["segments"] for plan in report["tried"] if plan["kept"]] == [3]
+    assert sum(plan["newly_built"] for plan in report["tried"]) == report["built"]
+    assert {"longest_ns", "overhead_ratio"} <= report["tried"][0].keys()
     assert list(report["candidates"]) == [
         "positions", "after_fusion", "after_live_bytes", "after_zero_cost", "after_dominance",
     ]  # fmt: skip
