@@ -30,8 +30,8 @@ class RandomNetwork:
         lost = rng.uniform(0.008, 0.01, NUM_NODES) * WHOLE_NS
         guess = work * rng.uniform(0.9, 1.1, NUM_NODES)
         self.seed = seed
-        self.elapsed = tuple(accumulate(work, initial=0.0))
-        self.cut_ns = (0.0, *(expected + lost)[1:])
+        self.elapsed: tuple[float, ...] = tuple(accumulate(work.tolist(), initial=0.0))
+        self.cut_ns: tuple[float, ...] = (0.0, *(expected + lost)[1:].tolist())
         self.factor = rng.normal(1.0, span_error, (NUM_NODES + 1, NUM_NODES + 1))
         self.bound_ns = round(max(WHOLE_NS / 8, 1.2 * float(work.max())))
         self.predicted = SegmentCosts(
