@@ -95,7 +95,7 @@ class TrtBench:
     def build(self, start: int, end: int) -> Path:
         """The engine of executed nodes [start, end), in the boundary format that was chosen.
 
-        That of all nodes is the whole network's, which is there.
+        That of all nodes is the whole engine, which exists: no boundary, so nothing to choose.
 
         Raises:
             BuildError: TensorRT refused this piece; it is remembered.
