@@ -35,8 +35,6 @@ def test_the_segment_of_all_nodes_is_the_whole_network_s_engine(tmp_path: Path) 
     lowered = backend.read_lowered(model, folder)
     bench = TrtBench(model, lowered, _RefusingBuilder())  # type: ignore[arg-type]
     assert bench.build(0, lowered.graph.num_nodes) == folder / WHOLE_ENGINE
-    files = bench.artefacts(())
-    assert (files.whole, *files.segments) == (folder / WHOLE_ENGINE,) * 2
     assert bench.num_built == 0
     with pytest.raises(BuildError, match="asked to build"):
         bench.build(0, 1)
