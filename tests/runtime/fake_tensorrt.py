@@ -20,6 +20,7 @@ from tests.runtime.fake_cuda import FakeDriver
 _NAMES = {
     "float32": "FLOAT",
     "float16": "HALF",
+    "int8": "INT8",
     "int32": "INT32",
     "int64": "INT64",
     "bool": "BOOL",
@@ -59,8 +60,13 @@ def blob_of(
     scratch_bytes: int = 1000,
     num_aux_streams: int = 0,
     vector: Mapping[str, tuple[int, int]] | None = None,
+    formats: Mapping[str, str] | None = None,
+    layers: Sequence[str] = (),
 ) -> bytes:
-    """A serialised engine; `vector` gives (components per element, dimension) of a layout."""
+    """A serialised engine; `vector` gives (components per element, dimension) of a layout.
+
+    `formats` are TensorRT's names of layouts that are not linear, `layers` what the inspector says.
+    """
 
     def described(specs: Sequence[TensorSpec]) -> list[list[Any]]:
         return [[spec.name, spec.dtype, list(spec.shape)] for spec in specs]
@@ -72,6 +78,8 @@ def blob_of(
         "scratch_bytes": scratch_bytes,
         "num_aux_streams": num_aux_streams,
         "vector": vector or {},
+        "formats": formats or {},
+        "layers": list(layers),
     }
     return json.dumps(fields).encode()
 
@@ -145,11 +153,18 @@ class Engine:
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         return self.specs[name][1]
 
+    def get_tensor_format(self, name: str) -> Any:
+        return types.SimpleNamespace(name=self.fields["formats"].get(name, "LINEAR"))
+
     def get_tensor_components_per_element(self, name: str) -> int:
         return int(self.fields["vector"].get(name, (-1, -1))[0])
 
     def get_tensor_vectorized_dim(self, name: str) -> int:
         return int(self.fields["vector"].get(name, (-1, -1))[1])
+
+    def create_engine_inspector(self) -> Any:
+        text = json.dumps({"Layers": [{"Name": name} for name in self.fields["layers"]]})
+        return types.SimpleNamespace(get_engine_information=lambda form: text)
 
     def new_context(self, kind: type[Any], event: str) -> Any:
         self.trt.events.append(event)
