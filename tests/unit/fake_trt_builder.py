@@ -40,13 +40,14 @@ class FakeBuilder:
     def __init__(self, trt: FakeTensorRT) -> None:
         self.trt = trt
         self.refused: dict[str, str] = {}  # by node: what it logs before it builds nothing
+        self.refused_formats: set[str] = set()
         self.cannot_parse: dict[str, str] = {}
         self.refuses_reloaded_times = False
         self.is_foreign = False  # whether a cache that was read back is of another device
         self.steps = 0  # how long a build takes
+        self.stays_in_the_library = False  # whether a build logs once and then calls nothing back
         self.builds: list[str] = []
         self.flags: list[str] = []
-        self.formats: list[dict[str, str]] = []
         self.num_timed = 0
         module = trt.module
         module.Builder = lambda logger: _Builder(self, logger)
@@ -57,10 +58,16 @@ class FakeBuilder:
         module.TacticSource = types.SimpleNamespace(CUBLAS=0, CUBLAS_LT=1, CUDNN=2)
         module.ProfilingVerbosity = types.SimpleNamespace(DETAILED=2)
         module.LayerInformationFormat = types.SimpleNamespace(JSON=1)
+        module.IProfiler = _Profiler
         if trt.version < (11, 0):
             module.BuilderFlag = types.SimpleNamespace(FP16="FP16", INT8="INT8")
         if trt.version >= (10, 0):
             module.IProgressMonitor = _ProgressMonitor
+
+
+class _Profiler:
+    def report_layer_time(self, name: str, ms: float) -> None:
+        raise NotImplementedError
 
 
 class _ProgressMonitor:
@@ -94,6 +101,9 @@ class _Builder:
         if monitor is not None:
             monitor.phase_start("Building", None, fake.steps)
         for step in range(fake.steps):
+            if step and fake.stays_in_the_library:
+                time.sleep(_STEP_S)
+                continue
             name = nodes[step % len(nodes)]
             self._logger.log(Severity.VERBOSE, f"--------------- Timing Runner: {name} (Cask[0x1])")
             time.sleep(_STEP_S)
@@ -106,6 +116,10 @@ class _Builder:
             if name in nodes:
                 self._logger.log(Severity.ERROR, text)
                 return None
+        named = {*network.formats().values()} or {"LINEAR"}
+        if refused := named & fake.refused_formats:
+            self._logger.log(Severity.ERROR, f"refuses {', '.join(refused)}")
+            return None
         fake.num_timed += len(set(nodes) - config.cache.timed)
         config.cache.timed |= set(nodes)
         return network.serialized()

@@ -87,15 +87,14 @@ def test_what_may_pass_is_told_from_what_will_not(
     assert isinstance(caught.value, PassingBuildError) is may_pass
 
 
-def test_without_a_gpu_there_is_no_builder(make: Make) -> None:
+def test_without_a_gpu_there_is_no_builder(make: Make, net: Path) -> None:
     def refuse(logger: object) -> None:
         raise TypeError("pybind11::init(): factory function returned nullptr")
 
     make("8.6.1").trt.module.Builder = refuse
-    with pytest.raises(
-        DeviceError, match=r"TensorRT makes no builder .*; see whether `nvidia-smi`"
-    ):
-        EngineBuilder(options())
+    text = r"TensorRT makes no builder .*; see whether `nvidia-smi`"
+    with pytest.raises(DeviceError, match=text):
+        EngineBuilder(options()).build(net, {}, watch())
 
 
 @pytest.mark.parametrize(

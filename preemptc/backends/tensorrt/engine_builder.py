@@ -43,17 +43,15 @@ class PassingBuildError(BuildError):
 class EngineBuilder:
     """Builds engines one after the other, with one timing cache.
 
-    `build_ns` is the time spent inside TensorRT so far.
-
-    Raises:
-        DeviceError: TensorRT makes no builder, most often for want of a GPU.
+    `build_ns` is the time spent inside TensorRT so far. TensorRT's own builder is made with the
+    first engine: that takes seconds, in which Ctrl-C must be heard, too.
     """
 
     def __init__(self, options: EngineOptions, timing: TimingFile | None = None) -> None:
         self._trt = library()
         self._options = options
         self._logger = EngineLogger()
-        self._builder = _new_builder(self._trt, self._logger)
+        self._builder: Any = None
         self._timing = TimingCache(timing)
         self._lock = threading.Lock()  # an abandoned build may still be going on
         self.build_ns = 0
@@ -79,6 +77,7 @@ class EngineBuilder:
         Raises:
             BuildError: TensorRT's own text; an operator that it does not parse is named.
             PassingBuildError: trying again later may help.
+            DeviceError: TensorRT makes no builder, most often for want of a GPU.
         """
         start_ns = time.perf_counter_ns()
         try:
@@ -95,6 +94,8 @@ class EngineBuilder:
     ) -> bytes:
         with self._lock:
             mark = self._logger.num_messages
+            if self._builder is None:
+                self._builder = _new_builder(self._trt, self._logger)
             try:
                 return self._serialised(path, formats, watch, is_quantized)
             except PassingBuildError:
