@@ -77,13 +77,25 @@ def test_a_bias_in_a_weights_file_is_folded(tmp_path: Path) -> None:
     np.testing.assert_array_equal(numpy_helper.to_array(folded), expected)
 
 
-def test_what_is_no_bias_is_left_alone(tmp_path: Path) -> None:
-    proto = onnx_models.quantised()
-    before = [node.name for node in proto.graph.node if node.op_type != "DequantizeLinear"]
-    prepare_quantized(proto, tmp_path)
-    names = [node.name for node in proto.graph.node]
-    assert [name for name in names if "DQ" not in name] == before
-    assert names.count("conv0.w.DQ") == 1
+def test_int8_weights_stay_where_tensorrt_takes_them(tmp_path: Path) -> None:
+    proto = prepared(onnx_models.quantised(), tmp_path)
+    (weight,) = [each for each in proto.graph.initializer if each.name == "conv0.w"]
+    assert weight.data_type == TensorProto.INT8
+
+
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_float_weights_quantise_to_the_same_values(has_bias: bool, tmp_path: Path) -> None:
+    source = onnx_models.quantised(has_bias=has_bias)
+    proto = onnx.shape_inference.infer_shapes(source)
+    prepare_quantized(proto, tmp_path, wants_float_weights=True)
+    onnx.checker.check_model(proto, full_check=True)
+    np.testing.assert_array_equal(output_of(proto), output_of(source))
+    kinds = {each.name: each.data_type for each in proto.graph.initializer}
+    assert kinds["conv0.w.dq_f"] == TensorProto.FLOAT
+    assert "conv0.w" not in kinds
+    feeders = {name: node.op_type for node in proto.graph.node for name in node.output}
+    dequantisers = [node for node in proto.graph.node if node.op_type == "DequantizeLinear"]
+    assert {feeders[node.input[0]] for node in dequantisers} == {"QuantizeLinear"}
 
 
 @pytest.mark.parametrize("opset", [13, 17, 19])

@@ -55,7 +55,7 @@ def write_typed_graph(
     is_half = precision == "fp16"
     if is_quantized(proto):
         is_half = is_half and is_strongly_typed
-        prepare_quantized(proto, model.path.parent)
+        prepare_quantized(proto, model.path.parent, wants_float_weights=not is_strongly_typed)
     if is_half:
         onnx.load_external_data_for_model(proto, str(model.path.parent))
         proto = half_precision(proto, model.name)

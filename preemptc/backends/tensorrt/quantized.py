@@ -24,53 +24,64 @@ def is_quantized(proto: onnx.ModelProto) -> bool:
     return any(node.op_type in (QUANTIZE, DEQUANTIZE) for node in proto.graph.node)
 
 
-def prepare_quantized(proto: onnx.ModelProto, folder: Path) -> None:
-    """Give each reader of a DQ a DQ of its own, and fold the DQ of int32 biases, in place.
+def prepare_quantized(
+    proto: onnx.ModelProto, folder: Path, *, wants_float_weights: bool = False
+) -> None:
+    """Bring the graph into the form that TensorRT takes and fuses, in place; it computes the same.
 
-    A DQ that two layers share is fused into one of them at most where a cut comes between the
-    two. TensorRT has no DQ of int32; tools that quantise biases leave one at every convolution.
+    Each reader of a DQ gets a DQ of its own: one that two layers share is fused into one of them
+    at most where a cut comes between the two. The DQ of int32 biases, which TensorRT lacks, is
+    folded; tools that quantise biases leave one at every convolution.
 
     Args:
         proto: its weights may be external.
         folder: where those are.
+        wants_float_weights: int8 weights become floats behind a Q, whose values are those of the
+            int8 weights again: TensorRT before 10 takes no other.
     """
-    _fold_biases(proto, folder)
+    _rewrite_weights(proto, folder, wants_float_weights=wants_float_weights)
     _split_shared(proto)
 
 
-def _fold_biases(proto: onnx.ModelProto, folder: Path) -> None:
+def _rewrite_weights(proto: onnx.ModelProto, folder: Path, *, wants_float_weights: bool) -> None:
     weights = {tensor.name: tensor for tensor in proto.graph.initializer}
     outputs = {value.name for value in proto.graph.output}
-    kept = []
+    nodes: list[onnx.NodeProto] = []
     for node in proto.graph.node:
-        bias = weights.get(node.input[0]) if node.op_type == DEQUANTIZE else None
-        folded = None
-        if bias is not None and node.output[0] not in outputs:
-            parameters = [weights[name] for name in node.input[1:] if name in weights]
-            if len(parameters) == len([name for name in node.input[1:] if name]):
-                folded = _folded_bias(bias, parameters, folder)
-        if folded is None:
-            kept.append(node)
-        else:
-            proto.graph.initializer.append(numpy_helper.from_array(folded, node.output[0]))
-    if len(kept) < len(proto.graph.node):
-        _replace(proto.graph.node, kept)
-        _drop_unread(proto)
+        given = [weights.get(name) for name in node.input if name]
+        tensors = [tensor for tensor in given if tensor is not None]
+        is_constant = node.op_type == DEQUANTIZE and len(tensors) == len(given)
+        kind = tensors[0].data_type if is_constant else None
+        if kind == TensorProto.INT32 and node.output[0] not in outputs:
+            values = _dequantised(node, tensors, folder)
+            proto.graph.initializer.append(numpy_helper.from_array(values, node.output[0]))
+            continue
+        if kind == TensorProto.INT8 and wants_float_weights:
+            values = _dequantised(node, tensors, folder)
+            proto.graph.initializer.append(numpy_helper.from_array(values, f"{node.output[0]}_f"))
+            nodes.append(onnx.NodeProto.FromString(node.SerializeToString()))
+            nodes[-1].op_type, nodes[-1].name = QUANTIZE, f"{node.name}_Q"
+            nodes[-1].input[0], nodes[-1].output[0] = f"{node.output[0]}_f", f"{node.output[0]}_q"
+            node.input[0] = nodes[-1].output[0]
+        nodes.append(node)
+    _replace(proto.graph.node, nodes)
+    _drop_unread(proto)
 
 
-def _folded_bias(
-    bias: onnx.TensorProto, parameters: Sequence[onnx.TensorProto], folder: Path
-) -> NDArray[Any] | None:
-    """The float values of an int32 bias of scale and zero point; None if it is something else."""
-    if bias.data_type != TensorProto.INT32 or len(bias.dims) > 1:
-        return None
-    base = str(folder)
-    values = numpy_helper.to_array(bias, base).astype(np.int64)
-    scale, *zero_point = (numpy_helper.to_array(tensor, base) for tensor in parameters)
-    for zero in zero_point:
-        values = values - zero
-    folded: NDArray[Any] = (values * scale.astype(np.float64)).astype(scale.dtype)
-    return folded
+def _dequantised(
+    node: onnx.NodeProto, tensors: Sequence[onnx.TensorProto], folder: Path
+) -> NDArray[Any]:
+    """The float values of a DQ of constants: `tensors` are values, scale and maybe zero point."""
+    values, scale, *zero_point = (numpy_helper.to_array(each, str(folder)) for each in tensors)
+    axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
+    shape = [1] * values.ndim
+    if scale.ndim == 1 and values.ndim:
+        shape[axis if values.ndim > 1 else 0] = -1
+    shifted = values.astype(np.int64)
+    if zero_point:
+        shifted = shifted - zero_point[0].astype(np.int64).reshape(shape if scale.ndim else ())
+    found: NDArray[Any] = (shifted * scale.reshape(shape if scale.ndim else ())).astype(scale.dtype)
+    return found
 
 
 def _drop_unread(proto: onnx.ModelProto) -> None:
