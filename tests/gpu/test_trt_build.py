@@ -167,13 +167,13 @@ def started(folder: Path) -> "subprocess.Popen[str]":
     )  # fmt: skip
 
 
-def wait_until_inside(process: "subprocess.Popen[str]") -> None:
-    """Until TensorRT has built for two seconds, and the command told so."""
+def wait_until_inside(process: "subprocess.Popen[str]", text: str) -> None:
+    """Until the command tells that it builds: with a colon at the end, for two seconds already."""
     assert process.stderr is not None
     lines = []
     for line in process.stderr:
         lines.append(line)
-        if "lower: the whole network: " in line:
+        if text in line:
             return
     raise AssertionError(f"it ended before it was in the midst of a build: {lines}")
 
@@ -181,7 +181,7 @@ def wait_until_inside(process: "subprocess.Popen[str]") -> None:
 def test_a_compile_killed_in_mid_build_can_be_started_again(tmp_path: Path) -> None:
     make("mobilenet_v2", tmp_path / "net.onnx")
     with started(tmp_path) as process:
-        wait_until_inside(process)
+        wait_until_inside(process, "lower: the whole network: ")
         process.kill()
         process.wait()
     assert not (tmp_path / "net.bundle").exists()
@@ -193,10 +193,17 @@ def test_a_compile_killed_in_mid_build_can_be_started_again(tmp_path: Path) -> N
     assert not list(tmp_path.rglob(".tmp-*"))
 
 
-def test_ctrl_c_in_mid_build_ends_the_command_at_once(tmp_path: Path) -> None:
-    make("mobilenet_v2", tmp_path / "net.onnx")
+@pytest.mark.parametrize(
+    ("network", "text"),
+    [("mobilenet_v2", "lower: the whole network: "), ("tiny_branchy", "build: nodes ")],
+    ids=["whole", "segment"],
+)
+def test_ctrl_c_in_mid_build_ends_the_command_at_once(
+    network: str, text: str, tmp_path: Path
+) -> None:
+    make(network, tmp_path / "net.onnx")
     with started(tmp_path) as process:
-        wait_until_inside(process)
+        wait_until_inside(process, text)
         begin_s = time.monotonic()
         process.send_signal(signal.SIGINT)
         code = process.wait(timeout=60)
