@@ -96,30 +96,28 @@ class EngineBuilder:
             mark = self._logger.num_messages
             if self._builder is None:
                 self._builder = _new_builder(self._trt, self._logger)
+            network = self._network(path, formats)
             try:
-                return self._serialised(path, formats, watch, is_quantized)
+                return self._serialised(path, network, watch, is_quantized)
             except PassingBuildError:
                 raise
             except BuildError as err:
-                if not self._timing.is_reloaded or watch.is_stopped:
+                if not self._timing.is_reloaded:
                     raise
                 reason = self._logger.error_since(mark)
                 aside = self._timing.set_aside()
                 try:
-                    blob = self._serialised(path, formats, watch, is_quantized)
+                    network = self._network(path, formats)
+                    blob = self._serialised(path, network, watch, is_quantized)
                 except BuildError:
                     self._timing.restore(aside)
                     raise err from None
                 self._timing.refuse(reason)
                 return blob
 
-    def _serialised(
-        self, path: Path, formats: Mapping[str, str], watch: BuildWatch, is_quantized: bool
-    ) -> bytes:
+    def _serialised(self, path: Path, network: Any, watch: BuildWatch, is_quantized: bool) -> bytes:
         """The engine, its times kept."""
         mark = self._logger.num_messages
-        network = self._network(path)
-        self._set_formats(network, formats)
         config = self._config(watch, is_quantized)
         try:
             serialised = self._builder.build_serialized_network(network, config)
@@ -137,7 +135,7 @@ class EngineBuilder:
         kind = PassingBuildError if may_pass else BuildError
         return kind(f"{path.name}: TensorRT builds no engine ({reason})")
 
-    def _network(self, path: Path) -> Any:
+    def _network(self, path: Path, formats: Mapping[str, str]) -> Any:
         trt = self._trt
         flags = 0
         creation = trt.NetworkDefinitionCreationFlag
@@ -157,6 +155,7 @@ class EngineBuilder:
                 f" ({text or self._logger.error_since(mark)});"
                 " export the network without that operator"
             )
+        self._set_formats(network, formats)
         return network
 
     def _set_formats(self, network: Any, formats: Mapping[str, str]) -> None:
