@@ -17,7 +17,14 @@ from preempt_runtime.input_file import check_regular, read_regular
 from preempt_runtime.inputs import read_inputs
 from preempt_runtime.manifest import CheckSpec
 from preemptc import __version__
-from preemptc.backends import Backend, BackendOptions, Bench, Progress, backend_for_target
+from preemptc.backends import (
+    Backend,
+    BackendOptions,
+    Bench,
+    Progress,
+    backend_for_target,
+    silent,
+)
 from preemptc.cache import BuildCache
 from preemptc.candidates import CandidateSet, find_candidates
 from preemptc.check import check_notes, check_segments
@@ -39,10 +46,6 @@ from preemptc.replan import Goal, MeasuredPlan, plan_until_kept, search_goal
 from preemptc.search import SplitPlan, segment_costs
 
 REPORT_FILE = "report.json"
-
-
-def silent(what: str, frac: float) -> None:
-    """The progress that nobody watches."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,12 +109,12 @@ def prepare(
     path: Path, options: CompileOptions, cache: BuildCache, progress: Progress = silent
 ) -> Prepared:
     """Load the model and lower it for the target."""
-    backend = backend_for_target(options.target, options.backend)
+    backend = backend_for_target(options.target, replace(options.backend, cache=cache.root))
     progress("load", 0.0)
     model = load(path, options.shapes, cache)
     progress("lower", 0.0)
     fields = {**backend.key_fields(model), "preemptc": __version__}
-    folder = cache.entry("lower", fields, lambda folder: backend.lower(model, folder))
+    folder = cache.entry("lower", fields, lambda folder: backend.lower(model, folder, progress))
     return Prepared(model=model, lowered=backend.read_lowered(model, folder), backend=backend)
 
 
@@ -216,7 +219,7 @@ def _make(
         return
     lowered, goal = prepared.lowered, options.goal
     recorded = read_inputs(options.inputs, graph_spec(lowered)) if options.inputs else ()
-    with prepared.backend.bench(prepared.model, lowered) as bench:
+    with prepared.backend.bench(prepared.model, lowered, progress) as bench:
         earlier = None if options.profile else cached_profile(prepared, cache)
         profile = profile_model(prepared, options, cache, progress, bench)
         candidates = candidates_of(prepared, profile, options)

@@ -25,6 +25,10 @@ Tensors = Mapping[str, NDArray[Any]]
 Progress = Callable[[str, float], None]
 
 
+def silent(what: str, frac: float) -> None:
+    """The progress that nobody watches."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
     """Times of one segmentation, taken in one process with chain and whole alternating.
@@ -89,13 +93,15 @@ class BackendOptions:
 
     `threads` is for the CPU (None: as many as cores), `precision` and `level`, the builder's
     optimisation level, for TensorRT. `engines`: `auto` builds them where the device is, `require`
-    refuses to go on without it, `skip` leaves them out.
+    refuses to go on without it, `skip` leaves them out. `cache` is the build cache, below which a
+    library may keep what it has learnt (None: nowhere).
     """
 
     threads: int | None = None
     precision: Literal["fp32", "fp16"] | None = None
     level: int | None = None
     engines: str = "auto"
+    cache: Path | None = None
 
 
 class Bench(Protocol):
@@ -175,7 +181,7 @@ class Backend(Protocol):
         """What the device artefacts of this model depend on."""
         ...
 
-    def lower(self, model: Model, folder: Path) -> None:
+    def lower(self, model: Model, folder: Path, progress: Progress = silent) -> None:
         """Write the graph that the target executes, and its weights, into `folder`."""
         ...
 
@@ -191,7 +197,7 @@ class Backend(Protocol):
         """Measured costs of every node and of a boundary."""
         ...
 
-    def bench(self, model: Model, lowered: Lowered) -> Bench:
+    def bench(self, model: Model, lowered: Lowered, progress: Progress = silent) -> Bench:
         """Where segments of this graph are built and measured."""
         ...
 

@@ -186,7 +186,8 @@ _NETWORK_OPTIONS = (
     click.option(
         "--precision",
         type=click.Choice(("fp32", "fp16")),
-        help="Of weights and tensors, for GPUs; fp32 leaves the network as it is.  [default: fp32]",
+        help="Of weights and tensors, for GPUs; fp32 leaves the network as it is, int8 parts of a"
+        " quantised network stay int8.  [default: fp32]",
     ),
     click.option(
         "--opt-level",

@@ -1,15 +1,19 @@
 """Precision lives in the graph: the same network with half-precision weights and tensors."""
 
 import onnx
+import onnx.version_converter
 
 from preempt_runtime.errors import BuildError
 from preemptc.onnx_io.files import one_line
+
+_TYPED_QUANTIZATION = 19  # the opset
 
 
 def half_precision(proto: onnx.ModelProto, name: str) -> onnx.ModelProto:
     """The network in fp16, inputs and outputs as they were, casts where they meet.
 
-    Weights must be in memory. Operators that need fp32 stay so, between casts.
+    Weights must be in memory. Operators that need fp32 stay so, between casts. QuantizeLinear and
+    DequantizeLinear take fp16 from opset 19 on, so a quantised network is brought to that.
 
     Raises:
         BuildError: the converter is missing, or refuses the network.
@@ -22,6 +26,8 @@ def half_precision(proto: onnx.ModelProto, name: str) -> onnx.ModelProto:
             " or keep --precision fp32"
         ) from err
     try:
+        if _opset(proto) < _TYPED_QUANTIZATION and _is_quantized(proto):
+            proto = onnx.version_converter.convert_version(proto, _TYPED_QUANTIZATION)
         converted: onnx.ModelProto = convert_float_to_float16(
             proto, keep_io_types=True, disable_shape_infer=True
         )
@@ -30,3 +36,11 @@ def half_precision(proto: onnx.ModelProto, name: str) -> onnx.ModelProto:
             f"{name}: cannot be converted to fp16 ({one_line(err)}); keep --precision fp32"
         ) from err
     return converted
+
+
+def _opset(proto: onnx.ModelProto) -> int:
+    return max((each.version for each in proto.opset_import if not each.domain), default=0)
+
+
+def _is_quantized(proto: onnx.ModelProto) -> bool:
+    return any(node.op_type == "QuantizeLinear" for node in proto.graph.node)

@@ -78,6 +78,7 @@ NEEDED: dict[str, dict[str, frozenset[str]]] = {
         "create_timing_cache": ALL,
         "get_tactic_sources": ALL,
         "max_aux_streams": ALL,
+        "progress_monitor": ALL,
         "profiling_verbosity": ALL,
         "set_flag": ALL,
         "set_tactic_sources": ALL,
@@ -92,6 +93,7 @@ NEEDED: dict[str, dict[str, frozenset[str]]] = {
         "get_engine_stat": ALL - {"10.3.0", "10.13.3.9"},
         "get_tensor_components_per_element": ALL,
         "get_tensor_dtype": ALL,
+        "get_tensor_format": ALL,
         "get_tensor_mode": ALL,
         "get_tensor_name": ALL,
         "get_tensor_shape": ALL,
@@ -112,12 +114,20 @@ NEEDED: dict[str, dict[str, frozenset[str]]] = {
         "num_inputs": ALL,
         "num_outputs": ALL,
     },
+    "ITimingCache": {"combine": ALL, "serialize": ALL},
     "ITensor": {"allowed_formats": ALL, "name": ALL},
     "OnnxParser": {"get_error": ALL, "num_errors": ALL, "parse_from_file": ALL},
     "ParserError": {"desc": ALL, "node": ALL, "node_name": ALL, "node_operator": ALL},
     "Runtime": {"deserialize_cuda_engine": ALL},
     "TacticSource": {"CUBLAS": OPTIONAL, "CUBLAS_LT": OPTIONAL, "CUDNN": OPTIONAL},
-    "TensorFormat": {"HWC8": ALL, "LINEAR": ALL},
+    "TensorFormat": {
+        "CHW2": ALL,
+        "CHW32": ALL,
+        "CHW4": ALL,
+        "HWC": ALL,
+        "HWC8": ALL,
+        "LINEAR": ALL,
+    },
 }
 
 

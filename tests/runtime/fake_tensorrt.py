@@ -20,6 +20,7 @@ from tests.runtime.fake_cuda import FakeDriver
 _NAMES = {
     "float32": "FLOAT",
     "float16": "HALF",
+    "int8": "INT8",
     "int32": "INT32",
     "int64": "INT64",
     "bool": "BOOL",
@@ -78,12 +79,13 @@ def blob_of(
     scratch_bytes: int = 1000,
     num_aux_streams: int = 0,
     vector: Mapping[str, tuple[int, int]] | None = None,
+    formats: Mapping[str, str] | None = None,
     layers: Mapping[str, float] | Sequence[str] = (),
 ) -> bytes:
-    """A serialised engine.
+    """A serialised engine; `vector` gives (components per element, dimension) of a layout.
 
-    `vector` gives (components per element, dimension) of a layout, `layers` what the inspector
-    says, with each one's time in ms as a profiler is told it.
+    `formats` are TensorRT's names of layouts that are not linear, `layers` what the inspector says,
+    with each one's time in ms as a profiler is told it.
     """
 
     def described(specs: Sequence[TensorSpec]) -> list[list[Any]]:
@@ -96,6 +98,7 @@ def blob_of(
         "scratch_bytes": scratch_bytes,
         "num_aux_streams": num_aux_streams,
         "vector": vector or {},
+        "formats": formats or {},
         "layers": layers if isinstance(layers, Mapping) else dict.fromkeys(layers, 0.01),
     }
     return json.dumps(fields).encode()
@@ -186,6 +189,9 @@ class Engine:
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         return self.specs[name][1]
 
+    def get_tensor_format(self, name: str) -> Any:
+        return types.SimpleNamespace(name=self.fields["formats"].get(name, "LINEAR"))
+
     def get_tensor_components_per_element(self, name: str) -> int:
         return int(self.fields["vector"].get(name, (-1, -1))[0])
 
@@ -239,6 +245,8 @@ class Engine1016(Engine103):
 
 
 class Context:
+    profiler: Any = None
+
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._addresses: dict[str, int] = {}

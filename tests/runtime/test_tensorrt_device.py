@@ -466,6 +466,52 @@ def test_a_padded_boundary_has_the_room_that_its_layout_needs() -> None:
 
 
 @pytest.mark.usefixtures("context")
+@pytest.mark.parametrize(
+    ("form", "vector", "stored", "needed"),
+    [
+        ("HWC8", 8, (1, 2, 2, 40), "320 B"),
+        ("CHW32", 32, (1, 2, 2, 2, 32), "512 B"),
+        ("CHW2", 2, (1, 17, 2, 2, 2), "272 B"),
+        ("HWC", 1, (1, 2, 2, 33), "264 B"),
+    ],
+)
+def test_vectorised_boundaries_need_what_their_padding_takes(
+    form: str, vector: int, stored: tuple[int, ...], needed: str
+) -> None:
+    x, inner = tensor("x", shape=(4,)), tensor("b", "float16", (1, 33, 2, 2))
+    how: dict[str, Any] = {"vector": {"b": (vector, 1)}, "formats": {"b": form}}
+    contents = [blob_of([x], [inner], **how), blob_of([inner], [tensor("y")], **how)]
+    graph = graph_spec(inputs=[x], outputs=[tensor("y")])
+    segments = [(("x",), ("b",)), (("b",), ("y",))]
+    assert bound(contents, graph, segments, (tensor("b", "float16", stored),))
+    short = (*stored[:-1], stored[-1] - 1)
+    with pytest.raises(DeviceError, match=rf"'b': the engine needs {needed} for .*compile the"):
+        bound(contents, graph, segments, (tensor("b", "float16", short),))
+
+
+@pytest.mark.usefixtures("context")
+def test_neighbours_that_disagree_on_a_format_are_refused() -> None:
+    x, inner = tensor("x", shape=(4,)), tensor("b", "float16", (1, 8, 2, 2))
+    contents = [
+        blob_of([x], [inner], formats={"b": "HWC8"}),
+        blob_of([inner], [tensor("y")], formats={"b": "CHW2"}),
+    ]
+    graph = graph_spec(inputs=[x], outputs=[tensor("y")])
+    segments = [(("x",), ("b",)), (("b",), ("y",))]
+    text = "tensor 'b': this engine has the format CHW2, its neighbour or the host HWC8; compile"
+    with pytest.raises(DeviceError, match=text):
+        bound(contents, graph, segments, (inner,))
+
+
+@pytest.mark.usefixtures("context")
+def test_what_the_host_reads_must_be_linear() -> None:
+    x = tensor("x", shape=(1, 8, 2, 2))
+    contents = [blob_of([x], [tensor("y")], formats={"x": "HWC"})]
+    with pytest.raises(DeviceError, match=r"'x': this engine has the format HWC, .* host LINEAR"):
+        bound(contents, graph_spec(inputs=[x], outputs=[tensor("y")]), [(("x",), ("y",))], ())
+
+
+@pytest.mark.usefixtures("context")
 def test_int64_is_held_as_int32_where_tensorrt_has_no_other() -> None:
     arguments = one_segment("int64", engine_dtype="int32")
     engines = [deserialize(arguments["contents"][0], "a")]

@@ -196,3 +196,54 @@ def quantized_weight() -> Proto:
         numpy_helper.from_array(np.float32(0.01), "scale"),
     ]
     return model_of(nodes, [f32("x", [4, 64])], [f32("y", [4, 64])], weights)
+
+
+def quantised(*, has_bias: bool = False, opset: int = 17) -> Proto:
+    """Convolutions with QuantizeLinear and DequantizeLinear: int8, symmetric, a skip connection.
+
+    x -> Q DQ -> conv0 relu0 -> Q DQ -> conv1 -> Q DQ -> add (with the DQ before conv1) -> relu1
+    -> mean -> y. The DQ before conv1 has two readers. `has_bias`: int32 biases behind a DQ.
+    """
+    rng = np.random.default_rng(7)
+    nodes: list[onnx.NodeProto] = []
+    weights: list[onnx.TensorProto] = [numpy_helper.from_array(np.int8(0), "zero")]
+
+    def constant(name: str, values: object) -> str:
+        weights.append(numpy_helper.from_array(np.asarray(values), name))
+        return name
+
+    def dequantised(tensor: str, scale: float) -> str:
+        scale_name = constant(f"{tensor}.scale", np.float32(scale))
+        parameters = [scale_name, "zero"]
+        nodes.append(helper.make_node("QuantizeLinear", [tensor, *parameters], [f"{tensor}.q"],
+                                      f"{tensor}.Q"))  # fmt: skip
+        nodes.append(helper.make_node("DequantizeLinear", [f"{tensor}.q", *parameters],
+                                      [f"{tensor}.dq"], f"{tensor}.DQ"))  # fmt: skip
+        return f"{tensor}.dq"
+
+    def conv(tensor: str, name: str, channels: int, width: int) -> str:
+        values = rng.integers(-127, 128, (width, channels, 3, 3), dtype=np.int8)
+        scale = constant(f"{name}.w.scale", np.full(width, 0.3 / 127 / np.sqrt(channels), "f4"))
+        zeros = constant(f"{name}.w.zero", np.zeros(width, np.int8))
+        nodes.append(helper.make_node("DequantizeLinear", [constant(f"{name}.w", values), scale,
+                     zeros], [f"{name}.w.dq"], f"{name}.w.DQ", axis=0))  # fmt: skip
+        inputs = [tensor, f"{name}.w.dq"]
+        if has_bias:
+            bias = constant(f"{name}.b", rng.integers(-500, 500, width, dtype=np.int32))
+            nodes.append(helper.make_node("DequantizeLinear",
+                         [bias, constant(f"{name}.b.scale", np.float32(1e-3))],
+                         [f"{name}.b.dq"], f"{name}.b.DQ"))  # fmt: skip
+            inputs.append(f"{name}.b.dq")
+        nodes.append(helper.make_node("Conv", inputs, [name], name, pads=[1] * 4))
+        return name
+
+    first = conv(dequantised("x", 0.03), "conv0", 3, 32)
+    nodes.append(helper.make_node("Relu", [first], ["relu0"], "relu0"))
+    skip = dequantised("relu0", 0.03)
+    second = dequantised(conv(skip, "conv1", 32, 32), 0.02)
+    nodes.append(helper.make_node("Add", [second, skip], ["sum"], "add"))
+    nodes.append(helper.make_node("Relu", ["sum"], ["relu1"], "relu1"))
+    nodes.append(helper.make_node("GlobalAveragePool", ["relu1"], ["y"], "mean"))
+    model = model_of(nodes, [f32("x", [1, 3, 32, 32])], [f32("y", [1, 32, 1, 1])], weights)
+    model.opset_import[0].version = opset
+    return model

@@ -165,7 +165,8 @@ def _allowed(name: str) -> set[str]:
         if name.startswith(package):
             own = {n for n in map(_name, _modules("preemptc")) if n.startswith(f"{package}.")}
             shared = {n for n in ALLOWED if n.startswith("backends")}
-            return {"analysis", "targets", *shared, *own, *VALUES, *PURE, *ONNX} - {
+            kept = {"cache", "interruption"}  # where work stands, and how Ctrl-C ends it
+            return {"analysis", "targets", *kept, *shared, *own, *VALUES, *PURE, *ONNX} - {
                 "onnx_io.simplify"
             }
     if name.startswith("commands"):

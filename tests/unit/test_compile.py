@@ -28,7 +28,7 @@ from preempt_runtime.bundle import open_bundle
 from preempt_runtime.errors import BuildError, BundleError, InfeasibleError, InputError
 from preempt_runtime.inputs import random_inputs
 from preemptc import deliver, trials
-from preemptc.backends import BackendOptions
+from preemptc.backends import BackendOptions, silent
 from preemptc.backends.ort import lower, profiler
 from preemptc.backends.ort.lower import source_names
 from preemptc.cache import BuildCache, guard, sha256_of
@@ -39,7 +39,6 @@ from preemptc.pipeline import (
     compile_model,
     prepare,
     profile_model,
-    silent,
 )
 from preemptc.profile import BoundaryCost, LatencyProfile, json_from_profile, profile_from_json
 from preemptc.replan import Goal

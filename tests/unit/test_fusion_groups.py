@@ -133,3 +133,45 @@ def test_a_stretch_under_two_names_is_opaque() -> None:
     (found,) = layers_from_json(document({"Name": "{ForeignNode[conv1...fc]}"}), KNOWN)
     assert found.is_opaque
     assert found.node_names == ()
+
+
+QUANTISED = graph_of(
+    ("QuantizeLinear", "x", "xq"),
+    ("DequantizeLinear", "xq", "xd"),
+    ("DequantizeLinear", "", "wd"),
+    ("Conv", "xd wd", "a"),
+    ("Relu", "a", "b"),
+    ("QuantizeLinear", "b", "bq"),
+    ("DequantizeLinear", "bq", "bd"),
+    ("DequantizeLinear", "bq", "skip"),
+    ("DequantizeLinear", "", "vd"),
+    ("Conv", "bd vd", "c"),
+    ("QuantizeLinear", "c", "cq"),
+    ("DequantizeLinear", "cq", "cd"),
+    ("Add", "cd skip", "d"),
+)
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [],
+        [FusedLayer(name="{ForeignNode[a...d]}", node_names=(), is_opaque=True)],
+        [FusedLayer(name=n, node_names=tuple(n.split("+"))) for n in ("a+b", "c", "d")],
+        [FusedLayer(name=n, node_names=tuple(n.split("+"))) for n in ("wd+a+b", "vd+c", "d")],
+    ],
+    ids=["nothing built", "opaque", "no quantiser named", "those of weights named"],
+)
+def test_a_cut_comes_between_a_quantiser_and_its_dequantisers(layers: list[FusedLayer]) -> None:
+    merged = merged_graph(QUANTISED, fusion_groups(QUANTISED, layers))
+    outputs = [node.outputs for node in merged.nodes]
+    assert outputs == [("bq",), ("cq",), ("d",)]
+    assert [set(node.inputs) for node in merged.nodes] == [{"x"}, {"bq"}, {"bq", "cq"}]
+
+
+def test_a_quantiser_that_is_a_layer_of_its_own_stays_one() -> None:
+    layers = [
+        FusedLayer(name=n, node_names=tuple(n.split("+"))) for n in ("xq", "a+b", "bq", "c", "d")
+    ]
+    merged = merged_graph(QUANTISED, fusion_groups(QUANTISED, layers))
+    assert [node.outputs for node in merged.nodes] == [("xq",), ("b",), ("bq",), ("cq",), ("d",)]

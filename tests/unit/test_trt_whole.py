@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from preempt_runtime.errors import BuildError
+from preemptc.backends import silent
 from preemptc.backends.tensorrt.backend import TrtBackend
 from preemptc.backends.tensorrt.bench import WHOLE_ENGINE, TrtBench
 from preemptc.backends.tensorrt.engine_builder import EngineOptions
@@ -27,10 +28,10 @@ def test_the_segment_of_all_nodes_is_the_whole_network_s_engine(tmp_path: Path) 
         models.save(models.chain(), tmp_path / "net.onnx"), {}, BuildCache(tmp_path / "cache")
     )
     options = EngineOptions(precision="fp32", level=3)
-    backend = TrtBackend(TARGETS["orin"], options, is_portable=True)
+    backend = TrtBackend(TARGETS["orin"], options, is_portable=True, cache=None)
     folder = tmp_path / "lowered"
     folder.mkdir()
-    backend.lower(model, folder)
+    backend.lower(model, folder, silent)
     (folder / WHOLE_ENGINE).write_bytes(b"engine")
     lowered = backend.read_lowered(model, folder)
     bench = TrtBench(model, lowered, _RefusingBuilder())  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ import onnxruntime as ort
 from preempt_runtime.backends.ort import default_threads, local_fields
 from preempt_runtime.errors import InputError
 from preempt_runtime.manifest import hash_key
-from preemptc.backends import BackendOptions, Progress
+from preemptc.backends import BackendOptions, Progress, silent
 from preemptc.backends.ort.bench import OrtBench
 from preemptc.backends.ort.estimate import estimate
 from preemptc.backends.ort.lower import lower, read_lowered
@@ -41,7 +41,7 @@ class OrtBackend:
             "threads": self.threads,
         }
 
-    def lower(self, model: Model, folder: Path) -> None:
+    def lower(self, model: Model, folder: Path, progress: Progress = silent) -> None:
         """Write the graph that ONNX Runtime optimises for this machine into `folder`."""
         lower(model, folder, self.threads)
 
@@ -60,7 +60,7 @@ class OrtBackend:
         """Costs measured on this machine."""
         return profile(lowered, self.threads, progress)
 
-    def bench(self, model: Model, lowered: Lowered) -> OrtBench:
+    def bench(self, model: Model, lowered: Lowered, progress: Progress = silent) -> OrtBench:
         """Sessions of this graph's segments, their files beside the graph's weights."""
         return OrtBench(model, lowered, self.threads)
 

@@ -10,10 +10,15 @@ from preempt_runtime.backends.ort import library_version as reference_version
 from preempt_runtime.backends.tensorrt import Scratch, bind, deserialize, library, local_fields
 from preempt_runtime.errors import DeviceError, InputError
 from preempt_runtime.manifest import hash_key
-from preemptc.backends import BackendOptions, Progress
+from preemptc.backends import BackendOptions, Progress, silent
 from preemptc.backends.roofline import estimate_gpu, flops, moved_bytes
 from preemptc.backends.tensorrt.bench import WHOLE_ENGINE, TrtBench
-from preemptc.backends.tensorrt.engine_builder import EngineOptions, shared_builder
+from preemptc.backends.tensorrt.build_watch import BuildWatch
+from preemptc.backends.tensorrt.engine_builder import (
+    EngineOptions,
+    is_strongly_typed,
+    shared_builder,
+)
 from preemptc.backends.tensorrt.inspector import layers_from_json
 from preemptc.backends.tensorrt.lower import (
     read_groups,
@@ -28,6 +33,7 @@ from preemptc.backends.tensorrt.profiler import (
     measured_profile,
     node_samples,
 )
+from preemptc.backends.tensorrt.quantized import is_quantized
 from preemptc.backends.tensorrt.timing import time_in_turn
 from preemptc.interface import graph_spec
 from preemptc.model import Lowered, Model
@@ -45,8 +51,11 @@ _FLOPS_PER_BYTE = 100  # to weigh operations against bytes where a layer is shar
 class TrtBackend:
     """TensorRT on the GPU of this machine."""
 
-    def __init__(self, target: Target, options: EngineOptions, *, is_portable: bool) -> None:
+    def __init__(
+        self, target: Target, options: EngineOptions, *, is_portable: bool, cache: Path | None
+    ) -> None:
         self.target = target.name
+        self._cache = cache
         self.is_portable = is_portable
         self._spec = target.gpu
         self._options = options
@@ -61,16 +70,26 @@ class TrtBackend:
             "options": f"precision={options.precision} level={options.level}",
         }
 
-    def lower(self, model: Model, folder: Path) -> None:
+    def lower(self, model: Model, folder: Path, progress: Progress = silent) -> None:
         """Write the typed graph, the engine of the whole and its fused layers into `folder`.
 
         Without the GPU there is no engine, and groups follow what TensorRT is known to fuse.
         """
-        proto = write_typed_graph(model, folder, self._options.precision)
+        proto = write_typed_graph(
+            model,
+            folder,
+            self._options.precision,
+            is_strongly_typed=self.is_portable or is_strongly_typed(),
+        )
         if self.is_portable:
             write_groups(proto, (), folder)
             return
-        engine = shared_builder(self._options).build(folder / MODEL_FILE, {})
+        engine = shared_builder(self._options, self._cache).build(
+            folder / MODEL_FILE,
+            {},
+            BuildWatch("lower: the whole network", 0.0, progress),
+            is_quantized=is_quantized(proto),
+        )
         (folder / WHOLE_ENGINE).write_bytes(engine)
         text = _inspect(engine)
         (folder / _LAYERS_FILE).write_text(text)
@@ -135,9 +154,9 @@ class TrtBackend:
             clocks,
         )
 
-    def bench(self, model: Model, lowered: Lowered) -> TrtBench:
+    def bench(self, model: Model, lowered: Lowered, progress: Progress = silent) -> TrtBench:
         """Engines of this graph's segments."""
-        return TrtBench(model, lowered, shared_builder(self._options))
+        return TrtBench(model, lowered, shared_builder(self._options, self._cache), progress)
 
 
 def _inspect(engine: bytes) -> str:
@@ -166,4 +185,4 @@ def open_backend(target: str, options: BackendOptions) -> TrtBackend:
     is_portable = options.engines == "skip" or missing is not None
     if not is_portable:
         reference_version()
-    return TrtBackend(found, engine_options, is_portable=is_portable)
+    return TrtBackend(found, engine_options, is_portable=is_portable, cache=options.cache)

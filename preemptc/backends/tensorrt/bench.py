@@ -1,6 +1,5 @@
 """Build segments as engines, measure them by CUDA events, compare their outputs."""
 
-import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,25 +17,38 @@ from preempt_runtime.backends.tensorrt import (
     scratch_bytes,
     weights_bytes,
 )
-from preempt_runtime.errors import BuildError, DeviceError
+from preempt_runtime.errors import BuildError
 from preempt_runtime.inputs import random_inputs
 from preempt_runtime.manifest import TensorSpec
-from preemptc.backends import Artefacts, EngineMemory, Measurement, Tensors, Tolerance
+from preemptc.backends import (
+    Artefacts,
+    EngineMemory,
+    Measurement,
+    Progress,
+    Tensors,
+    Tolerance,
+    silent,
+)
 from preemptc.backends.reference import SourceReference
 from preemptc.backends.stats import latency_from_samples, median_with_error
 from preemptc.backends.tensorrt.engine_builder import EngineBuilder
-from preemptc.backends.tensorrt.formats import FORMATS, boundary_formats, stored_spec
-from preemptc.backends.tensorrt.lower import read_groups
+from preemptc.backends.tensorrt.formats import (
+    ALL_LINEAR,
+    LIKELIEST,
+    Layout,
+    boundary_formats,
+    stored_spec,
+)
+from preemptc.backends.tensorrt.segment_engines import SegmentEngines
 from preemptc.backends.tensorrt.timing import Row, time_in_turn
 from preemptc.interface import graph_spec
 from preemptc.model import Lowered, Model
-from preemptc.onnx_io.files import read_graph, save_piece
-from preemptc.onnx_io.graphs import extract
 from preemptc.segments import Segment, boundary_names, segments_from_split_points
 
 WHOLE_ENGINE = "whole.engine"
 _GLANCE_RUNS = 50
 _FORMAT_RUNS = 50
+_GOOD_RATIO = 1.02  # of the whole network: no other format could gain what building it takes
 _TOLERANCE = Tolerance(
     chained_frac=2e-2,
     source_frac=5e-2,
@@ -44,29 +56,25 @@ _TOLERANCE = Tolerance(
     " and the errors of tens of layers add up",
 )
 
-Built = tuple[int, int, str]
-
 
 class TrtBench:
     """Engines of one lowered graph's segments, each built once and kept."""
 
     tolerance = _TOLERANCE
 
-    def __init__(self, model: Model, lowered: Lowered, builder: EngineBuilder) -> None:
+    def __init__(
+        self, model: Model, lowered: Lowered, builder: EngineBuilder, progress: Progress = silent
+    ) -> None:
         self._model, self._lowered, self._builder = model, lowered, builder
         self._built_before_ns = builder.build_ns
         self._folder = lowered.path.parent
-        self._proto = read_graph(lowered.path)
-        self._edges = read_groups(self._folder).edges
-        self._engines: dict[Built, Any] = {}
-        self._failed: dict[Built, str] = {}
+        self._engines = SegmentEngines(lowered, builder, progress)
         self._source = SourceReference(model.path)
-        self._format: str | None = None
+        self._layout: Layout | None = None
         self._whole: TrtBuffers | None = None
         self._whole_engine: Any = None
         self._scratches: dict[int, Scratch] = {}
-        self._chains: dict[tuple[int, ...], TrtBuffers] = {}
-        self.num_built = 0
+        self._chains: dict[tuple[Path, ...], TrtBuffers] = {}
 
     def __enter__(self) -> "TrtBench":
         self._cuda = open_cuda()
@@ -82,10 +90,15 @@ class TrtBench:
         for buffers in (*self._chains.values(), *([self._whole] if self._whole else ())):
             self._release(buffers)
         self._chains.clear()
-        self._engines.clear()
+        self._engines.close()
         self._whole = self._whole_engine = None
         self._stream.close()
         self._cuda.close()
+
+    @property
+    def num_built(self) -> int:
+        """How many engines of segments were built so far."""
+        return self._engines.num_built
 
     @property
     def library_ns(self) -> int:
@@ -93,7 +106,7 @@ class TrtBench:
         return self._builder.build_ns - self._built_before_ns
 
     def build(self, start: int, end: int) -> Path:
-        """The engine of executed nodes [start, end), in the boundary format that was chosen.
+        """The engine of executed nodes [start, end), in the boundary formats that were chosen.
 
         That of all nodes is the whole engine, which exists: no boundary, so nothing to choose.
 
@@ -102,45 +115,21 @@ class TrtBench:
         """
         if (start, end) == (0, self._lowered.graph.num_nodes):
             return self._folder / WHOLE_ENGINE
-        return self._build(start, end, self._format or FORMATS[0])
-
-    def _build(self, start: int, end: int, tensor_format: str) -> Path:
-        built = (start, end, tensor_format)
-        path = self._folder / f"segment-{start}-{end}-{tensor_format}.engine"
-        if built in self._failed:
-            raise BuildError(self._failed[built])
-        if built not in self._engines:
-            try:
-                if not path.is_file():
-                    self._write_engine(start, end, tensor_format, path)
-                    self.num_built += 1
-                self._engines[built] = deserialize(path.read_bytes(), path.name)
-            except (BuildError, DeviceError) as err:
-                self._failed[built] = str(err)
-                raise BuildError(str(err)) from err
-        return path
-
-    def _write_engine(self, start: int, end: int, tensor_format: str, path: Path) -> None:
         (segment,) = [s for s in self._segments([start, end]) if (s.start, s.end) == (start, end)]
-        tensors = self._lowered.graph.tensors
-        nodes = self._proto.graph.node[self._edges[start] : self._edges[end]]
-        piece = extract(
-            self._proto,
-            nodes,
-            [tensors[name] for name in segment.inputs],
-            [tensors[name] for name in segment.outputs],
-        )
-        piece_path = path.with_suffix(".onnx")
-        save_piece(piece, piece_path)
-        inner = [
-            tensors[name]
-            for name in (*segment.inputs, *segment.outputs)
-            if name not in (*self._lowered.graph.inputs, *self._lowered.graph.outputs)
-        ]
-        engine = self._builder.build(piece_path, boundary_formats(inner, tensor_format))
-        partial = path.with_name(f"{path.name}.{os.getpid()}")
-        partial.write_bytes(engine)
-        os.replace(partial, path)
+        layout = self._current
+        try:
+            self._engines.engine(segment, layout)
+        except BuildError:
+            linear = self._engines.path(segment, ALL_LINEAR)
+            if self._layout is not None or self._engines.path(segment, layout) == linear:
+                raise
+            layout = ALL_LINEAR  # the formats are not chosen yet: it may be them that are refused
+            self._engines.engine(segment, layout)
+        return self._engines.path(segment, layout)
+
+    @property
+    def _current(self) -> Layout:
+        return LIKELIEST if self._layout is None else self._layout
 
     def _segments(self, edges: Sequence[int]) -> tuple[Segment, ...]:
         graph = self._lowered.graph
@@ -149,10 +138,11 @@ class TrtBench:
     def measure(self, split_points: Sequence[int], *, min_runs: int, budget_ns: int) -> Measurement:
         """Chain and whole in turn, each graph after the other without the host in between.
 
-        The first segmentation is built and measured in every boundary format; the fastest stays.
+        The first segmentation is built and measured in the formats that suit what crosses its
+        boundaries; the fastest stays.
         """
-        if self._format is None and split_points:
-            self._format = self._fastest_format(split_points)
+        if self._layout is None and split_points:
+            self._layout = self._fastest_layout(split_points)
         chain, whole = self._chain(split_points), self._whole_buffers()
         self._feed(chain)
         self._feed(whole)
@@ -171,21 +161,41 @@ class TrtBench:
             ratio_error=ratio_error,
         )
 
-    def _fastest_format(self, split_points: Sequence[int]) -> str:
-        found: dict[str, int] = {}
-        for tensor_format in FORMATS:
-            self._format = tensor_format
+    def _fastest_layout(self, split_points: Sequence[int]) -> Layout:
+        """The layout of the fastest chain, or the first whose chain is about as fast as the whole.
+
+        All linear is tried last, and only if nothing else can be built.
+
+        Raises:
+            BuildError: the segments were built in none.
+        """
+        names = boundary_names(self._lowered.graph, self._segments(split_points))
+        whole = self._whole_buffers()
+        found: list[tuple[float, int, Layout]] = []
+        for layout in (*self._engines.layouts(names), ALL_LINEAR):
+            if layout is ALL_LINEAR and found:
+                break
+            self._layout = layout
             try:
                 chain = self._chain(split_points)
             except BuildError:
                 continue
-            self._feed(chain)
-            rows = self._times_of(chain, _FORMAT_RUNS)
-            found[tensor_format] = latency_from_samples([row.chained_ns for row in rows]).p50_ns
-        self._format = None
+            finally:
+                self._layout = None
+            for buffers in (chain, whole):
+                self._feed(buffers)
+            found.append((self._ratio(chain, whole), len(found), layout))
+            if found[-1][0] <= _GOOD_RATIO:
+                break
         if not found:
             raise BuildError("the segments were built in no boundary format; try other points")
-        return min(found, key=lambda name: found[name])
+        return min(found)[2]
+
+    def _ratio(self, chain: TrtBuffers, whole: TrtBuffers) -> float:
+        rows = time_in_turn(
+            chain.graphs, whole.graphs, self._stream, min_rows=_FORMAT_RUNS, budget_ns=0
+        )
+        return float(np.median([row.chained_ns / row.whole_ns for row in rows]))
 
     def _times_of(self, buffers: TrtBuffers, num_runs: int) -> list[Row]:
         graphs = buffers.graphs
@@ -216,7 +226,7 @@ class TrtBench:
         """The boundary tensors as the engines store them."""
         names = boundary_names(self._lowered.graph, self._segments(split_points))
         tensors = self._lowered.graph.tensors
-        formats = boundary_formats([tensors[n] for n in names], self._format or FORMATS[0])
+        formats = boundary_formats([tensors[name] for name in names], self._current)
         return tuple(stored_spec(tensors[name], formats.get(name)) for name in names)
 
     def artefacts(self, split_points: Sequence[int]) -> Artefacts:
@@ -228,8 +238,7 @@ class TrtBench:
         engines = {whole: self._whole_engine}
         for segment, path in zip(segments, paths, strict=True):
             if path != whole:
-                tensor_format = self._format or FORMATS[0]
-                engines[path] = self._engines[segment.start, segment.end, tensor_format]
+                engines[path] = self._engines.engine(segment, self._current)
         return Artefacts(
             whole=whole,
             segments=paths,
@@ -249,13 +258,11 @@ class TrtBench:
         if not split_points:
             return self._whole_buffers()
         segments = self._segments(split_points)
-        paths = [self.build(segment.start, segment.end) for segment in segments]
-        key = tuple(hash(path.name) for path in paths)
+        engines = [self._engines.engine(segment, self._current) for segment in segments]
+        key = tuple(self._engines.path(segment, self._current) for segment in segments)
         if key not in self._chains:
             while self._chains:  # one at a time: device memory is short on small boards
                 self._release(self._chains.popitem()[1])
-            tensor_format = self._format or FORMATS[0]
-            engines = [self._engines[s.start, s.end, tensor_format] for s in segments]
             self._chains[key] = self._bind(
                 engines,
                 [(segment.inputs, segment.outputs) for segment in segments],

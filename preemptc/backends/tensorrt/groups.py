@@ -2,7 +2,8 @@
 
 A split point inside a fused layer would undo the fusion, so the executed graph has one node for
 each group. Where TensorRT made one opaque layer of everything, groups follow what it is known to
-fuse: a point-wise or shape operator goes with the node that feeds it.
+fuse: a point-wise or shape operator goes with the node that feeds it. A QuantizeLinear (Q) that no
+layer names goes with what feeds it, a DequantizeLinear (DQ) with what reads it.
 """
 
 import graphlib
@@ -20,6 +21,7 @@ _FOLLOWERS = {
     "Abs", "Min", "Max", "Where", "Cast", "Identity", "Dropout", "BatchNormalization", "Reshape",
     "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Expand", "Slice", "Softmax",
 }  # fmt: skip
+_QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
 _MAX_NAMES = 4
 
 
@@ -48,8 +50,9 @@ def fusion_groups(graph: Graph, layers: Sequence[FusedLayer]) -> tuple[tuple[int
         placed.update(members)
     is_known = bool(layers) and not any(layer.is_opaque for layer in layers)
     readers = _readers(graph)
+    joined = _join_quantizers(graph, sets, placed, readers)
     if is_known:
-        _join_the_free(graph, sets, placed, readers)
+        _join_the_free(graph, sets, placed | joined, readers)
     else:
         _join_followers(graph, sets, placed, readers)
     _join_cycles(graph, sets)
@@ -130,6 +133,28 @@ def _readers(graph: Graph) -> dict[str, list[int]]:
         for name in node.inputs:
             readers.setdefault(name, []).append(idx)
     return readers
+
+
+def _join_quantizers(
+    graph: Graph, sets: _Sets, placed: set[int], readers: Mapping[str, Sequence[int]]
+) -> set[int]:
+    """Put Q with the node that feeds it and DQ with those that read it; return which were.
+
+    TensorRT fuses them so. Between the two a cut is welcome: what crosses is int8. A Q of weights
+    or of the network's input has no node that feeds it and goes with what reads it.
+    """
+    producer = {name: idx for idx, node in enumerate(graph.nodes) for name in node.outputs}
+    joined = set()
+    for idx, node in enumerate(graph.nodes):
+        if idx in placed or node.op_type not in _QUANTIZERS:
+            continue
+        before = [producer[name] for name in node.inputs if name in producer]
+        after = [reader for name in node.outputs for reader in readers.get(name, ())]
+        others = before if node.op_type == "QuantizeLinear" and before else after
+        if others:
+            sets.join([*others, idx])
+            joined.add(idx)
+    return joined
 
 
 def _join_the_free(

@@ -11,6 +11,7 @@ import onnx
 
 from preemptc.backends.positions import source_positions
 from preemptc.backends.tensorrt.groups import FusedLayer, fusion_groups, merged_graph
+from preemptc.backends.tensorrt.quantized import is_quantized, prepare_quantized
 from preemptc.model import Lowered, Model
 from preemptc.onnx_io.files import (
     MODEL_FILE,
@@ -39,16 +40,25 @@ class Groups:
     layers: tuple[tuple[str, tuple[int, ...]], ...]
 
 
-def write_typed_graph(model: Model, folder: Path, precision: str) -> onnx.ModelProto:
+def write_typed_graph(
+    model: Model, folder: Path, precision: str, *, is_strongly_typed: bool
+) -> onnx.ModelProto:
     """Write the graph in the precision asked for, and its weights, into `folder`.
+
+    A quantised graph goes in as it is where TensorRT chooses types itself (8.6): its Q and DQ take
+    fp32 alone, and the builder may use half precision for the rest.
 
     Raises:
         BuildError: it cannot be converted.
     """
-    if precision == "fp16":
-        proto = half_precision(onnx.load(str(model.path)), model.name)
-    else:
-        proto = read_graph(model.path)
+    proto = read_graph(model.path)
+    is_half = precision == "fp16"
+    if is_quantized(proto):
+        is_half = is_half and is_strongly_typed
+        prepare_quantized(proto, model.path.parent, wants_float_weights=not is_strongly_typed)
+    if is_half:
+        onnx.load_external_data_for_model(proto, str(model.path.parent))
+        proto = half_precision(proto, model.name)
     for node in proto.graph.node:
         node.name = _AWKWARD.sub("_", node.name)
     name_uniquely(proto)

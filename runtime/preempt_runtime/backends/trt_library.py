@@ -80,7 +80,7 @@ def local_fields() -> dict[str, str | int]:
 
 
 def EngineLogger() -> Any:
-    """The logger of this process, an `ILogger` with `last_error` and `messages_since`.
+    """The logger of this process: an `ILogger` with `newest`, `last_error` and `messages_since`.
 
     Its class can be made only when TensorRT is there, hence a function. TensorRT keeps the first
     logger it is given and warns of any other, so there is one.
@@ -98,10 +98,12 @@ def _logger_of(trt: Any) -> Any:
         def __init__(self) -> None:
             super().__init__()
             self.num_messages = 0
+            self.newest = ""
             self._kept: deque[tuple[int, str, str]] = deque(maxlen=_KEPT_MESSAGES)
 
         def log(self, severity: Any, message: str) -> None:
             """Take a message; TensorRT calls this, from any thread."""
+            self.newest = message
             if severity == verbose:  # hundreds of thousands while an engine is built
                 _log.debug("TensorRT: %s", message)
                 return

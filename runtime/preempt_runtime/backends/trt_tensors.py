@@ -127,6 +127,7 @@ def stored_specs(
     """
     interface = {spec.name: spec for spec in (*graph.inputs, *graph.outputs)}
     stored = {spec.name: spec for spec in boundaries}
+    formats = dict.fromkeys(interface, "LINEAR")  # the host reads and writes these
     for engine, (inputs, outputs) in zip(engines, segments, strict=True):
         _check_names(engine, inputs, outputs)
         for name in (*inputs, *outputs):
@@ -134,6 +135,7 @@ def stored_specs(
             if expected is None:
                 raise DeviceError(f"tensor {brief(name)} is not described; {_COMPILE_AGAIN}")
             stored[name] = _checked_spec(engine, expected, may_narrow=name not in stored)
+            _check_format(engine, name, formats)
     return {**interface, **stored}
 
 
@@ -230,6 +232,17 @@ def _checked_spec(engine: Any, spec: TensorSpec, *, may_narrow: bool) -> TensorS
             f" {_COMPILE_AGAIN}"
         )
     return stored
+
+
+def _check_format(engine: Any, name: str, formats: dict[str, str]) -> None:
+    """Return if the engine lays the tensor out as all before it; the first one decides."""
+    found = str(engine.get_tensor_format(name).name)
+    expected = formats.setdefault(name, found)
+    if found != expected:
+        raise DeviceError(
+            f"tensor {brief(name)}: this engine has the format {found}, its neighbour or the host"
+            f" {expected}; {_COMPILE_AGAIN}"
+        )
 
 
 def _padded(engine: Any, name: str, shape: list[int]) -> list[int]:

@@ -1,0 +1,109 @@
+"""Networks with Q and DQ: made fit for TensorRT without a change of what they compute."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from preemptc.backends.tensorrt.quantized import prepare_quantized
+from preemptc.cache import BuildCache
+from preemptc.load import load
+from preemptc.onnx_io.files import read_graph
+from preemptc.onnx_io.graphs import graph_from_proto
+from preemptc.onnx_io.precision import half_precision
+from tests.unit import onnx_models
+
+X = np.random.default_rng(5).standard_normal((1, 3, 32, 32), dtype=np.float32)
+
+
+def output_of(proto: onnx.ModelProto) -> Any:
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return ort.InferenceSession(proto.SerializeToString(), options).run(None, {"x": X})[0]
+
+
+def prepared(proto: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
+    found = onnx.shape_inference.infer_shapes(proto)
+    prepare_quantized(found, folder)
+    return found
+
+
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_the_network_computes_the_same(has_bias: bool, tmp_path: Path) -> None:
+    source = onnx_models.quantised(has_bias=has_bias)
+    proto = prepared(source, tmp_path)
+    onnx.checker.check_model(proto, full_check=True)
+    assert len(np.unique(output_of(source))) > 20
+    np.testing.assert_array_equal(output_of(proto), output_of(source))
+    left = {tensor.name for tensor in proto.graph.initializer}
+    assert left == {name for node in proto.graph.node for name in node.input} & left
+
+
+def test_every_dequantiser_has_one_reader(tmp_path: Path) -> None:
+    proto = prepared(onnx_models.quantised(has_bias=True), tmp_path)
+    graph = graph_from_proto(proto)
+    readers = [name for node in graph.nodes for name in node.inputs]
+    dequantised = [n.outputs[0] for n in graph.nodes if n.op_type == "DequantizeLinear"]
+    assert len(dequantised) == 6
+    assert all(readers.count(name) == 1 for name in dequantised)
+    assert all(name in graph.tensors for name in dequantised)
+    assert len({node.name for node in graph.nodes}) == graph.num_nodes
+
+
+def test_a_bias_in_a_weights_file_is_folded(tmp_path: Path) -> None:
+    width = 600  # biases and scales above a kilobyte go to the file
+    proto = onnx_models.quantised(has_bias=True)
+    bias = np.arange(width, dtype=np.int32)
+    scale = np.linspace(0.1, 0.2, width, dtype=np.float32)
+    proto.graph.initializer.append(numpy_helper.from_array(bias, "far"))
+    proto.graph.initializer.append(numpy_helper.from_array(scale, "far.scale"))
+    proto.graph.node.append(
+        helper.make_node("DequantizeLinear", ["far", "far.scale"], ["far.dq"], "far.DQ", axis=0)
+    )
+    proto.graph.node.append(helper.make_node("Identity", ["far.dq"], ["z"], "z"))
+    proto.graph.output.append(onnx_models.f32("z", [width]))
+    path = onnx_models.save(proto, tmp_path / "net.onnx")
+    model = load(path, {}, BuildCache(tmp_path / "cache"))
+    loaded = read_graph(model.path)
+    stored = {tensor.name: tensor for tensor in loaded.graph.initializer}
+    assert stored["far"].data_location == TensorProto.EXTERNAL
+    prepare_quantized(loaded, model.path.parent)
+    (folded,) = [each for each in loaded.graph.initializer if each.name == "far.dq"]
+    expected = (bias * scale).astype(np.float32)
+    np.testing.assert_array_equal(numpy_helper.to_array(folded), expected)
+
+
+def test_int8_weights_stay_where_tensorrt_takes_them(tmp_path: Path) -> None:
+    proto = prepared(onnx_models.quantised(), tmp_path)
+    (weight,) = [each for each in proto.graph.initializer if each.name == "conv0.w"]
+    assert weight.data_type == TensorProto.INT8
+
+
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_float_weights_quantise_to_the_same_values(has_bias: bool, tmp_path: Path) -> None:
+    source = onnx_models.quantised(has_bias=has_bias)
+    proto = onnx.shape_inference.infer_shapes(source)
+    prepare_quantized(proto, tmp_path, wants_float_weights=True)
+    onnx.checker.check_model(proto, full_check=True)
+    np.testing.assert_array_equal(output_of(proto), output_of(source))
+    kinds = {each.name: each.data_type for each in proto.graph.initializer}
+    assert kinds["conv0.w.dq_f"] == TensorProto.FLOAT
+    assert "conv0.w" not in kinds
+    feeders = {name: node.op_type for node in proto.graph.node for name in node.output}
+    dequantisers = [node for node in proto.graph.node if node.op_type == "DequantizeLinear"]
+    assert {feeders[node.input[0]] for node in dequantisers} == {"QuantizeLinear"}
+
+
+@pytest.mark.parametrize("opset", [13, 17, 19])
+def test_half_precision_reaches_the_scales(opset: int, tmp_path: Path) -> None:
+    source = onnx_models.quantised(has_bias=True, opset=opset)
+    half = half_precision(prepared(source, tmp_path), "net")
+    tensors = graph_from_proto(half).tensors
+    assert tensors["relu0.q"].dtype == "int8"
+    assert tensors["relu0.dq"].dtype == tensors["conv1"].dtype == "float16"
+    expected = output_of(source)
+    assert np.abs(output_of(half) - expected).max() < 5e-3 * np.abs(expected).max()
