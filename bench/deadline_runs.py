@@ -86,9 +86,9 @@ def compiled(
 
 
 def run_block(
-    variant: str, taskset: TaskSetSpec, duration_ns: int, tally: DeadlineTally
+    variant: str, taskset: TaskSetSpec, duration_ns: int, tally: DeadlineTally, *, spin_ns: int = 0
 ) -> tuple[BlockResult, RunReport]:
-    """One variant, run once on this machine.
+    """One variant, run once on this machine, polling for `spin_ns` before a release.
 
     Raises:
         SystemExit: a signal ended the run; all of them are to end.
@@ -98,7 +98,7 @@ def run_block(
         taskset,
         RunOptions(duration_ns=duration_ns),
         find_backend=open_backend,
-        clock=MonotonicClock(),
+        clock=MonotonicClock(spin_ns=spin_ns),
         instruments=(tally,),
     )
     if report.ended_by is not None:

@@ -22,6 +22,7 @@ from bench.deadline_tally import DeadlineTally
 from bench.deadlines_report import CUT, UNCUT, BlockResult, set_result
 from bench.gpu import QUICK, QUICK_LEVEL
 from bench.gpu_deadlines_page import NAME, markdown
+from bench.gpu_modes import SPIN_NS
 from bench.machine import MachineWatch
 from models.make import make
 from preempt_runtime.arrivals import Periodic, release_offsets
@@ -43,7 +44,7 @@ from preemptc.pipeline import CompileOptions, compile_model
 from preemptc.plan import PlanOptions, TaskSetPlan
 from preemptc.replan import Goal
 
-NETWORKS = ("light/squeezenet", "mobilenet_v2", "distilbert", "resnet50", "resnet152")
+NETWORKS = ("mobilenet_v2", "light/squeezenet", "distilbert", "resnet50", "resnet152@32")
 QUICK_NETWORKS = ("light/squeezenet", "mobilenet_v2")
 LOADS = (0.70, 0.65, 0.60, 0.50, 0.40)
 """Tried in this order until the analysis finds every deadline kept."""
@@ -88,8 +89,12 @@ class _Responses:
 
 
 def stem_of(name: str) -> str:
-    """A network's name as a file's and a task's."""
-    return name.replace("/", "-")
+    """A network's name as a file's and a task's.
+
+    >>> stem_of("light/squeezenet"), stem_of("resnet152@32")
+    ('light-squeezenet', 'resnet152-b32')
+    """
+    return name.replace("/", "-").replace("@", "-b")
 
 
 def compile_whole(options: argparse.Namespace, cache: BuildCache) -> list[Path]:
@@ -97,7 +102,8 @@ def compile_whole(options: argparse.Namespace, cache: BuildCache) -> list[Path]:
     bundles = []
     for name in options.networks:
         stem = stem_of(name)
-        model = make(name, options.work / f"{stem}.onnx")
+        architecture, _, batch = name.partition("@")
+        model = make(architecture, options.work / f"{stem}.onnx", batch=int(batch or 1))
         compiling = CompileOptions(
             target="native",
             goal=Goal(num_segments=1),
@@ -135,7 +141,7 @@ def _alone(path: Path, num_jobs: int) -> tuple[int, list[int]]:
     try:
         network = device.load(bundle, plan.id)
         inputs = random_inputs(network.graph, seed=0, task="alone")
-        with Executor(device, Fifo(), MonotonicClock(), [responses]) as executor:
+        with Executor(device, Fifo(), MonotonicClock(spin_ns=SPIN_NS), [responses]) as executor:
             executor.add_task(Task(name="alone", network=network, priority=1))
             executor.warm_up("alone", inputs, num_runs=20)
             arrival = Periodic(period_ns=_CALIBRATION_PERIOD_NS)
@@ -206,7 +212,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             for variant in variants:
                 tally = DeadlineTally(look_every_ns=_LOOK_EVERY_NS)
                 taskset = read_taskset(paths[variant], seed=seed)
-                block, _ = run_block(variant, taskset, duration_ns, tally)
+                block, _ = run_block(variant, taskset, duration_ns, tally, spin_ns=SPIN_NS)
                 blocks[depth].append(block)
                 jobs = sum(task.jobs for task in tally.tasks.values())
                 missed = sum(task.missed for task in tally.tasks.values())
@@ -288,7 +294,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.gpu_deadlines", description=__doc__)
-    parser.add_argument("--networks", nargs="+", default=NETWORKS, metavar="NAME")
+    parser.add_argument("--networks", nargs="+", default=NETWORKS, metavar="NAME[@BATCH]")
     parser.add_argument("--jobs", type=int, default=50_000, help="of each variant, in all blocks")
     parser.add_argument("--seconds", type=float, help="of each variant, instead of --jobs")
     parser.add_argument("--rounds", type=int, default=2, help="blocks of each variant")

@@ -18,6 +18,8 @@ from preempt_runtime.backends.tensorrt import TrtBuffers, TrtNetwork
 from preempt_runtime.inputs import random_inputs
 from preempt_runtime.process import ProcessOptions, apply_memory
 
+SPIN_NS = 1_000_000
+"""Polled before a release, by the runtime too: a thread that sleeps wakes late."""
 _IN_FLIGHT = 2
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from bench.compiling import bound_of
 from bench.gpu import QUICK, QUICK_LEVEL
-from bench.gpu_modes import WAYS, WayRun, on_device, run_way
+from bench.gpu_modes import SPIN_NS, WAYS, WayRun, on_device, run_way
 from bench.gpu_pair_page import NAME, markdown
 from bench.intervals import quantiles_of
 from bench.modes import Workload
@@ -87,6 +87,7 @@ def measure(bundles: Mapping[str, Path], options: argparse.Namespace) -> dict[st
             jitter_ns=options.period_us * 500,
             num_jobs=options.jobs,
             num_warm_up=_NUM_WARM_UP,
+            spin_ns=SPIN_NS,
         )
         plan = segments.plan
         head = {

@@ -27,8 +27,9 @@ def markdown(result: Mapping[str, Any]) -> str:
         f" {settings['batch']}) in a closed loop, both fp16, optimisation level"
         f" {settings['opt_level']}. The long one has {result['segments']} segments under a bound of"
         f" {fmt_ns(result['bound_ns'])}, the longest takes {fmt_ns(result['longest_p50_ns'])} p50."
-        " Response time runs from release to the outputs in host memory; inputs lie in device"
-        f" memory. {result['blocks_done']} blocks in one process, every way in each; times are over"
+        " Response time runs from release, which is polled for, to the outputs in host memory;"
+        f" inputs lie in device memory. {result['blocks_done']} blocks in one process, every way in"
+        " each; times are over"
         " the jobs of all blocks, rates the median of the blocks.",
         "",
         "## Through the runtime",

@@ -29,7 +29,8 @@ class Workload:
     """Two loaded networks, the long one twice, and when the urgent one's jobs are released.
 
     The urgent jobs come every `period_ns`, late by a uniform part of `jitter_ns`; the first
-    `num_warm_up` are not counted. The long network runs in a closed loop.
+    `num_warm_up` are not counted. The long network runs in a closed loop. The dispatcher polls for
+    `spin_ns` before a release.
     """
 
     device: Device
@@ -42,6 +43,7 @@ class Workload:
     jitter_ns: int
     num_jobs: int
     num_warm_up: int
+    spin_ns: int = 0
 
     @property
     def warm_up_ns(self) -> int:
@@ -97,7 +99,7 @@ def run_mode(mode: str, load: Workload, *, seed: int, depth: int = 1) -> ModeRun
         DeviceError: a job failed.
         InputError: the run was too short for the long network.
     """
-    recording, clock = Recording(), MonotonicClock()
+    recording, clock = Recording(), MonotonicClock(spin_ns=load.spin_ns)
     policy: Policy = FixedPriority() if mode == "preemptive" else Fifo()
     with Executor(load.device, policy, clock, [recording], depth=depth) as executor:
         if mode not in ("best_effort_alone", SEGMENTS_ALONE):

@@ -84,7 +84,7 @@ def _run(arguments: argparse.Namespace, find_backend: FindBackend) -> int:
         taskset,
         _run_options(arguments),
         find_backend=find_backend,
-        clock=MonotonicClock(),
+        clock=MonotonicClock(spin_ns=arguments.spin),
         instruments=(recorder,) if arguments.trace is not None else (),
     )
     put_results(
@@ -203,6 +203,13 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="TASK=HEX",
         help="refuse any other bundle for this task; may be repeated",
+    )
+    add(
+        "--spin",
+        type=duration,
+        default=0,
+        metavar="TIME",
+        help="poll instead of sleeping for so long before a release; takes a core",
     )
     add("--sched-fifo", type=integer(1, 99), metavar="N", help="real-time priority, 1 to 99")
     add("--affinity", type=_cores, metavar="0,1", help="stay on these cores")

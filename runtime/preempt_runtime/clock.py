@@ -37,9 +37,9 @@ class Wake:
         """Whether it was set; it is not any more."""
         return self._lock.acquire(blocking=False)
 
-    def wait(self, timeout_s: float = -1.0) -> None:
-        """Return when set, or after `timeout_s` seconds unless that is negative."""
-        self._lock.acquire(timeout=timeout_s)
+    def wait(self, timeout_s: float = -1.0) -> bool:
+        """Return when set, or after `timeout_s` seconds unless that is negative; whether set."""
+        return self._lock.acquire(timeout=timeout_s)
 
 
 class Clock(Protocol):
@@ -55,18 +55,28 @@ class Clock(Protocol):
 
 
 class MonotonicClock:
-    """The system's monotonic clock."""
+    """The system's monotonic clock.
+
+    A thread that sleeps wakes late: by the kernel's timer slack, 50 us unless it was set, and by
+    what an idle core takes to come back. `spin_ns` before a known time the wait polls instead, and
+    takes a core for that long; other threads run meanwhile.
+    """
 
     now_ns = staticmethod(time.monotonic_ns)
 
+    def __init__(self, *, spin_ns: int = 0) -> None:
+        self._spin_ns = spin_ns
+
     def wait(self, until_ns: int | None, wake: Wake) -> None:
-        """Block without polling; late by the kernel's timer slack, 50 us unless it was set."""
+        """Block until the time, or poll for the end of it; what sets `wake` is not foreseen."""
         if until_ns is None:
             wake.wait()
             return
-        timeout_ns = until_ns - time.monotonic_ns()
-        if timeout_ns > 0:
-            wake.wait(min(timeout_ns / 1e9, _MAX_WAIT_S))
+        timeout_ns = until_ns - self._spin_ns - time.monotonic_ns()
+        if timeout_ns > 0 and (wake.wait(min(timeout_ns / 1e9, _MAX_WAIT_S)) or not self._spin_ns):
+            return
+        while time.monotonic_ns() < until_ns and not wake.take():
+            time.sleep(0)  # lets other threads have the interpreter
 
 
 class VirtualClock:

@@ -18,7 +18,7 @@ from preempt_runtime.executor import Executor
 from preempt_runtime.inputs import random_inputs
 from preempt_runtime.policies import FixedPriority
 from preempt_runtime.task import Task
-from preemptc import replan
+from preemptc import trials
 from preemptc.targets import TARGETS, local_devices
 from tests.gpu import bad_bundles
 from tests.gpu.commands import Compiler, elsewhere
@@ -47,9 +47,9 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
     folder = tmp_path_factory.mktemp("shop")
     with pytest.MonkeyPatch.context() as patch:
         for name in ("_TRIAL_RUNS", "_FINAL_RUNS"):
-            patch.setattr(replan, name, 50)
+            patch.setattr(trials, name, 50)
         for name in ("_TRIAL_BUDGET_NS", "_FINAL_BUDGET_NS"):
-            patch.setattr(replan, name, 0)
+            patch.setattr(trials, name, 0)
         yield Workshop(folder=folder, compiler=Compiler(folder / "cache"))
 
 
