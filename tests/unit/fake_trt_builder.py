@@ -57,17 +57,10 @@ class FakeBuilder:
         module.TensorFormat = types.SimpleNamespace(**{n: i for i, n in enumerate(_FORMATS)})
         module.TacticSource = types.SimpleNamespace(CUBLAS=0, CUBLAS_LT=1, CUDNN=2)
         module.ProfilingVerbosity = types.SimpleNamespace(DETAILED=2)
-        module.LayerInformationFormat = types.SimpleNamespace(JSON=1)
-        module.IProfiler = _Profiler
         if trt.version < (11, 0):
             module.BuilderFlag = types.SimpleNamespace(FP16="FP16", INT8="INT8")
         if trt.version >= (10, 0):
             module.IProgressMonitor = _ProgressMonitor
-
-
-class _Profiler:
-    def report_layer_time(self, name: str, ms: float) -> None:
-        raise NotImplementedError
 
 
 class _ProgressMonitor:
