@@ -44,7 +44,7 @@ from preemptc.pipeline import CompileOptions, compile_model
 from preemptc.plan import PlanOptions, TaskSetPlan
 from preemptc.replan import Goal
 
-NETWORKS = ("mobilenet_v2", "light/squeezenet", "distilbert", "resnet50", "resnet152@32")
+NETWORKS = ("mobilenet_v2", "distilbert", "resnet50", "vit_b_16", "resnet152")
 QUICK_NETWORKS = ("light/squeezenet", "mobilenet_v2")
 LOADS = (0.70, 0.65, 0.60, 0.50, 0.40)
 """Tried in this order until the analysis finds every deadline kept."""

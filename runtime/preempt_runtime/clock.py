@@ -2,6 +2,7 @@
 
 import contextlib
 import heapq
+import select
 import threading
 import time
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from typing import Protocol
 
 from preempt_runtime.errors import PreemptError
 
+_IDLE = select.poll()  # of nothing
 _MAX_WAIT_S = 3600.0  # a wake-up an hour costs nothing and keeps every timeout representable
 
 
@@ -76,7 +78,7 @@ class MonotonicClock:
         if timeout_ns > 0 and (wake.wait(min(timeout_ns / 1e9, _MAX_WAIT_S)) or not self._spin_ns):
             return
         while time.monotonic_ns() < until_ns and not wake.take():
-            time.sleep(0)  # lets other threads have the interpreter
+            _IDLE.poll(0)  # lets other threads have the interpreter; sleep(0) takes 70 us
 
 
 class VirtualClock:

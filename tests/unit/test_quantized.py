@@ -54,6 +54,17 @@ def test_every_dequantiser_has_one_reader(tmp_path: Path) -> None:
     assert len({node.name for node in graph.nodes}) == graph.num_nodes
 
 
+@pytest.mark.parametrize("wants_float_weights", [False, True])
+def test_a_convolution_is_told_the_shape_of_its_kernel(
+    wants_float_weights: bool, tmp_path: Path
+) -> None:
+    proto = onnx_models.quantised()
+    prepare_quantized(proto, tmp_path, wants_float_weights=wants_float_weights)
+    convs = [node for node in proto.graph.node if node.op_type == "Conv"]
+    shapes = [list(a.ints) for node in convs for a in node.attribute if a.name == "kernel_shape"]
+    assert shapes == [[3, 3]] * len(convs) == [[3, 3], [3, 3]]
+
+
 def test_a_bias_in_a_weights_file_is_folded(tmp_path: Path) -> None:
     width = 600  # biases and scales above a kilobyte go to the file
     proto = onnx_models.quantised(has_bias=True)

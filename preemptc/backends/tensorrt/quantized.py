@@ -17,6 +17,7 @@ from onnx import TensorProto, numpy_helper
 from preemptc.onnx_io.files import all_graphs
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
+_CONVOLUTIONS = ("Conv", "ConvTranspose")
 
 
 def is_quantized(proto: onnx.ModelProto) -> bool:
@@ -31,7 +32,8 @@ def prepare_quantized(
 
     Each reader of a DQ gets a DQ of its own: one that two layers share is fused into one of them
     at most where a cut comes between the two. The DQ of int32 biases, which TensorRT lacks, is
-    folded; tools that quantise biases leave one at every convolution.
+    folded; tools that quantise biases leave one at every convolution. A convolution is told its
+    kernel's shape, which TensorRT's parser cannot see behind a DQ.
 
     Args:
         proto: its weights may be external.
@@ -40,7 +42,19 @@ def prepare_quantized(
             int8 weights again: TensorRT before 10 takes no other.
     """
     _rewrite_weights(proto, folder, wants_float_weights=wants_float_weights)
+    _tell_kernel_shapes(proto)
     _split_shared(proto)
+
+
+def _tell_kernel_shapes(proto: onnx.ModelProto) -> None:
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in proto.graph.initializer}
+    for node in proto.graph.node:
+        if node.op_type in (QUANTIZE, DEQUANTIZE) and node.input[0] in shapes:
+            shapes[node.output[0]] = shapes[node.input[0]]
+        elif node.op_type in _CONVOLUTIONS and node.input[1] in shapes:
+            kept = [each for each in node.attribute if each.name != "kernel_shape"]
+            kernel = onnx.helper.make_attribute("kernel_shape", shapes[node.input[1]][2:])
+            _replace(node.attribute, [*kept, kernel])
 
 
 def _rewrite_weights(proto: onnx.ModelProto, folder: Path, *, wants_float_weights: bool) -> None:
