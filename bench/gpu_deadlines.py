@@ -147,7 +147,7 @@ def _alone(path: Path, num_jobs: int) -> tuple[int, list[int]]:
             arrival = Periodic(period_ns=_CALIBRATION_PERIOD_NS)
             offsets = islice(release_offsets(arrival, seed=0, task="alone"), num_jobs)
             executor.add_source("alone", offsets, lambda job_idx: inputs)
-            with apply_memory(ProcessOptions(gc_freeze=True)):
+            with apply_memory(ProcessOptions()):
                 executor.run(num_jobs * _CALIBRATION_PERIOD_NS)
         network.close()
     finally:

@@ -154,7 +154,7 @@ def run_way(
             buffers.write_inputs(inputs[1])  # type: ignore[arg-type]
             ends = [stack.enter_context(Event(timing=False)) for _ in range(_IN_FLIGHT)]
             flights = _Flights(buffers=buffers, stream=low, free=ends)
-        stack.enter_context(apply_memory(ProcessOptions(gc_freeze=True)))
+        stack.enter_context(apply_memory(ProcessOptions()))
         return _polled(way, load, urgent, high, flights, seed)
 
 

@@ -110,7 +110,7 @@ def run_mode(mode: str, load: Workload, *, seed: int, depth: int = 1) -> ModeRun
             network = load.segments if is_cut else load.whole
             executor.add_task(Task(name=BEST_EFFORT, network=network))
             executor.add_source(BEST_EFFORT, ClosedLoop(), _cycle(load.long_samples))
-        with apply_memory(ProcessOptions(gc_freeze=True)):
+        with apply_memory(ProcessOptions()):
             start_ns = clock.now_ns()
             executor.run(load.duration_ns)
         executor.check_integrity()

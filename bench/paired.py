@@ -96,7 +96,7 @@ def measure_pairs(
         uncut.run()
     segment_ns: list[tuple[int, ...]] = []
     whole_ns: list[int] = []
-    with apply_memory(ProcessOptions(gc_freeze=True)):
+    with apply_memory(ProcessOptions()):
         for idx in range(num_pairs):
             if idx % 2:
                 whole_ns += uncut.run()

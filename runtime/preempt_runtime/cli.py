@@ -106,7 +106,6 @@ def _run_options(arguments: argparse.Namespace) -> RunOptions:
             sched_fifo=arguments.sched_fifo,
             affinity=arguments.affinity,
             mlock=arguments.mlock,
-            gc_freeze=arguments.gc_freeze,
         ),
     )
 
@@ -214,7 +213,6 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     add("--sched-fifo", type=integer(1, 99), metavar="N", help="real-time priority, 1 to 99")
     add("--affinity", type=_cores, metavar="0,1", help="stay on these cores")
     add("--mlock", action="store_true", help="keep memory resident")
-    add("--gc-freeze", action="store_true", help="no garbage collection of what is loaded")
 
 
 def _cores(text: str) -> tuple[int, ...]:

@@ -31,7 +31,6 @@ class ProcessOptions:
     sched_fifo: int | None = None
     affinity: tuple[int, ...] | None = None
     mlock: bool = False
-    gc_freeze: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,18 +133,18 @@ def apply_scheduling(
 def apply_memory(
     options: ProcessOptions, calls: OsCalls | None = None
 ) -> Iterator[tuple[OptionReport, ...]]:
-    """Resident memory and no garbage collection of what is loaded, undone on exit.
+    """Resident memory, and no garbage collection of what is loaded, undone on exit.
 
-    Enter it when everything is loaded and warm, just before the run.
+    A full collection looks at everything that is loaded, and stops all threads meanwhile: 4 ms in a
+    process that has loaded ONNX Runtime, 10 ms beside the compiler (x86-64, Python 3.11,
+    2026-11-26). Enter it when everything is loaded and warm, just before the run.
     """
     calls = calls or LinuxCalls()
     reports = []
     with contextlib.ExitStack() as undo:
-        if options.gc_freeze:
-            gc.collect()
-            gc.freeze()
-            undo.callback(gc.unfreeze)
-            reports.append(OptionReport(name="gc_freeze", requested="yes", applied=True, reason=""))
+        gc.collect()
+        gc.freeze()
+        undo.callback(gc.unfreeze)
         if options.mlock:
             reports.append(
                 _report("mlock", "yes", _MLOCK_ADVICE, lambda: _lock_memory(calls, undo))

@@ -127,19 +127,17 @@ def test_a_trace_is_written_with_a_track_for_each_task(
 def test_options_are_reported_where_they_are_refused(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run("--affinity", "4096", "--gc-freeze", "--json") == 0
-    affinity, gc_freeze = json.loads(capsys.readouterr().out)["options"]
+    assert run("--affinity", "4096", "--json") == 0
+    (affinity,) = json.loads(capsys.readouterr().out)["options"]
     assert (affinity["name"], affinity["requested"], affinity["applied"]) == (
         "affinity",
         "4096",
         False,
     )
     assert "name cores that this process may use" in affinity["reason"]
-    assert gc_freeze == {"name": "gc_freeze", "requested": "yes", "applied": True, "reason": ""}
-    assert run("--affinity", "4096", "--gc-freeze") == 0
+    assert run("--affinity", "4096") == 0
     out = capsys.readouterr().out
     assert "\noption affinity = 4096: refused: Invalid argument; name cores" in out
-    assert "\noption gc_freeze = yes: in force\n" in out
 
 
 def test_warm_up_can_be_chosen(folder: Path) -> None:

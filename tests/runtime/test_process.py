@@ -16,7 +16,7 @@ from preempt_runtime.process import (
     apply_scheduling,
 )
 
-ALL = ProcessOptions(sched_fifo=40, affinity=(1, 0), mlock=True, gc_freeze=True)
+ALL = ProcessOptions(sched_fifo=40, affinity=(1, 0), mlock=True)
 
 
 @dataclass
@@ -67,10 +67,7 @@ def test_memory_is_applied_and_put_back() -> None:
     calls = FakeCalls()
     frozen_before = gc.get_freeze_count()
     with apply_memory(ALL, calls) as reports:
-        assert reports == (
-            OptionReport(name="gc_freeze", requested="yes", applied=True, reason=""),
-            OptionReport(name="mlock", requested="yes", applied=True, reason=""),
-        )
+        assert reports == (OptionReport(name="mlock", requested="yes", applied=True, reason=""),)
         assert calls.log == ["lock"]
         assert gc.get_freeze_count() > frozen_before
     assert calls.log == ["lock", "unlock"]
@@ -91,7 +88,7 @@ def test_refusals_are_reported_with_what_would_allow_them() -> None:
     )
     with apply_scheduling(ALL, calls) as scheduling, apply_memory(ALL, calls) as memory:
         reports = {report.name: report for report in (*scheduling, *memory)}
-    assert {name for name, report in reports.items() if report.applied} == {"gc_freeze"}
+    assert {name for name, report in reports.items() if report.applied} == set()
     assert reports["affinity"].reason == (
         "Invalid argument; name cores that this process may use (see `preempt-rt doctor`)"
     )

@@ -320,12 +320,11 @@ def test_a_second_signal_does_not_wait(folder: Path) -> None:
 
 def test_process_options_are_in_force_while_loading_and_put_back(folder: Path) -> None:
     bench = Bench(folder, TWO_TASKS)
-    options = ProcessOptions(sched_fifo=7, affinity=(0,), mlock=True, gc_freeze=True)
+    options = ProcessOptions(sched_fifo=7, affinity=(0,), mlock=True)
     report = bench.run(process=options)
     assert [option.name for option in report.options] == [
         "affinity",
         "sched_fifo",
-        "gc_freeze",
         "mlock",
     ]
     assert all(option.applied for option in report.options)
