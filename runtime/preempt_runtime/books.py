@@ -121,6 +121,12 @@ class Books:
             self.stop(skipped, queue, JobState.SKIPPED, self._now_ns())
         self.relist(queue)
 
+    def turned_to(self, job: Job) -> None:
+        """Note that the device goes to this job; one that it leaves unfinished is preempted."""
+        if self.last is not None:
+            self.last.num_preemptions += 1
+        self.last = job
+
     def started(self, job: Job, queue: TaskQueue) -> None:
         """Note that it has: its task has had its turn."""
         self._num_turns += 1

@@ -4,7 +4,7 @@ The same executor runs on a CPU, on a GPU and in simulation; each is one `Device
 in `preempt_runtime.backends` and is imported only when a bundle asks for it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -36,6 +36,14 @@ class JobBuffers(Protocol):
 
     def close(self) -> None:
         """Release the memory; none of it may be in use. Without effect the second time."""
+        ...
+
+
+class PiecewiseBuffers(Protocol):
+    """Buffers that large inputs can be copied into bit by bit, with other jobs' work in between."""
+
+    def input_pieces(self, inputs: Mapping[str, Array]) -> Iterator[None]:
+        """Copy checked host arrays, a piece before each value; then the rest, and end."""
         ...
 
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from preempt_runtime.agenda import Agenda
@@ -19,6 +19,7 @@ from preempt_runtime.records import JobState, SegmentRecord
 from preempt_runtime.task import Task, checked_inputs
 
 _log = logging.getLogger(__name__)
+_Pieces = Callable[[Mapping[str, Array]], Iterator[None]]
 _FINISHED, _FAILED = JobState.FINISHED, JobState.FAILED  # looked up once, as in job.py
 
 
@@ -67,7 +68,8 @@ class Dispatcher:
             books.stop(job, queue, LATE_STATES[queue.task.late], start_ns)
             return True
         step = queue.steps[job.step_idx]
-        if self._in_flight and (isinstance(step, str) or (step == 0 and not queue.pool.free)):
+        needs_buffers = step == 0 and job.buffers is None
+        if self._in_flight and (isinstance(step, str) or (needs_buffers and not queue.pool.free)):
             self._complete_oldest()
             return True
         if not job.is_started:
@@ -76,10 +78,11 @@ class Dispatcher:
                 return True
             books.started(job, queue)
         if job is not books.last:
-            if books.last is not None:
-                books.last.num_preemptions += 1
-            books.last = job
-        self._run_step(Launch(job, queue, step, start_ns))
+            books.turned_to(job)
+        launch = Launch(job, queue, step, start_ns)
+        if step == 0 and not self._has_inputs(launch):
+            return True  # who is most urgent may have changed meanwhile
+        self._run_step(launch)
         return True
 
     def complete_all(self) -> None:
@@ -140,7 +143,9 @@ class Dispatcher:
     def _run_alone(self, job: Job, queue: TaskQueue) -> None:
         for step in queue.steps:
             if isinstance(step, int):
-                self._launch(job, queue, step)
+                while step == 0 and not self._copy_inputs(job, queue):
+                    pass
+                self._launch(job, step)
                 self._device.wait()
                 if step == queue.last_segment:
                     self._read_outputs(job, queue)
@@ -162,7 +167,7 @@ class Dispatcher:
         job, queue, step = launch.job, launch.queue, launch.step
         try:
             if isinstance(step, int):
-                self._launch(job, queue, step)
+                self._launch(job, step)
             else:
                 self._call(job, queue.task, step)
         except Exception as err:  # it is the job's: its handle raises it, the others go on
@@ -180,12 +185,34 @@ class Dispatcher:
         if job.num_in_flight and job.step_idx == len(queue.steps):
             self._books.hold(job, queue)
 
-    def _launch(self, job: Job, queue: TaskQueue, segment_idx: int) -> None:
-        if segment_idx == 0:
+    def _has_inputs(self, launch: Launch) -> bool:
+        """Copy the job's inputs, or a piece of large ones; whether it can be launched."""
+        job = launch.job
+        try:
+            return self._copy_inputs(job, launch.queue)
+        except Exception as err:  # as in `_run_step`
+            self.quiesce()
+            self._ended(launch, err)
+            return False
+
+    def _copy_inputs(self, job: Job, queue: TaskQueue) -> bool:
+        if job.buffers is None:
             assert job.inputs is not None
             job.buffers = queue.pool.take()
-            job.buffers.write_inputs(job.inputs)
-            job.inputs = None
+            # Of `PiecewiseBuffers`; isinstance of a protocol takes as long as the rest of a turn.
+            pieces: _Pieces | None = getattr(job.buffers, "input_pieces", None)
+            if pieces is None:
+                job.buffers.write_inputs(job.inputs)
+                job.inputs = None
+                return True
+            job.pieces = pieces(job.inputs)
+        assert job.pieces is not None
+        for _ in job.pieces:
+            return False
+        job.inputs = job.pieces = None
+        return True
+
+    def _launch(self, job: Job, segment_idx: int) -> None:
         buffers = job.buffers
         assert buffers is not None
         self._device.launch(buffers, segment_idx, is_urgent=job.priority is not None)

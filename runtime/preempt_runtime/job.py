@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 from preempt_runtime.device import Array, JobBuffers
@@ -123,6 +123,7 @@ class Job:
         "num_in_flight",
         "num_preemptions",
         "num_segments_run",
+        "pieces",
         "priority",
         "release_ns",
         "start_ns",
@@ -141,6 +142,7 @@ class Job:
         self.inputs: Mapping[str, Array] | None = inputs
         self.value: Any = None
         self.buffers: JobBuffers | None = None  # from its first segment to its end
+        self.pieces: Iterator[None] | None = None  # of its inputs, while they are copied
         self.error: Exception | None = None
         self.priority = task.priority
         self.is_best_effort = task.priority is None
@@ -228,7 +230,7 @@ class Job:
             self.end_ns = now_ns
             self.state = state
             self.is_done = True
-            self.inputs = None
+            self.inputs = self.pieces = None
             if state is not _FINISHED:
                 self.value = None
 

@@ -77,9 +77,10 @@ class JobRecord:
 class SegmentRecord:
     """One non-preemptive stretch on the device: a network's segment, or a `pre` or `post` call.
 
-    A job's first network segment includes the copy of its inputs, its last one the copy of its
-    outputs: nothing else can run meanwhile. With more than one segment in flight it starts when
-    the one before it has ended, and the copies may be hidden behind that.
+    A job's first network segment includes the copy of its inputs, or of the last piece of large
+    ones, its last one the copy of its outputs: nothing else can run meanwhile. With more than one
+    segment in flight it starts when the one before it has ended, and the copies may be hidden
+    behind that.
     """
 
     job_id: int

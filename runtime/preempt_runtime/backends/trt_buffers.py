@@ -1,6 +1,6 @@
 """One job in flight: its tensors, execution contexts, and one captured CUDA graph per segment."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
@@ -58,11 +58,16 @@ class TrtBuffers:
         Raises:
             InputError: a device array of another dtype or shape than the device holds.
         """
+        for _ in self.input_pieces(inputs):
+            pass
+
+    def input_pieces(self, inputs: Mapping[str, Array]) -> Iterator[None]:
+        """As `write_inputs`, but a piece of about a mebibyte before each value."""
         from_device = {}
         for host in self._inputs:
             value: object = inputs[host.name]
             if isinstance(value, np.ndarray):
-                host.write(value)
+                yield from host.pieces(value)
             elif is_device_array(value):
                 stored = host.tensor.stored
                 from_device[host.name] = checked_device_array(

@@ -1,7 +1,7 @@
 """The tensors of one job: memory of the device or mapped from the host, and engine checks."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +26,8 @@ _DTYPES = {
     "BOOL": "bool",
     "UINT8": "uint8",
 }
+PIECE_BYTES = 1 << 20
+"""Copied at once: 0.1 to 0.3 ms, in which an urgent job waits (numpy, x86-64, estimated)."""
 _NARROWED = {"int64": "int32", "float64": "float32"}
 """TensorRT before 10 has no INT64 and none has FLOAT64: its parser takes these instead."""
 
@@ -70,15 +72,25 @@ class HostTensor:
         """The device reads and writes the array itself, so nothing is copied."""
         return self.pinned is self.tensor.memory
 
-    def write(self, values: Array) -> None:
-        """Take the values of an input.
+    def pieces(self, values: Array) -> Iterator[None]:
+        """Take the values of an input, a piece of at most `PIECE_BYTES` before each value.
+
+        What must be converted, or is not contiguous, is one piece.
 
         Raises:
             InputError: an integer that the device's narrower type cannot hold.
         """
         stored = self.tensor.stored.dtype
         if stored == self.tensor.spec.dtype:
-            np.copyto(self.array, values)
+            if not values.flags.c_contiguous:
+                np.copyto(self.array, values)
+                return
+            target, source = self.array.reshape(-1), values.reshape(-1)
+            step = max(1, PIECE_BYTES // target.itemsize)
+            for begin in range(0, target.size, step):
+                if begin:
+                    yield
+                target[begin : begin + step] = source[begin : begin + step]
             return
         if stored == "int32" and values.size:
             limits, low, high = np.iinfo(np.int32), values.min(), values.max()
