@@ -31,7 +31,13 @@ def periods_ns(costs_ns: Sequence[int], load: float, first_load: float) -> list[
 
 
 def taskset_text(
-    names: Sequence[str], periods: Sequence[int], *, head: str, late: str = "run", mark: str = ""
+    names: Sequence[str],
+    periods: Sequence[int],
+    *,
+    head: str,
+    late: str = "run",
+    mark: str = "",
+    first_deadline_ns: int | None = None,
 ) -> str:
     """The task set: each network once a period, its deadline the period.
 
@@ -41,12 +47,16 @@ def taskset_text(
         head: further lines of the set as a whole.
         late: of all tasks but the most urgent one, which is the same in every variant.
         mark: tells bundles of one network apart.
+        first_deadline_ns: of the first network, where that is not its period.
     """
+    deadlines = [first_deadline_ns or periods[0], *periods[1:]]
     tasks = [
         f'\n[[task]]\nname = "{name}"\nmodel = "{name}.onnx"\nbundle = "{name}{mark}.bundle"\n'
-        f'period = "{period_ns}ns"\ndeadline = "{period_ns}ns"\n'
+        f'period = "{period_ns}ns"\ndeadline = "{deadline_ns}ns"\n'
         f'late = "{late if idx else "run"}"\n'
-        for idx, (name, period_ns) in enumerate(zip(names, periods, strict=True))
+        for idx, (name, period_ns, deadline_ns) in enumerate(
+            zip(names, periods, deadlines, strict=True)
+        )
     ]
     return f'[taskset]\nname = "deadlines"\npolicy = "rate-monotonic"\n{head}{"".join(tasks)}'
 

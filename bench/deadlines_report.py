@@ -73,7 +73,7 @@ def set_result(
         "tasks": {
             task.name: {
                 "whole_p50_ns": costs_ns[task.name],
-                "period_ns": task.deadline_ns,
+                "deadline_ns": task.deadline_ns,
                 "num_segments": num_segments[task.name],
                 "cost_bound_ns": task.cost_ns,
                 "longest_bound_ns": task.longest_ns,
@@ -176,14 +176,13 @@ def _introduction(result: Mapping[str, Any]) -> list[str]:
 def set_table(result: Mapping[str, Any]) -> list[str]:
     """The tasks with their bounds, and the analysis's verdict."""
     lines = [
-        "| task | whole p50 | period = deadline | segments | longest, with margin |"
-        " response bound |",
+        "| task | whole p50 | deadline | segments | longest, with margin | response bound |",
         "|---|---:|---:|---:|---:|---:|",
     ]
     for name, task in result["tasks"].items():
         bound_ns = task["response_bound_ns"]
         lines.append(
-            f"| {name} | {fmt_ns(task['whole_p50_ns'])} | {fmt_ns(task['period_ns'])} |"
+            f"| {name} | {fmt_ns(task['whole_p50_ns'])} | {fmt_ns(task['deadline_ns'])} |"
             f" {task['num_segments']} | {fmt_ns(task['longest_bound_ns'])} |"
             f" {'none' if bound_ns is None else fmt_ns(bound_ns)} |"
         )

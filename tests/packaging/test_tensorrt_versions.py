@@ -59,6 +59,7 @@ OURS = {
     "preemptc/backends/tensorrt/formats.py": ("tensor",),
     "preemptc/backends/tensorrt/groups.py": ("layer",),
     "preemptc/backends/tensorrt/lower.py": ("layer",),
+    "preemptc/backends/tensorrt/quantized.py": ("tensor",),
     "runtime/preempt_runtime/backends/tensorrt.py": ("context",),
     "runtime/preempt_runtime/backends/trt_bind.py": ("tensor",),
     "runtime/preempt_runtime/backends/trt_buffers.py": ("tensor",),
