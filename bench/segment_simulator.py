@@ -54,8 +54,8 @@ def observed_responses(
     free_ns, last_job = now_ns, None
     while num_urgent:
         while len(in_flight) < rules.depth:
-            job = _pick(heads.values(), now_ns, rules)
-            if job is None:
+            job = _pick(heads, waiting, now_ns, rules)
+            if job is None or heads[job.task.name] is not job:
                 break
             cost_ns = job.task.segment_ns[job.segment]
             if job.segment and job is not last_job:
@@ -86,23 +86,32 @@ def _advance(heads: dict[str, _Job], waiting: deque[int], job: _Job, end_ns: int
         del heads[job.task.name]
 
 
-def _pick(heads: Iterable[_Job], now_ns: int, rules: Rules) -> _Job | None:
-    ready = [
-        job for job in heads if job.release_ns <= now_ns and job.segment < len(job.task.segment_ns)
-    ]
+def _pick(
+    heads: Mapping[str, _Job], waiting: Mapping[str, deque[int]], now_ns: int, rules: Rules
+) -> _Job | None:
+    """The most urgent job that is released, each task's first of which a segment is left."""
+    ready = []
+    for name, head in heads.items():
+        job = head
+        if head.segment == len(head.task.segment_ns):
+            if not waiting[name]:
+                continue
+            job = _Job(head.task, waiting[name][0])
+        if job.release_ns <= now_ns:
+            ready.append(job)
     return min(ready, key=lambda job: _order(job, rules)) if ready else None
 
 
 def _order(job: _Job, rules: Rules) -> tuple[int | bool, ...]:
-    is_started = job.segment > 0
+    is_new = job.segment == 0
     if rules.policy == "fifo":
-        return (not is_started, job.release_ns)
+        return (is_new, job.release_ns)
     if rules.policy == "edf":
-        return (job.task.is_best_effort, job.deadline_ns, job.release_ns)
+        return (job.task.is_best_effort, job.deadline_ns, is_new, job.release_ns)
     urgency = -(job.task.priority or 0)
     if rules.equals == "started":
-        return (job.task.is_best_effort, urgency, not is_started, -job.release_ns)
-    return (job.task.is_best_effort, urgency, job.release_ns)
+        return (job.task.is_best_effort, urgency, is_new, -job.release_ns)
+    return (job.task.is_best_effort, urgency, job.release_ns, is_new)
 
 
 def _next_event_ns(heads: Iterable[_Job], in_flight: deque[tuple[int, _Job]], now_ns: int) -> int:

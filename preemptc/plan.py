@@ -22,6 +22,7 @@ from preempt_runtime.schedulability import (
     fixed_front,
     segment_limits,
     single_changes,
+    tries_every_change,
 )
 from preempt_runtime.task_table import TaskSpec
 from preempt_runtime.taskset import TaskSetSpec
@@ -106,6 +107,11 @@ class TaskSetPlan:
     compilations: tuple[Compilation, ...]
     changes: tuple[Change, ...]
     is_compiled: bool = False
+
+    @property
+    def tries_every_change(self) -> bool:
+        """Whether all single changes were tried that there are."""
+        return tries_every_change(self.taskset.tasks)
 
 
 def plan_taskset(
@@ -365,8 +371,6 @@ def _advice(plan: TaskSetPlan) -> str:
     if plan.taskset.policy not in ANALYSED_POLICIES:
         return f"take one of {', '.join(ANALYSED_POLICIES)}"
     is_fifo = plan.taskset.policy == "fifo"
-    if is_fifo and plan.taskset.depth > 1:
-        return "write depth = 1, or take another policy"
     unknown = [
         task.name
         for task in plan.taskset.tasks

@@ -61,7 +61,13 @@ def tables_of(plan: TaskSetPlan) -> tuple[Table, ...]:
         tables.append(Table(title="to compile it so (--compile does)", rows=rows))
     if plan.changes:
         rows = tuple((change.text,) for change in plan.changes)
-        tables.append(Table(title="each of these alone would make it schedulable", rows=rows))
+        notes = (
+            ()
+            if plan.tries_every_change
+            else (f"of {len(plan.taskset.tasks)} tasks not every change was tried",)
+        )
+        title = "each of these alone would make it schedulable"
+        tables.append(Table(title=title, rows=rows, notes=notes))
     return tuple(tables)
 
 

@@ -24,6 +24,8 @@ from preempt_runtime.schedulability import (
 )
 from preempt_runtime.schedulability.analysis import is_schedulable
 from preempt_runtime.schedulability.bounds import by_tolerance, under_one_bound
+from preempt_runtime.schedulability.changes import scaled_front
+from preempt_runtime.schedulability.screen import Screen
 
 URGENT = AnalysedTask(name="urgent", segment_ns=(10,), period_ns=100, deadline_ns=30, priority=2)
 LONG = AnalysedTask(name="long", segment_ns=(60,), period_ns=200, priority=1)
@@ -212,6 +214,30 @@ def test_changes_of_priority_deadline_period_and_cost_are_proposed_if_they_help(
     cut = replace(problem, fronts={**fronts, "a": even_front(50, 1)})
     texts = {change.kind: change.text for change in single_changes(cut, cut.choose())}
     assert texts["priority"] == "the priorities of 'b' and 'a' swapped"
+
+
+@pytest.mark.parametrize("policy", ["fixed-priority", "edf", "rate-monotonic", "fifo"])
+def test_the_screen_drops_nothing_that_a_cut_makes_schedulable(policy: str) -> None:
+    rng = random.Random(f"{policy}/43")
+    num_dropped = num_schedulable = 0
+    for _ in range(250):
+        tasks, fronts = _random_problem(rng)
+        if policy == "fifo":
+            tasks = tuple(task for task in tasks if not task.is_best_effort)
+        assumed = Assumptions(depth=rng.choice((1, 1, 2)), resume_cost_ns=rng.choice((0, 2)))
+        bound = analyse(tasks, policy, assumed)
+        screen = Screen(tasks, fronts, policy, assumed, bound)
+        is_schedulable = _brute_force(tasks, fronts, policy, assumed)
+        assert screen.may_hold() or not is_schedulable, tasks
+        task, factor = rng.choice(tasks), rng.choice((0.5, 0.8))
+        faster = {**fronts, task.name: scaled_front(fronts[task.name], factor)}
+        least = screen.least[task.name].scaled(factor)
+        may_hold = screen.may_hold(task, least=least)
+        assert may_hold or not _brute_force(tasks, faster, policy, assumed), tasks
+        num_dropped += not may_hold
+        num_schedulable += is_schedulable
+    assert num_dropped > 25
+    assert num_schedulable > 25
 
 
 def test_every_proposed_change_is_true() -> None:

@@ -1,6 +1,7 @@
 """Response-time bounds: drawn by hand, against the verified theory, and against schedules."""
 
 import random
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +15,9 @@ from preempt_runtime.errors import InputError
 from preempt_runtime.policies import POLICIES, policy_from_name
 from preempt_runtime.schedulability import ANALYSED_POLICIES, AnalysedTask, Assumptions, analyse
 from preempt_runtime.schedulability.analysis import is_schedulable, loads_from_tasks
+from preempt_runtime.schedulability.demand import MAX_POINTS, Demand
 from preempt_runtime.schedulability.edf import edf_busy_period_ns, is_demand_met
-from preempt_runtime.schedulability.loads import MAX_POINTS, Unbounded
+from preempt_runtime.schedulability.loads import Unbounded
 from preempt_runtime.task import Task
 from preempt_runtime.testing import FakeNetwork, run_schedule
 
@@ -65,17 +67,17 @@ def test_blocking_is_the_longest_lower_segment_less_the_instant_in_which_it_star
     assert found.task("idle").is_schedulable
 
 
-def test_depth_lets_lower_segments_stand_before_the_first_job_and_slip_in_before_the_next() -> None:
+def test_in_depth_the_last_lower_segment_stands_behind_whatever_else_is_in_flight() -> None:
     tasks = (task("a", (2,), 100, priority=2), task("b", (2,), 100, priority=1), task("idle", (5,)))
-    # Depth 3. idle -1..4, 4..9, 9..14, a 14..16; b comes while a is in flight and two more idle
-    # segments stand behind it: those run 16..21 and 21..26. b comes 1 ns after a at the soonest.
+    # Depth 3. idle -1..4, 4..9, 9..14, a 14..16, b 16..18. Or b comes while a is in flight, with
+    # one idle segment before it and one behind it: less.
     found = analyse(tasks, "fixed-priority", Assumptions(depth=3))
     assert [bound.blocking_ns for bound in found.tasks] == [14, 14, None]
-    assert [bound.response_ns for bound in found.tasks] == [14 + 2, 14 + 2 + 10 + 2 - 1, None]
+    assert [bound.response_ns for bound in found.tasks] == [14 + 2, 14 + 2 + 2, None]
 
 
 def test_slipping_in_is_seen_in_a_schedule() -> None:
-    """Without the slipped segments the bound of b would be 18 at most."""
+    """Without the idle segment that slips in behind a, b would wait for 8 at most."""
     idle = task("idle", (5, 5))
     tasks = (task("a", (9,), 100, priority=2), task("b", (2,), 100, priority=1), idle)
     # Depth 2: idle 0..5, 5..10, a 10..19; behind it idle 19..24; b, released at 11, runs 24..26.
@@ -83,33 +85,37 @@ def test_slipping_in_is_seen_in_a_schedule() -> None:
         tasks, {"a": [1], "b": [11], "idle": [0]}, Rules(policy="fixed-priority", depth=2)
     )
     assert seen == {"a": 18, "b": 15}
-    assert responses(tasks, "fixed-priority", depth=2) == [18, 9 + 9 + 5 + 2 - 1, None]
+    # a: idle -1..9. b: the second bound, from a's release on, idle -1..9, a 9..18, idle 18..23.
+    assert responses(tasks, "fixed-priority", depth=2) == [9 + 9, 9 + 9 + 5 + 2 - 1, None]
+
+
+def test_short_lower_segments_are_counted_one_by_one_instead() -> None:
+    """A coarse network in flight is no blocking where it counts as interference already."""
+    tasks = (task("a", (9,), 100, priority=2), task("idle", (1,) * 9))
+    # Depth 2: idle -1..0, 0..1, a 1..10; not: a's predecessor in flight, 9, idle 1.
+    assert responses(tasks, "fixed-priority", depth=2) == [1 + 9, None]
+    due = (task("a", (9,), 100), task("idle", (1,) * 9))
+    assert responses(due, "edf", depth=2) == [1 + 9, None]
 
 
 @pytest.mark.parametrize("policy", ["fixed-priority", "edf"])
-def test_in_depth_an_equal_job_may_interrupt_the_started_one(policy: str) -> None:
-    """It had to wait for the buffers of the job before it, and is the older one of the two."""
+def test_in_depth_too_the_started_one_of_two_equal_jobs_goes_on(policy: str) -> None:
+    """A job that waits for the buffers of the one before it does not interrupt."""
     twice = task("a", (4,), 100, jitter_ns=100, deadline_ns=50, priority=1)
     tasks = (twice, task("e", (2, 2), 100, deadline_ns=50, priority=1))
-    # Depth 2: a#0 0..4, e's first 4..6, a#1 6..10, e goes on 10..12 and pays 3 for it.
+    # Depth 2: a#0 0..4, e 4..8, a#1 8..12, or e after both.
     seen = observed_responses(
         tasks, {"a": [0, 0], "e": [0]}, Rules(policy=policy, depth=2, resume_cost_ns=3)
     )
-    assert seen["e"] == 15
-    found = responses(tasks, policy, depth=2, resume_cost_ns=3)
-    assert found[1] is not None
-    assert found[1] >= 15
-    assert responses(tasks, policy, depth=1, resume_cost_ns=3)[1] == 12
+    assert seen["e"] <= 12
+    assert responses(tasks, policy, depth=2, resume_cost_ns=3)[1] == 12
 
 
-def test_in_depth_a_later_deadline_slips_in_while_a_job_waits_for_buffers() -> None:
+def test_nothing_slips_in_while_a_job_waits_for_buffers() -> None:
     tasks = (task("i", (8,), 100, jitter_ns=100, deadline_ns=10), task("k", (3,), 6, deadline_ns=5))
-    # Depth 2: k#0 0..3, i#0 3..11, k#1 (released at 6, due at 11) 11..14, i#1 (due at 10) 14..22.
+    # Depth 2: k#0 0..3, i#0 3..11, i#1 (due at 10) 11..19, k#1 (released at 6, due at 11) 19..22.
     seen = observed_responses(tasks, {"i": [0, 0], "k": [0, 6]}, Rules(policy="edf", depth=2))
-    assert seen["i"] == 22
-    found = responses(tasks, "edf", depth=2)
-    assert found[0] is not None
-    assert found[0] >= 22
+    assert seen["i"] == 19
 
 
 def test_resuming_is_paid_once_for_every_start_that_may_interrupt() -> None:
@@ -202,9 +208,10 @@ def test_other_policies_have_no_analysis(policy: str) -> None:
     assert f"no analysis for policy '{policy}'" in bound.reason
 
 
-def test_order_of_release_has_no_analysis_for_more_in_flight() -> None:
-    (bound,) = analyse([task("a", (1,), 10)], "fifo", Assumptions(depth=2)).tasks
-    assert not bound.is_schedulable
+def test_order_of_release_is_kept_with_any_number_in_flight() -> None:
+    tasks = (task("a", (2, 3), 20, priority=2), task("b", (3,), 30, priority=1))
+    every = [responses(tasks, "fifo", depth=depth) for depth in (1, 2, 16)]
+    assert every == [[8, 8]] * 3
 
 
 @pytest.mark.parametrize(
@@ -286,12 +293,46 @@ def test_the_quick_verdict_is_that_of_the_bounds(policy: str) -> None:
         shape = SetShape(has_best_effort=policy != "fifo", least_share=0.1)
         tasks = random_tasks(rng, shape)
         assumed = Assumptions(
-            depth=1 if policy == "fifo" else rng.choice((1, 1, 2)),
+            depth=rng.choice((1, 1, 2)),
             resume_cost_ns=rng.choice((0, 0, 3)),
         )
         verdicts.append(is_schedulable(tasks, policy, assumed))
         assert verdicts[-1] == analyse(tasks, policy, assumed).is_schedulable, (tasks, assumed)
     assert 30 < sum(verdicts) < 270
+
+
+@pytest.mark.parametrize("policy", ["fixed-priority", "edf", "fifo"])
+def test_bounds_of_many_tasks_equal_those_of_the_verified_theory(policy: str) -> None:
+    """So many that they are added up by numpy."""
+    rng = random.Random(f"{policy}/41")
+    for _ in range(6):
+        shape = SetShape(has_best_effort=False, most_tasks=60, longest_period_ns=4000)
+        tasks = random_tasks(rng, replace(shape, shortest_period_ns=400, most_share=0.8))
+        tasks += random_tasks(rng, SetShape(has_best_effort=False, most_share=0.1, least_share=0.1))
+        tasks = tuple(replace(each, name=f"t{idx}") for idx, each in enumerate(tasks))
+        assert responses(tasks, policy) == oracle_responses(tasks, policy), tasks
+
+
+def test_demand_is_added_up_without_overflow() -> None:
+    loads = loads_from_tasks(
+        [task(f"t{idx}", (10**16 + idx,), 10**17 + idx, jitter_ns=idx) for idx in range(60)],
+        "fifo",
+        Assumptions(),
+    )
+    demand = Demand(loads)
+    for window_ns in (1, 10**17, 10**17 + 1, 10**18, 10**21):
+        assert demand(window_ns) == sum(x.arrivals(window_ns) * x.cost_ns for x in loads)
+    assert responses([task("t", (10**17,), 10**18)] * 1, "edf") == [10**17]
+
+
+@pytest.mark.parametrize("policy", ["rate-monotonic", "edf", "fifo"])
+def test_a_thousand_tasks_are_analysed_in_seconds(policy: str) -> None:
+    """In seconds where each was a minute or more; the periods are all different."""
+    tasks = [task(f"t{idx}", (2_000 + idx, 3_000), 10_000_000 + 1_000 * idx) for idx in range(1000)]
+    start_s = time.monotonic()
+    found = analyse(tasks, policy, Assumptions(depth=2, resume_cost_ns=1_000))
+    assert found.is_schedulable
+    assert time.monotonic() - start_s < 30
 
 
 # Against schedules
@@ -304,7 +345,7 @@ def test_no_simulated_response_exceeds_its_bound(policy: str) -> None:
     num_reached = num_bounds = 0
     for _ in range(NUM_SIMULATED_SETS):
         tasks = random_tasks(rng, SetShape(has_best_effort=policy != "fifo"))
-        depth = 1 if policy == "fifo" else rng.choice((1, 1, 2, 3))
+        depth = rng.choice((1, 1, 2, 3))
         resume_ns = rng.choice((0, 0, 1, 5))
         found = analyse(tasks, policy, Assumptions(depth=depth, resume_cost_ns=resume_ns))
         worst: dict[str, int] = {}
@@ -360,10 +401,7 @@ def test_totals_below_the_sum_of_maxima_are_bounds_too(policy: str) -> None:
 
 @pytest.mark.parametrize(
     ("policy", "depth"),
-    [
-        *((policy, 1) for policy in ANALYSED_POLICIES),
-        *((policy, depth) for policy in ANALYSED_POLICIES[:-1] for depth in (2, 3)),
-    ],
+    [(policy, depth) for policy in ANALYSED_POLICIES for depth in (1, 2, 3)],
 )
 def test_the_executor_keeps_the_bounds_too(policy: str, depth: int) -> None:
     """The real dispatcher and policies, tasks with 1 to 3 buffers, best effort behind all."""

@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -174,10 +175,44 @@ def test_a_policy_without_analysis_is_refused(policy: str, work: Path) -> None:
     assert result.stderr.strip().endswith(advice)
 
 
-def test_order_of_release_with_several_in_flight_is_told_what_would_help(work: Path) -> None:
-    text = ROBOT.replace("[taskset]", '[taskset]\npolicy = "fifo"\ndepth = 2')
-    result = plan(text, work, code=1)
-    assert result.stderr.strip().endswith("; write depth = 1, or take another policy")
+def test_order_of_release_takes_as_long_with_several_in_flight(work: Path) -> None:
+    text = ROBOT.replace("[taskset]", '[taskset]\npolicy = "fifo"')
+    text = text.replace('arrival = { kind = "closed_loop" }', 'period = "1s"')
+    one = document(text, work, code=1)
+    two = document(text.replace("fifo", 'fifo"\ndepth = 2 # "'), work, code=1)
+    assert two["assumptions"]["depth"] == 2
+    assert two["tasks"] == one["tasks"]
+
+
+@pytest.mark.parametrize(("policy", "share", "code"), [("rate-monotonic", 1.2, 1), ("edf", 0.7, 0)])
+def test_a_thousand_tasks_are_planned_in_seconds(
+    policy: str, share: float, code: int, work: Path
+) -> None:
+    """Whether they keep their deadlines or not; it took a minute or more."""
+    tables = "".join(
+        f'[[task]]\nname = "t{idx}"\ncost = "{round(share * (10_000 + idx))}us"\n'
+        f'point_cost = "50us"\nperiod = "{11_000_000 + 1_100 * idx}us"\n'
+        for idx in range(1000)
+    )
+    start_s = time.monotonic()
+    result = plan(f'[taskset]\npolicy = "{policy}"\n{tables}', work, code=code)
+    assert result.stdout.count("given in the file") >= 1000
+    assert ("not schedulable" in result.stdout) == bool(code)
+    assert time.monotonic() - start_s < 30
+
+
+def test_of_very_many_tasks_not_every_change_is_tried_and_it_says_so(work: Path) -> None:
+    urgent = '[[task]]\nname = "urgent"\ncost = "1ms"\nperiod = "100ms"\npriority = 99\n'
+    others = "".join(
+        f'[[task]]\nname = "t{idx}"\ncost = "1ms"\nperiod = "1s"\npriority = {idx}\n'
+        for idx in range(60)
+    )
+    long = '[[task]]\nname = "long"\nsegments = ["100ms"]\nperiod = "9s"\npriority = 98\n'
+    result = plan(urgent + others + long, work, code=1)
+    assert "of 62 tasks not every change was tried" in result.stdout
+    assert "a deadline of " in result.stdout
+    few = plan(urgent + long, work, code=1)
+    assert "not every change" not in few.stdout
 
 
 def test_edf_needs_no_priorities(work: Path) -> None:

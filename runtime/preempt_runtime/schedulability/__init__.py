@@ -6,7 +6,12 @@ formulas with their sources, and what must hold for a bound to mean anything.
 
 from preempt_runtime.schedulability.analysis import ANALYSED_POLICIES, analyse
 from preempt_runtime.schedulability.bounds import Choice, choose_bounds
-from preempt_runtime.schedulability.changes import Change, Problem, single_changes
+from preempt_runtime.schedulability.changes import (
+    Change,
+    Problem,
+    single_changes,
+    tries_every_change,
+)
 from preempt_runtime.schedulability.cuts import (
     Front,
     even_front,
@@ -42,4 +47,5 @@ __all__ = [
     "front_from_cuts",
     "segment_limits",
     "single_changes",
+    "tries_every_change",
 ]

@@ -1,16 +1,21 @@
 """`analyse`: the response-time bound of every task of a set under a policy."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from preempt_runtime.errors import InputError
 from preempt_runtime.schedulability.edf import (
-    edf_bound,
+    edf_bounds,
     edf_busy_period_ns,
     edf_loads,
     is_demand_met,
 )
+from preempt_runtime.schedulability.edf_slipped import slipped_response_ns
 from preempt_runtime.schedulability.fifo import fifo_bound
-from preempt_runtime.schedulability.fixed_priority import Bounded, fixed_priority_bound
+from preempt_runtime.schedulability.fixed_priority import (
+    SECOND_BOUND_UP_TO,
+    Bounded,
+    PriorityLevel,
+)
 from preempt_runtime.schedulability.loads import (
     BEST_EFFORT_RANK,
     Load,
@@ -65,7 +70,7 @@ def loads_from_tasks(
     tasks: Sequence[AnalysedTask], policy: str, assumptions: Assumptions
 ) -> list[Load]:
     """The demand of each task, with its rank under the policy."""
-    return [load_from_task(task, assumptions, rank=_rank(task, policy)) for task in tasks]
+    return [load_from_task(task, assumptions, rank=rank_of(task, policy)) for task in tasks]
 
 
 def is_schedulable(tasks: Sequence[AnalysedTask], policy: str, assumptions: Assumptions) -> bool:
@@ -80,10 +85,8 @@ def is_schedulable(tasks: Sequence[AnalysedTask], policy: str, assumptions: Assu
     if policy == "edf" and not _without_period(urgent):
         return _is_edf_schedulable(loads, assumptions)
     if policy in FIXED_PRIORITY_POLICIES:
-        return all(
-            isinstance(outcome_of(load, loads, assumptions, in_time_only=True), Bounded)
-            for load in urgent
-        )
+        urgent.sort(key=lambda load: load.rank)  # the last are the first to be late
+        return all(is_in_time(load, loads, assumptions) for load in urgent)
     return analyse(tasks, policy, assumptions).is_schedulable
 
 
@@ -91,17 +94,19 @@ def _is_edf_schedulable(loads: Sequence[Load], assumptions: Assumptions) -> bool
     depth = assumptions.depth
     urgent, best_effort_ns = _edf_parts(loads, assumptions)
     busy_ns = edf_busy_period_ns(urgent, best_effort_ns, depth)
-    if isinstance(busy_ns, Unbounded):
-        return False
-    if is_demand_met(urgent, [(None, best_effort_ns)], depth, busy_ns):
+    if not isinstance(busy_ns, Unbounded) and is_demand_met(
+        urgent, [(None, best_effort_ns)], depth, busy_ns
+    ):
         return True
-    if depth == 1:
-        return False
-    for load in urgent:
-        outcome = edf_bound(load, urgent, best_effort_ns, depth, busy_ns)
-        if not isinstance(outcome, Bounded) or outcome.response_ns > load.deadline_ns:
-            return False
-    return True
+    return depth > 1 and all(
+        isinstance(outcome, Bounded) and outcome.response_ns <= load.deadline_ns
+        for load, outcome in _edf_bounds(urgent, best_effort_ns, depth)
+    )
+
+
+def is_in_time(load: Load, loads: Sequence[Load], assumptions: Assumptions) -> bool:
+    """Whether a task keeps its deadline under fixed priorities, beside `loads`."""
+    return isinstance(outcome_of(load, loads, assumptions, in_time_only=True), Bounded)
 
 
 def outcome_of(
@@ -115,14 +120,9 @@ def outcome_of(
     if unknown := _without_period(level):
         return unknown
     lower_ns = max((other.longest_ns for other in loads if other.rank < load.rank), default=0)
-    return fixed_priority_bound(
-        load,
-        level,
-        lower_ns,
-        assumptions.depth,
-        assumptions.resume_cost_ns,
-        most_ns=load.deadline_ns if in_time_only and load.deadline_ns else None,
-    )
+    found = PriorityLevel(load, level, assumptions.depth, assumptions.resume_cost_ns)
+    is_bounded = in_time_only and load.deadline_ns
+    return found.bound(lower_ns, most_ns=load.deadline_ns if is_bounded else None)
 
 
 def _check(tasks: Sequence[AnalysedTask], policy: str) -> None:
@@ -142,7 +142,7 @@ def _check(tasks: Sequence[AnalysedTask], policy: str) -> None:
             raise InputError(f"task {task.name!r}: no deadline, which {policy!r} ranks tasks by")
 
 
-def _rank(task: AnalysedTask, policy: str) -> int:
+def rank_of(task: AnalysedTask, policy: str) -> int:
     """Larger is more urgent; of equal priorities, periods or deadlines, neither is."""
     if task.is_best_effort:
         return BEST_EFFORT_RANK
@@ -157,7 +157,7 @@ def _outcomes(loads: Sequence[Load], policy: str, assumptions: Assumptions) -> l
     if policy == "edf":
         return _edf_outcomes(loads, assumptions)
     if policy == "fifo":
-        return [_fifo_outcome(loads, assumptions)] * len(loads)
+        return [_without_period(loads) or fifo_bound(loads)] * len(loads)
     if policy in FIXED_PRIORITY_POLICIES:
         return [
             _NO_PROMISE if load.is_best_effort else outcome_of(load, loads, assumptions)
@@ -170,29 +170,44 @@ def _outcomes(loads: Sequence[Load], policy: str, assumptions: Assumptions) -> l
 def _edf_outcomes(loads: Sequence[Load], assumptions: Assumptions) -> list[Outcome]:
     depth = assumptions.depth
     urgent, best_effort_ns = _edf_parts(loads, assumptions)
-    busy_ns = _without_period(urgent) or edf_busy_period_ns(urgent, best_effort_ns, depth)
-    by_name: dict[str, Outcome] = {
-        load.name: busy_ns
-        if isinstance(busy_ns, Unbounded)
-        else edf_bound(load, urgent, best_effort_ns, depth, busy_ns)
-        for load in urgent
-    }
+    unknown = _without_period(urgent)
+    by_name: dict[str, Outcome] = (
+        dict.fromkeys((load.name for load in urgent), unknown)
+        if unknown is not None
+        else {load.name: found for load, found in _edf_bounds(urgent, best_effort_ns, depth)}
+    )
     return [by_name.get(load.name, _NO_PROMISE) for load in loads]
+
+
+def _edf_bounds(
+    urgent: Sequence[Load], best_effort_ns: int, depth: int
+) -> Iterator[tuple[Load, Outcome]]:
+    """Each real-time task with its bound; in depth, with a second one where the first is late."""
+    busy_ns = edf_busy_period_ns(urgent, best_effort_ns, depth)
+    if isinstance(busy_ns, Unbounded):
+        found: Sequence[Outcome] = [busy_ns] * len(urgent)
+    else:
+        found = edf_bounds(urgent, best_effort_ns, depth, busy_ns)
+    for load, outcome in zip(urgent, found, strict=True):
+        is_late = isinstance(outcome, Unbounded) or outcome.response_ns > load.deadline_ns
+        other_ns = None
+        if depth > 1 and (is_late or len(urgent) <= SECOND_BOUND_UP_TO):
+            other_ns = slipped_response_ns(load, urgent, best_effort_ns, depth)
+        if other_ns is None:
+            yield load, outcome
+        elif isinstance(outcome, Bounded):
+            yield load, Bounded(outcome.blocking_ns, min(other_ns, outcome.response_ns))
+        else:
+            later = (x.longest_ns for x in urgent if x.deadline_ns > load.deadline_ns)
+            blocking_ns = depth * max(best_effort_ns, *later, 0) - 1
+            yield load, Bounded(max(0, blocking_ns), other_ns)
 
 
 def _edf_parts(loads: Sequence[Load], assumptions: Assumptions) -> tuple[tuple[Load, ...], int]:
     """The real-time loads with what resuming costs, and the longest segment of best effort."""
     urgent = [load for load in loads if not load.is_best_effort]
     best_effort_ns = max((load.longest_ns for load in loads if load.is_best_effort), default=0)
-    return edf_loads(urgent, assumptions.depth, assumptions.resume_cost_ns), best_effort_ns
-
-
-def _fifo_outcome(loads: Sequence[Load], assumptions: Assumptions) -> Outcome:
-    if assumptions.depth > 1:
-        return Unbounded(
-            f"no analysis for policy 'fifo' at depth {assumptions.depth}, only at depth 1"
-        )
-    return _without_period(loads) or fifo_bound(loads)
+    return edf_loads(urgent, assumptions.resume_cost_ns), best_effort_ns
 
 
 def _without_period(loads: Sequence[Load]) -> Unbounded | None:

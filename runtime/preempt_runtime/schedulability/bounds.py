@@ -20,7 +20,7 @@ from preempt_runtime.schedulability.analysis import (
     loads_from_tasks,
 )
 from preempt_runtime.schedulability.cuts import Front
-from preempt_runtime.schedulability.loads import Load
+from preempt_runtime.schedulability.loads import Load, inflated_ns
 from preempt_runtime.schedulability.model import AnalysedTask, Assumptions, SetBound
 from preempt_runtime.schedulability.tolerance import (
     deadline_tolerance_ns,
@@ -72,15 +72,19 @@ def choose_bounds(
         policy: as in `analyse`.
         assumptions: as in `analyse`.
     """
-    cuts = schedulable_cuts(tasks, fronts, policy, assumptions)
-    if cuts is None and policy in CUTTING_HELPS:
+    coarsest = [fronts[task.name].cuts[0] for task in tasks]
+    if _holds(tasks, coarsest, policy, assumptions):
+        return choice_of_cuts(tasks, coarsest, policy, assumptions)
+    if not _has_choice(fronts):
+        return choice_of_cuts(tasks, coarsest, policy, assumptions)
+    tolerant = by_tolerance(tasks, fronts, policy, assumptions)
+    if policy in CUTTING_HELPS:
+        if _holds(tasks, tolerant, policy, assumptions):
+            return choice_of_cuts(tasks, tolerant, policy, assumptions)
         single = under_one_bound(tasks, fronts, policy, assumptions)
         if single is not None:
             cuts = _relaxed(tasks, single, fronts, policy, assumptions)
-    if cuts is not None:
-        return choice_of_cuts(tasks, cuts, policy, assumptions)
-    coarsest = [fronts[task.name].cuts[0] for task in tasks]
-    tolerant = by_tolerance(tasks, fronts, policy, assumptions)
+            return choice_of_cuts(tasks, cuts, policy, assumptions)
     choices = [choice_of_cuts(tasks, cut, policy, assumptions) for cut in (tolerant, coarsest)]
     return min(choices, key=lambda choice: choice.lateness)
 
@@ -95,10 +99,14 @@ def schedulable_cuts(
     coarsest = [fronts[task.name].cuts[0] for task in tasks]
     if _holds(tasks, coarsest, policy, assumptions):
         return coarsest
-    if policy not in CUTTING_HELPS:
+    if policy not in CUTTING_HELPS or not _has_choice(fronts):
         return None
     tolerant = by_tolerance(tasks, fronts, policy, assumptions)
     return tolerant if _holds(tasks, tolerant, policy, assumptions) else None
+
+
+def _has_choice(fronts: Mapping[str, Front]) -> bool:
+    return any(len(front.cuts) > 1 for front in fronts.values())
 
 
 def by_tolerance(
@@ -184,11 +192,15 @@ def _coarsest_within(
     allowed_ns: int,
 ) -> tuple[int, ...]:
     """The coarsest cut whose longest segment, as it blocks, is within what is allowed."""
-    for cut in fronts[task.name].cuts:
+    front = fronts[task.name]
+    factor = assumptions.corun_factor * task.corun_factor
+    for cut, longest_ns in zip(front.cuts, front.longest_ns, strict=True):
+        if inflated_ns(longest_ns, assumptions, factor) > allowed_ns:
+            continue
         (load,) = loads_from_tasks([task.with_segments(cut)], policy, assumptions)
         if load.longest_ns <= allowed_ns:
             return cut
-    return fronts[task.name].cuts[-1]
+    return front.cuts[-1]
 
 
 def _relaxed(

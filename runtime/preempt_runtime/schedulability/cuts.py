@@ -49,7 +49,7 @@ def even_front(total_ns: int, point_cost_ns: int = 0) -> Front:
 def even_cut(total_ns: int, point_cost_ns: int, num_segments: int) -> tuple[int, ...]:
     """So many segments, as equal as whole nanoseconds allow, the longer ones first."""
     least_ns, rest = divmod(total_ns + (num_segments - 1) * point_cost_ns, num_segments)
-    return tuple(least_ns + (idx < rest) for idx in range(num_segments))
+    return (least_ns + 1,) * rest + (least_ns,) * (num_segments - rest)
 
 
 def front_from_cuts(cuts: Iterable[tuple[int, ...]]) -> Front:

@@ -6,125 +6,198 @@ it; a segment of a task k can block it from the start only if D_k > A + D_i:
     F = B(A) + n_i(A + 1) C_i - (last_i - 1) + sum over j of n_j(min(A + 1 + D_i - D_j, F)) C_j
     R = F + last_i - 1 - A
 
-With `depth` D in flight, B(A) = D q(A) - 1, and D - 1 segments more for each further job before
-the job itself is ready, as in `fixed_priority`.
+With q(A) the longest such segment and `depth` D in flight, B(A) = q - 1 + (D - 1) max(p, q), as in
+`fixed_priority`, with p the longest segment of any real-time task.
 
 Source: Bozhko and Brandenburg, ECRTS 2020 (PROSA, edf/limited_preemptive); Spuri 1996; Baruah,
 ECRTS 2005 (the demand test); docs/schedulability.md for depth and for the cost of resuming.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from preempt_runtime.schedulability.fixed_priority import Bounded
-from preempt_runtime.schedulability.loads import (
-    Load,
-    Unbounded,
-    busy_period_ns,
-    offsets_before,
-    smallest_fixed_point,
-)
+import numpy as np
+from numpy.typing import NDArray
 
-_ALWAYS_NS = 1 << 62  # the deadline of what has none
+from preempt_runtime.schedulability.demand import Demand, Releases, Times
+from preempt_runtime.schedulability.fixed_priority import Bounded, longest_blocking_ns
+from preempt_runtime.schedulability.loads import Load, Unbounded, with_extra_cost
+
+_NEVER_NS = 1 << 62
 
 
-def edf_loads(loads: Sequence[Load], depth: int, resume_cost_ns: int) -> tuple[Load, ...]:
-    """The loads, those that may interrupt another one of more than one segment charged for it."""
+def edf_loads(loads: Sequence[Load], resume_cost_ns: int) -> tuple[Load, ...]:
+    """The loads, those that may interrupt another one of more than one segment charged for it.
+
+    To be more urgent than a job that has started, a later one needs a shorter deadline.
+    """
     if resume_cost_ns == 0:
         return tuple(loads)
-
-    def may_interrupt(load: Load) -> bool:
-        return any(
-            other.num_segments > 1 and (depth > 1 or other.deadline_ns > load.deadline_ns)
-            for other in loads
-            if other is not load
-        )
-
+    longest = max((load.deadline_ns for load in loads if load.num_segments > 1), default=0)
     return tuple(
-        replace(load, cost_ns=load.cost_ns + resume_cost_ns) if may_interrupt(load) else load
+        with_extra_cost(load, resume_cost_ns) if load.deadline_ns < longest else load
         for load in loads
     )
 
 
 def edf_busy_period_ns(loads: Sequence[Load], best_effort_ns: int, depth: int) -> int | Unbounded:
     """A bound on any time in which a real-time job is always pending."""
-    blocking_ns = max(0, best_effort_ns - 1)
-    return busy_period_ns(loads, blocking_ns, (depth - 1) * best_effort_ns)
+    longest_ns = max((load.longest_ns for load in loads), default=0)
+    lower_ns = best_effort_ns if depth == 1 else max(best_effort_ns, longest_ns)
+    return Demand(loads).busy_period_ns(longest_blocking_ns(lower_ns, longest_ns, depth))
 
 
-def edf_bound(
-    load: Load, loads: Sequence[Load], best_effort_ns: int, depth: int, busy_ns: int
-) -> Bounded | Unbounded:
-    """The bound of one task.
+class _Blocking:
+    """B at each absolute deadline: what a job of a later one, or best effort, holds up."""
+
+    def __init__(self, segments: Sequence[tuple[int, int]], longest_ns: int, depth: int) -> None:
+        """`segments` are (relative deadline, length)."""
+        later = sorted(segments, reverse=True)
+        self._deadline_ns = np.array([deadline_ns for deadline_ns, _ in later][::-1], np.int64)
+        lengths = np.array([length_ns for _, length_ns in later], np.int64)
+        self._longest_ns = np.append(np.maximum.accumulate(lengths)[::-1], 0)
+        self._beside_ns = longest_ns
+        self._depth = depth
+
+    def first_ns(self, deadline_ns: Times) -> Times:
+        """The longest segment of a deadline beyond; 0: there is none."""
+        found: Times = self._longest_ns[np.searchsorted(self._deadline_ns, deadline_ns, "right")]
+        return found
+
+    def at(self, deadline_ns: Times) -> Times:
+        """As `longest_blocking_ns`."""
+        first_ns = self.first_ns(deadline_ns)
+        beside_ns = (self._depth - 1) * np.maximum(first_ns, self._beside_ns)
+        return np.where(first_ns > 0, first_ns - 1 + beside_ns, 0)
+
+
+def edf_bounds(
+    loads: Sequence[Load], best_effort_ns: int, depth: int, busy_ns: int
+) -> tuple[Bounded, ...]:
+    """The bounds of all tasks, in their order.
+
+    One walk over the absolute deadlines d in the busy period: the work that is due by d is the same
+    for every task, whose job has the offset d - D_i. It is passed over where
+
+    - it would come when all work due by d has ended: it is met as well at an earlier offset, or
+    - not even that end would be the task's worst.
 
     Args:
-        load: the task, one of `loads`.
         loads: all real-time tasks, as `edf_loads` made them.
         best_effort_ns: the longest segment of best effort; 0: none.
         depth: segments in flight.
         busy_ns: what `edf_busy_period_ns` found.
     """
-    others = [other for other in loads if other is not load]
-    steps = [_meeting_offsets(load, other, busy_ns) for other in others]
-    if depth > 1:
-        steps += [iter((1,)), *(iter(other.steps(busy_ns)) for other in others)]
-    response_ns = 0
-    for offset_ns in offsets_before(busy_ns, load.steps(busy_ns), *steps):
-        found_ns = _last_start_ns(load, others, offset_ns, best_effort_ns, depth)
-        if found_ns is None:
-            return Unbounded("the start of its last segment was not found")
-        end_ns = found_ns + load.last_ns - 1
-        if depth > 1:  # what slips in may be counted more often than it is released
-            end_ns = min(end_ns, busy_ns)
-        response_ns = max(response_ns, end_ns - offset_ns)
-    first_ns = _longest_later_ns(others, load.deadline_ns, best_effort_ns)
-    return Bounded(max(0, depth * first_ns - 1), response_ns)
-
-
-def _meeting_offsets(load: Load, other: Load, busy_ns: int) -> Iterator[int]:
-    """The offsets of the task's jobs from which on one more job of the other is ahead of them."""
-    later_ns = load.deadline_ns - other.deadline_ns
-    return (step - later_ns for step in other.steps(busy_ns + later_ns))
-
-
-def _last_start_ns(
-    load: Load, others: Sequence[Load], offset_ns: int, best_effort_ns: int, depth: int
-) -> int | None:
-    """The time (and one more) until the last segment of the job at that offset starts."""
-    own_jobs = load.arrivals(offset_ns + 1)
-    latest_ns = offset_ns + load.deadline_ns
-    first_ns = _longest_later_ns(others, latest_ns, best_effort_ns)
-
-    fixed_ns = max(0, depth * first_ns - 1) + own_jobs * load.cost_ns - (load.last_ns - 1)
-    if depth > 1:
-        # Until its release only what was released before it and is due later can slip in. While
-        # it waits for its predecessors' buffers, anything that came meanwhile can.
-        later_ns = _longest_later_ns(others, load.deadline_ns, best_effort_ns)
-        any_ns = _longest_later_ns(others, 0, best_effort_ns)
-        jobs_before = 0
-        if offset_ns > 0:
-            windows = ((x, min(latest_ns - x.deadline_ns, offset_ns) + 1) for x in others)
-            jobs_before = sum(other.arrivals(window_ns) for other, window_ns in windows)
-        fixed_ns += (depth - 1) * (jobs_before * later_ns + (own_jobs - 1) * any_ns)
-    ahead = [  # as in `jobs_demand`
-        (latest_ns + 1 - other.deadline_ns, other.cost_ns, other.period_ns, other.jitter_ns)
-        for other in others
-        if latest_ns >= other.deadline_ns
-    ]
-
-    def demand(window_ns: int) -> int:
-        return fixed_ns + sum(
-            -(-(min(last_ns, window_ns) + jitter_ns) // period_ns) * cost_ns
-            for last_ns, cost_ns, period_ns, jitter_ns in ahead
+    blocking = _blocking(loads, [(_NEVER_NS, best_effort_ns)], depth)
+    every = Releases(loads, busy_ns)
+    due = _due(every)
+    blocked_ns = blocking.at(due.deadline_ns)
+    lateness_ns = blocked_ns + due.demand_ns - due.deadline_ns
+    tasks = _Tasks(loads)
+    worst_ns = np.full(len(loads), -_NEVER_NS, np.int64)  # lateness, by task
+    # From each release on until the next, less what was released by then and is due by d.
+    next_ns = np.append(every.release_ns[1:], _NEVER_NS)
+    slack_ns = next_ns.copy()
+    num_counted = 0
+    for deadline_ns, num_due, blocking_ns, most_ns in zip(
+        *(each.tolist() for each in (due.deadline_ns, due.num_due, blocked_ns, lateness_ns)),
+        strict=True,
+    ):
+        for job in due.jobs[num_counted:num_due].tolist():
+            slack_ns[job:] -= every.cost_ns[job]
+        num_counted = num_due
+        # Releases until all of it has ended; every task has one at 0.
+        num = len(loads) + int(np.argmax(slack_ns[len(loads) - 1 :] >= blocking_ns))
+        quiet_ns = max(1, blocking_ns + int(next_ns[num - 1] - slack_ns[num - 1]))
+        offset_ns = deadline_ns - tasks.deadline_ns
+        who = np.flatnonzero((offset_ns >= 0) & (offset_ns < quiet_ns) & (worst_ns < most_ns))
+        if len(who):
+            steps = _Steps(every.release_ns[:num], next_ns[:num] - slack_ns[:num], slack_ns[:num])
+            found_ns = tasks.ends(who, offset_ns[who], blocking_ns, steps)
+            worst_ns[who] = np.maximum(worst_ns[who], found_ns - deadline_ns)
+    first_ns = blocking.first_ns(tasks.deadline_ns)
+    return tuple(
+        Bounded(max(0, depth * first - 1), response)
+        for first, response in zip(
+            first_ns.tolist(), (worst_ns + tasks.deadline_ns).tolist(), strict=True
         )
+    )
 
-    return smallest_fixed_point(demand, fixed_ns)
+
+@dataclass(frozen=True, slots=True)
+class _Due:
+    """Absolute deadlines, ascending, each once; the work due by each.
+
+    `jobs` are in the order of their deadlines, `num_due` of them due by each.
+    """
+
+    deadline_ns: Times
+    demand_ns: Times
+    jobs: NDArray[np.intp]
+    num_due: NDArray[np.intp]
 
 
-def _longest_later_ns(loads: Sequence[Load], deadline_ns: int, best_effort_ns: int) -> int:
-    """The longest segment among best effort and tasks of a longer deadline."""
-    later = (load.longest_ns for load in loads if load.deadline_ns > deadline_ns)
-    return max(best_effort_ns, max(later, default=0))
+def _due(every: Releases) -> _Due:
+    order = np.argsort(every.deadline_ns, kind="stable")
+    deadlines = every.deadline_ns[order]
+    demand_ns = np.cumsum(every.cost_ns[order])
+    last = np.flatnonzero(np.append(deadlines[1:] != deadlines[:-1], True))
+    return _Due(deadlines[last], demand_ns[last], order, last + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Steps:
+    """Releases, ascending; the work released by each and due by some d; the next less that."""
+
+    released_ns: Times
+    due_ns: Times
+    slack_ns: Times
+
+
+class _Tasks:
+    """Arrays of the tasks' parameters."""
+
+    def __init__(self, loads: Sequence[Load]) -> None:
+        def times(name: str) -> Times:
+            return np.array([getattr(load, name) for load in loads], np.int64)
+
+        self.deadline_ns, self.last_ns, self._cost_ns = map(
+            times, ("deadline_ns", "last_ns", "cost_ns")
+        )
+        self._period_ns, self._jitter_ns = times("period_ns"), times("jitter_ns")
+
+    def ends(
+        self, who: NDArray[np.intp], offset_ns: Times, blocking_ns: int, steps: _Steps
+    ) -> Times:
+        """F + last - 1: when each task's job at its offset has ended.
+
+        Args:
+            who: the tasks, by number.
+            offset_ns: of each of them.
+            blocking_ns: B, the same for all.
+            steps: the work that is due by the deadline of these jobs, until all of it has ended.
+        """
+        fixed_ns = blocking_ns + 1 - self.last_ns[who]
+        # First as if own jobs counted from their release on, as those of others do: F is not below.
+        reached = np.searchsorted(np.maximum.accumulate(steps.slack_ns), fixed_ns)
+        time_ns = np.maximum(1, fixed_ns + steps.due_ns[reached])
+        cost_ns, period_ns = self._cost_ns[who], self._period_ns[who]
+        rounding_ns = self._jitter_ns[who] + period_ns - 1
+        own = (offset_ns + 1 + rounding_ns) // period_ns
+        while True:
+            counted = (np.minimum(time_ns, offset_ns + 1) + rounding_ns) // period_ns
+            num_released = np.searchsorted(steps.released_ns, time_ns)
+            needed_ns = fixed_ns + steps.due_ns[num_released - 1] + (own - counted) * cost_ns
+            if (needed_ns <= time_ns).all():
+                end_ns: Times = time_ns + self.last_ns[who] - 1
+                return end_ns
+            time_ns = np.maximum(time_ns, needed_ns)
+
+
+def _blocking(loads: Sequence[Load], blockers: Sequence[tuple[int, int]], depth: int) -> _Blocking:
+    segments = [(load.deadline_ns, load.longest_ns) for load in loads]
+    longest_ns = max((length_ns for _, length_ns in segments), default=0)
+    return _Blocking([*segments, *blockers], longest_ns, depth)
 
 
 def is_demand_met(
@@ -137,8 +210,8 @@ def is_demand_met(
 ) -> bool:
     """Whether in every interval there is room for what must end in it and what may block it.
 
-    For every t that is a deadline: dbf(t) + max{q_k : D_k > t} - 1 <= t. For one segment in flight
-    that is as exact as the response times; for more it refuses more.
+    For every t that is a deadline: dbf(t) + B(t) <= t, with B from the segments of D_k > t. That is
+    as exact as the response times.
 
     Args:
         loads: real-time tasks, as `edf_loads` made them.
@@ -147,22 +220,12 @@ def is_demand_met(
         busy_ns: what `edf_busy_period_ns` found.
         before_ns: intervals of that length or longer are left out; None: none is.
     """
-    segments = [(load.deadline_ns, load.longest_ns) for load in loads]
-    segments += [(_ALWAYS_NS if d is None else d, longest_ns) for d, longest_ns in blockers]
-    slipped_ns = (depth - 1) * max((longest_ns for _, longest_ns in segments), default=0)
-    parts = [(x.deadline_ns, x.cost_ns + slipped_ns, x.period_ns, x.jitter_ns) for x in loads]
-    deadlines = [_absolute_deadlines(load, busy_ns) for load in loads]
-    for time_ns in offsets_before(before_ns or _ALWAYS_NS, *deadlines):
-        demand_ns = -slipped_ns + sum(
-            (-(-(time_ns - deadline_ns + 1 + jitter_ns) // period_ns)) * cost_ns
-            for deadline_ns, cost_ns, period_ns, jitter_ns in parts
-            if time_ns >= deadline_ns
-        )
-        first_ns = max((q for d, q in segments if d > time_ns), default=0)
-        if demand_ns + max(0, depth * first_ns - 1) > time_ns:
-            return False
-    return True
-
-
-def _absolute_deadlines(load: Load, busy_ns: int) -> Iterator[int]:
-    return (step + load.deadline_ns for step in load.steps(busy_ns))
+    if not loads:
+        return True
+    others = [(_NEVER_NS if d is None else d, longest_ns) for d, longest_ns in blockers]
+    blocking = _blocking(loads, others, depth)
+    due = _due(Releases(loads, busy_ns))
+    is_late = due.demand_ns + blocking.at(due.deadline_ns) > due.deadline_ns
+    if before_ns is not None:
+        is_late &= due.deadline_ns < before_ns
+    return not bool(is_late.any())

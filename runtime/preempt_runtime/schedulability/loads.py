@@ -1,15 +1,14 @@
 """Loads: tasks with every overhead in their costs, and the arithmetic that all analyses share."""
 
 import heapq
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from preempt_runtime.schedulability.model import AnalysedTask, Assumptions, scaled_ns, unscaled_ns
 
-MAX_POINTS = 50_000
-"""So many releases of a busy period are examined; a longer one counts as unbounded."""
-
+MAX_ROUNDS = 50_000
+"""After so many rounds, a fixed point counts as out of reach."""
 
 BEST_EFFORT_RANK = -(1 << 62)
 
@@ -98,6 +97,11 @@ def inflated_ns(cost_ns: int, assumptions: Assumptions, corun_factor: float) -> 
     return with_margin_ns + assumptions.dispatch_ns
 
 
+def with_extra_cost(load: Load, extra_ns: int) -> Load:
+    """The load with jobs that cost so much more."""
+    return replace(load, cost_ns=load.cost_ns + extra_ns) if extra_ns else load
+
+
 def cost_from_seen_ns(seen_ns: int, assumptions: Assumptions, num_segments: int = 1) -> int:
     """A cost that the analysis counts, margin aside, as no less than what was seen of segments.
 
@@ -122,7 +126,7 @@ def smallest_fixed_point(
     beyond `most_ns` is not looked for.
     """
     time_ns = max(start_ns, 1)
-    for _ in range(MAX_POINTS):
+    for _ in range(MAX_ROUNDS):
         if most_ns is not None and time_ns > most_ns:
             return None
         needed_ns = demand(time_ns)
@@ -130,45 +134,6 @@ def smallest_fixed_point(
             return time_ns
         time_ns = needed_ns
     return None
-
-
-def jobs_demand(loads: Iterable[Load], extra_ns: int = 0) -> Callable[[int], int]:
-    """What all jobs that may be released in a window cost together, each `extra_ns` more."""
-    parts = [(x.cost_ns + extra_ns, x.period_ns, x.jitter_ns) for x in loads]
-
-    def demand(window_ns: int) -> int:  # Load.arrivals, inlined: nine tenths of all time go here
-        return sum(-(-(window_ns + jitter) // period) * cost for cost, period, jitter in parts)
-
-    return demand
-
-
-def busy_period_ns(loads: Sequence[Load], blocking_ns: int, per_job_ns: int) -> int | Unbounded:
-    """A bound on how long the device is busy with these loads, blocked for `blocking_ns` at first.
-
-    Every job brings `per_job_ns` of less urgent work along (see `fixed_priority`).
-    """
-    share = utilisation(loads, per_job_ns)
-    has_surplus = blocking_ns > 0 or any(load.jitter_ns for load in loads)
-    if share > 1 or (share == 1 and has_surplus):
-        return Unbounded(f"jobs of its level and above ask for {_percent(share)} of the device")
-
-    jobs_ns = jobs_demand(loads, per_job_ns)
-    length_ns = smallest_fixed_point(lambda window_ns: blocking_ns + jobs_ns(window_ns), 1)
-    if length_ns is None or sum(load.arrivals(length_ns) for load in loads) > MAX_POINTS:
-        return Unbounded(
-            f"a busy period of over {MAX_POINTS} jobs is not examined, at {_percent(share)} of the"
-            " device"
-        )
-    return length_ns
-
-
-def _percent(share: Fraction) -> str:
-    """A share for people; what is not all of the device is not shown as all.
-
-    >>> _percent(Fraction(9_999, 10_000)), _percent(Fraction(1))
-    ('99.99 %', '100 %')
-    """
-    return f"{float(100 * share):.4g} %"
 
 
 def offsets_before(end_ns: int, *offsets_ns: Iterable[int]) -> Iterator[int]:

@@ -6,12 +6,10 @@ here by bisection over the exact tests, so that depth and jitter count, too.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
-from preempt_runtime.schedulability.analysis import outcome_of
 from preempt_runtime.schedulability.edf import edf_busy_period_ns, is_demand_met
-from preempt_runtime.schedulability.fixed_priority import Bounded
-from preempt_runtime.schedulability.loads import BEST_EFFORT_RANK, Load, Unbounded
+from preempt_runtime.schedulability.fixed_priority import Bounded, PriorityLevel
+from preempt_runtime.schedulability.loads import Load, Unbounded, with_extra_cost
 from preempt_runtime.schedulability.model import Assumptions
 
 
@@ -28,10 +26,19 @@ def priority_tolerance_ns(
         most_ns: no segment from below is longer.
         assumptions: of the analysis.
     """
+    if any(load.period_ns == 0 for load in ahead):
+        return None
+    depth, resume_cost_ns = assumptions.depth, assumptions.resume_cost_ns
+    found = [
+        (PriorityLevel(load, ahead, depth, resume_cost_ns), load.deadline_ns or None)
+        for load in level
+    ]
 
     def is_borne(longest_ns: int) -> bool:
-        blocker = _blocker(longest_ns)
-        return all(_is_in_time(load, (*ahead, blocker), assumptions) for load in level)
+        return all(
+            isinstance(each.bound(longest_ns, most_ns=deadline_ns), Bounded)
+            for each, deadline_ns in found
+        )
 
     return _largest(is_borne, most_ns)
 
@@ -47,7 +54,7 @@ def deadline_tolerance_ns(
     if not ahead:
         return most_ns
     depth = assumptions.depth
-    charged = [replace(x, cost_ns=x.cost_ns + assumptions.resume_cost_ns) for x in ahead]
+    charged = [with_extra_cost(load, assumptions.resume_cost_ns) for load in ahead]
 
     def is_borne(longest_ns: int) -> bool:
         busy_ns = edf_busy_period_ns(charged, longest_ns, depth)
@@ -70,21 +77,3 @@ def _largest(is_borne: Callable[[int], bool], most_ns: int) -> int | None:
         middle_ns = (low_ns + high_ns) // 2
         low_ns, high_ns = (middle_ns, high_ns) if is_borne(middle_ns) else (low_ns, middle_ns)
     return low_ns
-
-
-def _is_in_time(load: Load, loads: Sequence[Load], assumptions: Assumptions) -> bool:
-    return isinstance(outcome_of(load, loads, assumptions, in_time_only=True), Bounded)
-
-
-def _blocker(longest_ns: int) -> Load:
-    return Load(
-        name="",
-        cost_ns=longest_ns,
-        longest_ns=longest_ns,
-        last_ns=longest_ns,
-        num_segments=1,
-        period_ns=0,
-        jitter_ns=0,
-        deadline_ns=0,
-        rank=BEST_EFFORT_RANK,
-    )
