@@ -1,6 +1,7 @@
 """Books: every unfinished job is in one queue, and what became of it is counted once."""
 
 import copy
+import itertools
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -39,6 +40,7 @@ class Books:
         self._now_ns = now_ns
         self._tasks_lock = threading.Lock()  # guards changes of `queues`, `_levels`
         self._levels: dict[Key, Level] = {}
+        self._levels_version = 0  # grows when there are others
         self._num_turns = 0
         self._busy: Launch | None = None
         self._busy_start_ns = 0
@@ -51,7 +53,6 @@ class Books:
         with self._tasks_lock:
             queue.level = self._level(task)
             self.queues[task.name] = queue
-            self._order_levels()
 
     def change_task(self, queue: TaskQueue, task: Task) -> None:
         """Give the task other values; its unfinished jobs take over all but their deadlines."""
@@ -60,9 +61,9 @@ class Books:
             if self.queues.get(task.name) is not queue:
                 return  # it was removed meanwhile
             queue.level = self._level(task)
+            queue.levels_version = -1
             queue.task = task
-            self._drop_unused(before)
-            self._order_levels()
+            self._leave(before)
         for job in queue.jobs:
             blocked_ns = before.blocked_ns - job.blocked_before_ns  # so far
             job.blocked_before_ns = queue.level.blocked_ns - blocked_ns
@@ -71,17 +72,27 @@ class Books:
             queue.listed.key = key_of(self._policy, queue.listed)
 
     def _level(self, task: Task) -> Level:
+        """The level of the task's rank, which has one task more now."""
         rank = self._policy.rank(task)
-        return self._levels.setdefault(rank, Level(rank))
+        level = self._levels.get(rank)
+        if level is None:
+            level = self._levels[rank] = Level(rank)
+            self._levels_version += 1
+        level.num_tasks += 1
+        return level
 
-    def _order_levels(self) -> None:
-        for queue in self.queues.values():
-            own = queue.level.rank
-            queue.levels_above = tuple(level for level in self._levels.values() if level.rank > own)
-
-    def _drop_unused(self, level: Level) -> None:
-        if not any(queue.level is level for queue in self.queues.values()):
+    def _leave(self, level: Level) -> None:
+        level.num_tasks -= 1
+        if level.num_tasks == 0:
             del self._levels[level.rank]
+            self._levels_version += 1
+
+    def _look_above(self, queue: TaskQueue) -> None:
+        """Have the queue know the levels above its own; once for all tasks that were added."""
+        own = queue.level.rank
+        with self._tasks_lock:
+            queue.levels_above = tuple(level for level in self._levels.values() if level.rank > own)
+            queue.levels_version = self._levels_version
 
     def close_queue(self, queue: TaskQueue, *, drain: bool) -> None:
         """Admit nothing more; forget the queue as soon as its jobs have ended."""
@@ -92,8 +103,20 @@ class Books:
 
     def cancel_jobs(self, queue: TaskQueue) -> None:
         """End all of a task's jobs; of which something is in flight, once that has completed."""
-        for job in reversed(list(queue.jobs)):  # off the end: a million may be waiting
-            self.stop(job, queue, JobState.CANCELLED, self._now_ns())
+        now_ns = self._now_ns()
+        waiting = list(itertools.islice(queue.jobs, queue.num_started(), None))
+        for _ in waiting:  # all at once: hundreds of thousands may be waiting
+            queue.jobs.pop()
+        self.relist(queue)
+        for job in reversed(waiting):
+            job.blocking_ns = queue.level.blocked_ns - job.blocked_before_ns
+            job.end(JobState.CANCELLED, now_ns)
+            self._count(job, queue)
+        for job in reversed(list(queue.jobs)):
+            self.stop(job, queue, JobState.CANCELLED, now_ns)
+        self._forget_if_empty(queue)
+        for job in reversed(waiting):
+            job.notify()
 
     # Jobs
 
@@ -185,7 +208,10 @@ class Books:
 
     def occupied(self, launch: Launch, start_ns: int, end_ns: int) -> None:
         """Charge a segment to those whom it kept waiting."""
-        for level in launch.queue.levels_above:
+        queue = launch.queue
+        if queue.levels_version != self._levels_version:
+            self._look_above(queue)
+        for level in queue.levels_above:
             level.blocked_ns += end_ns - start_ns
         for job in launch.overtaken:
             job.blocked_before_ns -= end_ns - max(start_ns, job.release_ns)
@@ -215,7 +241,6 @@ class Books:
     # Ends
 
     def _settle(self, job: Job, queue: TaskQueue) -> None:
-        job.is_settled = True
         if job.buffers is not None:
             queue.pool.put(job.buffers)
             job.buffers = None
@@ -225,21 +250,26 @@ class Books:
         if jobs and jobs[-1] is job:
             jobs.pop()
         elif jobs and jobs[0] is job:
-            del jobs[0]
+            jobs.popleft()
         elif job in jobs:
             jobs.remove(job)
-        queue.ended[job.state] += 1
         self.relist(queue)
+        self._count(job, queue)
+        self._forget_if_empty(queue)
+        job.notify()
+
+    def _count(self, job: Job, queue: TaskQueue) -> None:
+        """Count a job that has left its queue."""
+        job.is_settled = True
+        queue.ended[job.state] += 1
         if self.instruments.active:
             self.instruments.job_ended(job.record())
         self.after_end(job)
-        self._forget_if_empty(queue)
-        job.notify()
 
     def _forget_if_empty(self, queue: TaskQueue) -> None:
         if queue.is_closed and not queue.jobs and self.queues.get(queue.task.name) is queue:
             with self._tasks_lock:
                 del self.queues[queue.task.name]
-                self._drop_unused(queue.level)
+                self._leave(queue.level)
             queue.pool.close()
             queue.removed.set()

@@ -81,6 +81,8 @@ def run_simulate(arguments: argparse.Namespace) -> int:
     for output, what in ((arguments.trace, "the trace"), (arguments.plot, "the plot")):
         if output is not None:
             check_taskset_output(output, taskset, what)
+    if arguments.plot is not None and arguments.plot.suffix.lower() not in ("", ".svg"):
+        raise InputError(f"--plot {arguments.plot}: plots are SVG; name a file that ends in .svg")
     return _sweep(arguments, taskset, axes) if is_sweep else _simulate_once(arguments, taskset)
 
 

@@ -35,7 +35,7 @@ def check_books(queues: Mapping[str, TaskQueue], ready: Sequence[Job]) -> None:
         launchable = [job for job in queue.jobs if not job.is_held]
         waits_for_lent = launchable and not (launchable[0].is_started or queue.pool.has_any)
         heads += [] if waits_for_lent else [job.id for job in launchable[:1]]
-        held = queue.jobs[: len(queue.jobs) - len(launchable)]
+        held = list(queue.jobs)[: len(queue.jobs) - len(launchable)]
         assert all(job.num_in_flight for job in held), f"task {name}: held {held}"
         assert not any(job.is_started for job in launchable[1:]), f"task {name}: two started"
         pool, num_used = queue.pool, sum(job.buffers is not None for job in queue.jobs)

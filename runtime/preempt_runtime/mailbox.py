@@ -2,7 +2,7 @@
 
 import itertools
 import threading
-from bisect import insort
+from collections import deque
 from operator import attrgetter
 
 from preempt_runtime.buffer_pool import BufferPool
@@ -18,14 +18,15 @@ class Level:
 
     `blocked_ns` is how long lower ranks have occupied the device. It only grows: what one job was
     blocked is the difference between its end and its release, so a segment costs one addition per
-    rank and not one per waiting job.
+    rank and not one per waiting job. `num_tasks` are those that have the rank now.
     """
 
-    __slots__ = ("blocked_ns", "rank")
+    __slots__ = ("blocked_ns", "num_tasks", "rank")
 
     def __init__(self, rank: Key) -> None:
         self.rank = rank
         self.blocked_ns = 0
+        self.num_tasks = 0
 
 
 class TaskQueue:
@@ -34,7 +35,8 @@ class TaskQueue:
     Jobs of one task start in the order of release, and none before all of the one before it has
     been launched. So those that have started come first in `jobs`, and of these all but the last
     are wholly in flight; each has buffers from `pool`. `newest_task` is the task as it was last
-    changed; `task` becomes that at the next preemption point.
+    changed; `task` becomes that at the next preemption point. `levels_above` are those of higher
+    rank as `levels_version` of the books has them.
     """
 
     __slots__ = (
@@ -45,6 +47,7 @@ class TaskQueue:
         "last_segment",
         "level",
         "levels_above",
+        "levels_version",
         "listed",
         "newest_task",
         "num_released",
@@ -60,8 +63,9 @@ class TaskQueue:
         self.task = self.newest_task = task
         self.level = level
         self.levels_above: tuple[Level, ...] = ()
+        self.levels_version = -1
         self.pool = BufferPool(task)
-        self.jobs: list[Job] = []
+        self.jobs: deque[Job] = deque()
         self.listed: Job | None = None
         self.last_segment = num_segments - 1
         self.steps = task.steps
@@ -104,11 +108,17 @@ class TaskQueue:
     def offer(self, job: Job) -> list[Job]:
         """Take the job in by its release; the jobs that must be skipped for it."""
         first = self.num_started()
-        insort(self.jobs, job, lo=first, key=_by_release)
+        self._insert(job, first)
         if self.task.mailbox == "latest":
-            keep = len(self.jobs) - 1
-            return self.jobs[first:keep]
+            return list(itertools.islice(self.jobs, first, len(self.jobs) - 1))
         limit = self.task.max_pending
         if limit is not None and len(self.jobs) - first > limit:
             return [self.jobs[-1]]
         return []
+
+    def _insert(self, job: Job, first: int) -> None:
+        """Behind all that were released before it; nearly always that is the end."""
+        jobs, place = self.jobs, len(self.jobs)
+        while place > first and _by_release(jobs[place - 1]) > _by_release(job):
+            place -= 1
+        jobs.insert(place, job)

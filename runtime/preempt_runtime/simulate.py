@@ -89,7 +89,7 @@ def simulate(
 
     Raises:
         InputError: it would not end in time or memory, the task set asks for what is not
-            simulated, or a queue held more than `max_backlog` jobs.
+            simulated, or more jobs waited than memory is for.
     """
     policy = policy_from_name(options.policy or taskset.policy)
     check_needs(policy, taskset.tasks, where=f"{taskset.path}: ")
@@ -105,17 +105,12 @@ def simulate(
         _add_tasks(executor, taskset, costs, options.mode, watch)
         ended_by = _run(executor, taskset, options.duration_ns, watch, catches_signals)
     if watch.overfull is not None:
-        raise _overfull_error(taskset, watch.overfull, options.max_backlog, clock.now_ns())
+        raise InputError(
+            f"{taskset.path}: {watch.overfull} at {clock.now_ns()} ns; set max_pending or a smaller"
+            " one, mailbox = 'latest' or late = 'drop', lower the load or shorten the duration"
+        )
     run = _run_report(taskset, policy, costs, collector, tally, clock.now_ns(), ended_by)
     return _report(taskset, costs, options.mode, run, watch)
-
-
-def _overfull_error(taskset: TaskSetSpec, task: str, max_backlog: int, now_ns: int) -> InputError:
-    return InputError(
-        f"{taskset.path}: task {task!r}: more than {max_backlog} of its jobs wait at {now_ns} ns,"
-        " its queue grows without bound; set max_pending, mailbox = 'latest' or late = 'drop',"
-        " lower the load or shorten the duration"
-    )
 
 
 def _add_tasks(

@@ -7,7 +7,7 @@ from itertools import pairwise
 from preempt_runtime.records import JobRecord, SegmentRecord
 from preempt_runtime.task_table import TaskSpec
 
-MAX_BACKLOG = 250_000  # jobs of one task; about 200 MB
+MAX_BACKLOG = 200_000  # jobs of one task without a bound, or of all; about 160 MB
 _NUM_QUARTERS = 4
 _GROWS_FROM = 10
 _GROWS_BY = 1.5
@@ -28,14 +28,15 @@ class BacklogWatch:
 
     They are counted as the dispatcher sees them, at preemption points.
 
-    `overfull` is the first task of which more than `limit` wait, though its queue has no bound:
-    such a run is to be given up.
+    `overfull` says which run is to be given up, and why: more than `limit` jobs of a task wait
+    whose queue has no bound, or more than `MAX_BACKLOG` of all tasks together.
     """
 
     def __init__(
         self, tasks: Iterable[TaskSpec], duration_ns: int, limit: int = MAX_BACKLOG
     ) -> None:
         self.overfull: str | None = None
+        self._num_waiting = 0
         self._unbounded = {
             task.name for task in tasks if task.mailbox == "queue" and task.max_pending is None
         }
@@ -55,8 +56,15 @@ class BacklogWatch:
         backlog.last = backlog.now
         if backlog.now > backlog.most:
             backlog.most = backlog.now
-            if backlog.most > self._limit and self.overfull is None and task in self._unbounded:
-                self.overfull = task
+            if backlog.most > self._limit and task in self._unbounded and not self.overfull:
+                self.overfull = f"task {task!r}: more than {self._limit} of its jobs wait"
+        self._num_waiting += 1
+        if self._num_waiting > MAX_BACKLOG and not self.overfull:
+            most = max(self._backlogs, key=lambda name: self._backlogs[name].now)
+            self.overfull = (
+                f"more than {MAX_BACKLOG} jobs of all tasks wait, {self._backlogs[most].now} of"
+                f" them of task {most!r},"
+            )
 
     def segment_ended(self, record: SegmentRecord) -> None:
         """Nothing: only jobs wait."""
@@ -64,6 +72,7 @@ class BacklogWatch:
     def job_ended(self, record: JobRecord) -> None:
         """One less."""
         self._backlogs[record.task].now -= 1
+        self._num_waiting -= 1
 
     def most(self, task: str) -> int:
         """The most jobs of the task that were released and unended at any time."""

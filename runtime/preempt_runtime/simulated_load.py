@@ -57,15 +57,22 @@ def at_load(taskset: TaskSetSpec, scale: float) -> TaskSetSpec:
 
     Periods and offsets are scaled; deadlines, jitter, and the thinking of closed loops are not. A
     task whose deadline is its period keeps that of the period it had.
+
+    Raises:
+        InputError: releases of a task are out of range then.
     """
     return replace(taskset, tasks=tuple(_scaled_task(task, scale) for task in taskset.tasks))
 
 
 def _scaled_task(task: TaskSpec, scale: float) -> TaskSpec:
     period_ns = task.period_ns
+    try:
+        arrival = _scaled(task.arrival, scale)
+    except InputError as err:
+        raise InputError(f"task {task.name!r}: {err}") from err
     return replace(
         task,
-        arrival=_scaled(task.arrival, scale),
+        arrival=arrival,
         period_ns=None if period_ns is None else max(1, round(period_ns * scale)),
         deadline_ns=task.implicit_deadline_ns,
     )

@@ -9,11 +9,12 @@ from preempt_runtime.policies import policy_from_name
 from preempt_runtime.simulated_costs import CostMode, TaskCosts, costs_from_numbers
 from preempt_runtime.simulated_load import at_load, offered_load
 from preempt_runtime.task_table import MAX_SEED, TaskSpec
-from preempt_runtime.taskset import TaskSetSpec
+from preempt_runtime.taskset import TaskSetSpec, check_num_segments
 from preempt_runtime.units import fmt_ns, parse_duration_ns
 
 Value = float | int | str
 _KEYS = "load, policy, max_segment, max_segment:TASK"
+_EXAMPLES = {"load": "0.5,0.7", "policy": "fifo,fixed-priority", "max_segment": "1ms,5ms"}
 _MIN_LOAD, _MAX_LOAD = 0.001, 100.0
 
 
@@ -61,15 +62,17 @@ def axis_from_text(text: str) -> SweepAxis:
     (0.5, 1.5)
     """
     label, equals, listed = text.rpartition("=")
-    key, colon, task = label.partition(":")
+    key, colon, task = (label if equals else text).partition(":")
     readers: dict[str, Callable[[str], Value]] = {
         "load": _load,
         "policy": _policy,
         "max_segment": _bound,
     }
     read = readers.get(key)
-    if not equals or read is None or (colon and (key != "max_segment" or not task)):
+    if read is None or (colon and (key != "max_segment" or not task)):
         raise InputError(f"{text!r}: found key {label or text!r}, allowed {_KEYS}, then =V1,V2,...")
+    if not equals:
+        raise InputError(f"{text!r}: found no values; write {text}={_EXAMPLES[key]}")
     values = tuple(read(word.strip()) for word in listed.split(","))
     if len(set(values)) < len(values):
         raise InputError(f"{text!r}: a value is there twice; leave one out")
@@ -160,17 +163,23 @@ def _bounded(taskset: TaskSetSpec, axis: SweepAxis, bound_ns: int) -> dict[str, 
             f"--sweep {axis.label}: {found} is{negation} given by cost, so there is nothing to cut;"
             " write cost and point_cost in place of bundle or segments"
         )
-    return {task.name: _cut(task, axis, bound_ns) for task in cuttable}
+    _refuse_unkept(cuttable, axis, bound_ns)
+    bounds_ns = dict.fromkeys((task.name for task in cuttable), bound_ns)
+    check_num_segments(taskset.path, taskset.tasks, bounds_ns)
+    return {
+        task.name: costs_from_numbers(task.cost, bound_ns)
+        for task in cuttable
+        if task.cost is not None
+    }
 
 
-def _cut(task: TaskSpec, axis: SweepAxis, bound_ns: int) -> TaskCosts:
-    assert task.cost is not None
-    if not task.cost.can_keep(bound_ns):
-        raise InputError(
-            f"--sweep {axis.label}: {fmt_ns(bound_ns)} for task {task.name!r}, allowed above"
-            f" {fmt_ns(task.cost.floor_ns)} (point_cost, in sensible pieces)"
-        )
-    return costs_from_numbers(task.cost, bound_ns)
+def _refuse_unkept(tasks: Sequence[TaskSpec], axis: SweepAxis, bound_ns: int) -> None:
+    for task in tasks:
+        if task.cost is not None and not task.cost.can_keep(bound_ns):
+            raise InputError(
+                f"--sweep {axis.label}: {fmt_ns(bound_ns)} for task {task.name!r}, allowed above"
+                f" {fmt_ns(task.cost.floor_ns)} (point_cost, in sensible pieces)"
+            )
 
 
 def _loaded(
@@ -182,4 +191,10 @@ def _loaded(
             f"{taskset.path}: --sweep load: nothing is released but by closed loops, which take"
             " what is left; give a task a period or an arrival"
         )
-    return at_load(taskset, found / load)
+    try:
+        return at_load(taskset, found / load)
+    except InputError as err:
+        raise InputError(
+            f"{taskset.path}: --sweep load={load:g} (releases ask for {100 * found:.3g}% as they"
+            f" are): {err}"
+        ) from err

@@ -52,13 +52,19 @@ class CostSpec:
         """
         if self.segment_ns is not None:
             return self.segment_ns
-        if max_segment_ns is None or max_segment_ns >= self.total_ns:
-            return (self.total_ns,)
-        num_segments = 2
-        if max_segment_ns > self.point_cost_ns:
-            useful_ns = max_segment_ns - self.point_cost_ns
-            num_segments = max(2, -(-(self.total_ns - self.point_cost_ns) // useful_ns))
+        num_segments = self.num_segments(max_segment_ns)
         return even_cut(self.total_ns, self.point_cost_ns, num_segments)
+
+    def num_segments(self, max_segment_ns: int | None) -> int:
+        """How many segments there are, as given or under a bound."""
+        if self.segment_ns is not None:
+            return len(self.segment_ns)
+        if max_segment_ns is None or max_segment_ns >= self.total_ns:
+            return 1
+        if max_segment_ns <= self.point_cost_ns:
+            return 2
+        useful_ns = max_segment_ns - self.point_cost_ns
+        return max(2, -(-(self.total_ns - self.point_cost_ns) // useful_ns))
 
     @property
     def floor_ns(self) -> float:

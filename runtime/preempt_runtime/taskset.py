@@ -5,7 +5,7 @@ refused, naming the file, the table and the key, rather than run as something el
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -18,6 +18,7 @@ from preempt_runtime.task_table import MAX_SEED, TaskSpec, read_task
 from preempt_runtime.toml_table import TomlTable, read_toml
 
 MAX_TASKS = 1000
+MAX_SET_SEGMENTS = 500_000  # about 250 MB in a simulation
 _MAX_THREADS = 1024
 _MAX_FILES = 100
 _MAX_MARGIN_FRAC = 10.0
@@ -88,6 +89,7 @@ def read_taskset(path: Path, *, seed: int | None = None) -> TaskSetSpec:
         read_task(file, number, table, seed=seed, needs_priority=policy == DEFAULT_POLICY)
         for file, number, table in found
     )
+    check_num_segments(path, tasks)
     _refuse_duplicates([(*where, task.name) for where, task in zip(found, tasks, strict=True)])
     return TaskSetSpec(
         name=head.text("name") if head.has("name") else _name_of(path),
@@ -105,6 +107,32 @@ def read_taskset(path: Path, *, seed: int | None = None) -> TaskSetSpec:
         dispatch_ns=head.duration_ns("dispatch", default="0ns"),
         includes=tuple(files.values())[1:],
     )
+
+
+def check_num_segments(
+    path: Path, tasks: Sequence[TaskSpec], bound_ns: Mapping[str, int] | None = None
+) -> None:
+    """Return if all segments that costs in the file make have room in memory.
+
+    Args:
+        path: of the task set, for the message.
+        tasks: of which those that name a bundle or a model do not count.
+        bound_ns: by task, bounds on segments in place of the tasks' own.
+
+    Raises:
+        InputError: there are too many; the message names the task that has most.
+    """
+    found = {
+        task.name: task.cost.num_segments((bound_ns or {}).get(task.name, task.max_segment_ns))
+        for task in tasks
+        if task.cost is not None
+    }
+    if (num := sum(found.values())) > MAX_SET_SEGMENTS:
+        most = max(found, key=found.__getitem__)
+        raise InputError(
+            f"{path}: {num} segments, {found[most]} of them of task {most!r}, allowed"
+            f" {MAX_SET_SEGMENTS} in all; give longer max_segment or fewer segments"
+        )
 
 
 _Found = tuple[Path, int, Mapping[str, Any]]

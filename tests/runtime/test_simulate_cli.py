@@ -154,6 +154,10 @@ def test_seeds_alone_repeat_one_point(folder: Path, capsys: pytest.CaptureFixtur
         (("--trace", "set.toml"), "set.toml: is an input of this command"),
         (("--sweep", "load=0.5", "--plot", "set.toml"), "set.toml: is an input of this command"),
         (("--sweep", "load=0.5", "--plot", "no/p.svg"), "no directory to write the plot into"),
+        (
+            ("--sweep", "load=0.5", "--plot", "p.png"),
+            "--plot p.png: plots are SVG; name a file tha",
+        ),
         (("--sweep", "load=0.5", "--plot", "."), "is a directory; name a file to write"),
         (("--duration", "9000min", "--trace", "t.json"), "allowed with a trace 5e+06"),
         (("--sweep", "load=0.5", "--seeds", "10000", "--duration", "99999min"), "1e+09"),

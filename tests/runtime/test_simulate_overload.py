@@ -1,9 +1,13 @@
 """More work than time: what stays bounded, and how the rest shows."""
 
+import os
+import signal
+import time
 from pathlib import Path
 
 import pytest
 
+from preempt_runtime import simulated_backlog
 from preempt_runtime.errors import InputError
 from preempt_runtime.metrics import Quantiles
 from preempt_runtime.records import JobState
@@ -122,6 +126,17 @@ def test_a_queue_with_a_bound_of_its_own_may_hold_more(tmp_path: Path) -> None:
     assert report.warnings == ()
 
 
+def test_bounded_queues_that_hold_too_many_together_end_the_simulation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(simulated_backlog, "MAX_BACKLOG", 50)
+    says = (
+        r"set\.toml: more than 50 jobs of all tasks wait, \d+ of them of task 'middle', at \d+ ns"
+    )
+    with pytest.raises(InputError, match=says):
+        run(taskset_of(tmp_path, "max_pending = 60"), 1.5)
+
+
 def test_a_burst_at_the_end_is_no_growth(tmp_path: Path) -> None:
     releases = [*range(0, 900, 20), *([900] * 40)]
     (tmp_path / "at.txt").write_text("".join(f"{ms}ms\n" for ms in releases), encoding="utf-8")
@@ -147,3 +162,36 @@ def test_releases_stop_in_the_middle_of_a_segment_when_too_many_wait(tmp_path: P
     with pytest.raises(InputError, match="task 'flood': more than 100 of its jobs wait"):
         simulate(taskset, read_costs(taskset), options, instruments=(recording,))
     assert 100 < len(recording.releases) < 110  # not the 20 million that fell due
+
+
+class _Interrupting(Recording):
+    """Sends SIGTERM to this process when so many jobs have been released."""
+
+    def __init__(self, num_releases: int) -> None:
+        super().__init__()
+        self._left = num_releases
+        self.sent_s = 0.0
+
+    def job_released(self, job_id: int, task: str, release_ns: int) -> None:
+        self._left -= 1
+        if self._left == 0:
+            self.sent_s = time.monotonic()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_signal_in_a_huge_segment_ends_the_simulation_in_a_second(tmp_path: Path) -> None:
+    """Though 50 million releases fall due in it, and 190,000 jobs wait already."""
+    text = (
+        '[[task]]\nname = "flood"\ncost = "1us"\npriority = 2\nperiod = "2us"\n'
+        "max_pending = 1000000\n"
+        '[[task]]\nname = "wall"\ncost = "100s"\npriority = 1\nperiod = "1000s"\n'
+    )
+    (tmp_path / "set.toml").write_text(text, encoding="utf-8")
+    taskset = read_taskset(tmp_path / "set.toml")
+    observer = _Interrupting(190_000)
+    options = SimulationOptions(duration_ns=100_000 * MS)
+    report = simulate(taskset, read_costs(taskset), options, instruments=(observer,))
+    assert time.monotonic() - observer.sent_s < 3  # 0.8 s on a quiet machine
+    assert report.run.ended_by is signal.SIGTERM
+    flood = report.run.tasks["flood"].metrics
+    assert (flood.released, flood.cancelled) == (189_999, 189_999 - flood.finished)

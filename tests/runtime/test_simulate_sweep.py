@@ -156,7 +156,9 @@ def test_repetitions_have_seeds_of_their_own(taskset: TaskSetSpec) -> None:
     ("text", "message"),
     [
         ("speed=1", "found key 'speed', allowed load, policy, max_segment, max_segment:TASK"),
-        ("load", "found key 'load', allowed load"),
+        ("load", "'load': found no values; write load=0.5,0.7"),
+        ("max_segment:a", "'max_segment:a': found no values; write max_segment:a=1ms,5ms"),
+        ("speed", "found key 'speed', allowed load"),
         ("load:a=1", "found key 'load:a', allowed"),
         ("max_segment:=1ms", "found key 'max_segment:', allowed"),
         ("load=0", "load '0', allowed 0.001 to 100"),
@@ -187,6 +189,34 @@ def test_axes_that_cannot_be(text: str, message: str) -> None:
 def test_axes_that_do_not_fit(taskset: TaskSetSpec, axis: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         points(taskset, axis)
+
+
+def test_a_load_that_no_arrival_can_have_is_named_with_its_file_and_task(tmp_path: Path) -> None:
+    (tmp_path / "set.toml").write_text(
+        '[[task]]\nname = "a"\ncost = "10000000s"\npriority = 1\nperiod = "300000000s"\n',
+        encoding="utf-8",
+    )
+    rare = read_taskset(tmp_path / "set.toml")
+    with pytest.raises(
+        InputError, match=r"set\.toml: --sweep load=0\.001 .*: task 'a': period is .*, allowed"
+    ):
+        points(rare, "load=0.001")
+
+
+def test_a_bound_that_makes_too_many_segments_is_refused_before_they_are_made(
+    tmp_path: Path,
+) -> None:
+    tables = "".join(
+        f'[[task]]\nname = "t{idx}"\ncost = "1s"\npriority = 1\nperiod = "9s"\n' for idx in range(6)
+    )
+    path = tmp_path / "set.toml"
+    path.write_text(tables, encoding="utf-8")
+    says = r"set\.toml: 599946 segments, 99991 of them of task 't0', allowed 500000 in all"
+    with pytest.raises(InputError, match=says):
+        points(read_taskset(path), "max_segment=10001ns")
+    path.write_text(tables.replace("cost =", 'max_segment = "10001ns"\ncost ='), encoding="utf-8")
+    with pytest.raises(InputError, match=says):
+        read_taskset(path)
 
 
 def test_a_task_set_without_costs_to_cut_or_releases_to_scale(tmp_path: Path) -> None:
