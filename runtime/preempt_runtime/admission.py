@@ -2,7 +2,8 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from preempt_runtime.errors import AdmissionError, InputError
 from preempt_runtime.schedulability import AnalysedTask, Assumptions, CostSource, SetBound, analyse
@@ -11,6 +12,7 @@ from preempt_runtime.task import ADMIT, Admit, Task
 from preempt_runtime.units import fmt_ns
 
 _log = logging.getLogger(__name__)
+Done = Literal["admitted", "changed"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,8 +45,15 @@ class Admission:
         if self.mode not in ADMIT:  # a word that is misspelt must not admit everything
             raise InputError(f"admission: mode {self.mode!r}, expected one of {', '.join(ADMIT)}")
 
-    def admit(self, admitted: Sequence[Task], new: Task) -> SetBound | None:
-        """The bounds of all tasks with the new one among them; None if nothing was asked.
+    def admit(
+        self, admitted: Sequence[Task], *new: Task, done: Done = "admitted"
+    ) -> SetBound | None:
+        """The bounds of all tasks with the new ones among them; None if nothing was asked.
+
+        Args:
+            admitted: those that are not in question.
+            new: judged together.
+            done: what becomes of the new ones, for the message.
 
         Raises:
             AdmissionError: in mode `refuse`, if a task may miss its deadline, or has no bound.
@@ -52,12 +61,12 @@ class Admission:
         if self.mode == "off":
             return None
         try:
-            bound = self.bound((*admitted, new))
+            bound = self.bound((*admitted, *new))
         except InputError as err:
-            self._object(new, str(err), err)
+            self._object(new, done, str(err), err)
             return None
         if not bound.is_schedulable:
-            self._object(new, complaint(bound))
+            self._object(new, done, complaint(bound))
         return bound
 
     def bound(
@@ -75,23 +84,39 @@ class Admission:
         ]
         return analyse(found, self.policy, self.assumptions)
 
-    def _object(self, new: Task, why: str, cause: Exception | None = None) -> None:
+    def _object(
+        self, new: Sequence[Task], done: Done, why: str, cause: Exception | None = None
+    ) -> None:
         margin = f"with a margin of {self.assumptions.margin_frac:.0%}"
         if self.mode == "refuse":
+            who = f"task {new[0].name!r} is" if len(new) == 1 else f"these {len(new)} tasks are"
             raise AdmissionError(
-                f"task {new.name!r} is not admitted, {margin}: {why}; see `preemptc plan` for what"
-                " would make it fit, or admit = 'warn'"
+                f"{who} not {done}, {margin}: {why}; see `preemptc plan` for what would make"
+                f" {'it' if len(new) == 1 else 'them'} fit, or admit = 'warn'"
             ) from cause
-        _log.warning("task %s is admitted without a guarantee, %s: %s", new.name, margin, why)
+        who = f"task {new[0].name} is" if len(new) == 1 else f"{len(new)} tasks are"
+        _log.warning("%s %s without a guarantee, %s: %s", who, done, margin, why)
+
+
+def is_judged_alike(task: Task, other: Task) -> bool:
+    """Whether a task that takes the other's place changes nothing that the analysis looks at."""
+    same = replace(
+        task,
+        mailbox=other.mailbox,
+        max_pending=other.max_pending,
+        late=other.late,
+        check_inputs=other.check_inputs,
+    )
+    return same == other
 
 
 def complaint(bound: SetBound) -> str:
-    """Which tasks of a set may miss their deadlines, the first of them and how many more."""
+    """Which tasks of a set may miss their deadlines, the worst of them and how many more."""
     failing = [task for task in bound.tasks if not task.is_schedulable]
-    first = failing[0]
+    worst = max(failing, key=lambda task: -(task.slack_ns or 0))
     more = f", and {len(failing) - 1} more" if len(failing) > 1 else ""
-    deadline = "" if first.deadline_ns is None else f" (deadline {fmt_ns(first.deadline_ns)})"
-    return f"task {first.name!r}{deadline}: {first.reason}{more}"
+    deadline = "" if worst.deadline_ns is None else f" (deadline {fmt_ns(worst.deadline_ns)})"
+    return f"task {worst.name!r}{deadline}: {worst.reason}{more}"
 
 
 def analysed_task(

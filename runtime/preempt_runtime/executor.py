@@ -3,10 +3,10 @@
 import itertools
 import logging
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 
-from preempt_runtime.admission import Admission
+from preempt_runtime.admission import Admission, is_judged_alike
 from preempt_runtime.agenda import Agenda
 from preempt_runtime.books import Books
 from preempt_runtime.clock import Clock
@@ -113,15 +113,33 @@ class Executor:
             AdmissionError: with it a deadline might be missed; nothing has changed.
             PreemptError: the executor is closed.
         """
-        check_needs(self._policy, [task])
+        self.add_tasks([task])
+
+    def add_tasks(self, tasks: Sequence[Task]) -> None:
+        """Make several tasks known, all or none: admission judges them together.
+
+        Raises:
+            PreemptError: as `add_task`; nothing has changed.
+        """
+        check_needs(self._policy, tasks)
+        names = [task.name for task in tasks]
         with self._tasks_lock:
-            if self._is_closed:
-                raise PreemptError(f"task {task.name!r}: the executor is closed; make another one")
-            if task.name in self._books.queues:
-                raise InputError(f"task {task.name!r} is there already; name this one otherwise")
-            if self._admission is not None:
-                self._admission.admit(self.tasks(), task)
-            self._books.add_queue(task)
+            for idx, name in enumerate(names):
+                if self._is_closed:
+                    raise PreemptError(f"task {name!r}: the executor is closed; make another one")
+                if name in self._books.queues or name in names[:idx]:
+                    raise InputError(f"task {name!r} is there already; name this one otherwise")
+            if self._admission is not None and tasks:
+                self._admission.admit(self.tasks(), *tasks)
+            added: list[TaskQueue] = []
+            try:
+                for task in tasks:
+                    self._books.add_queue(task)
+                    added.append(self._books.queues[task.name])
+            except BaseException:
+                for queue in added:
+                    self._books.close_queue(queue, drain=False)
+                raise
 
     def change_task(self, task: Task) -> None:
         """Give the task of that name other values, also while the executor runs.
@@ -142,9 +160,9 @@ class Executor:
                     f"task {task.name!r}: its network, pre, post, buffers and outputs cannot"
                     " change; remove the task and add another"
                 )
-            if self._admission is not None:
+            if self._admission is not None and not is_judged_alike(task, queue.newest_task):
                 others = [other for other in self.tasks() if other.name != task.name]
-                self._admission.admit(others, task)
+                self._admission.admit(others, task, done="changed")
             queue.newest_task = task
             self._inbox.post(lambda new: self._books.change_task(queue, new), task)
 

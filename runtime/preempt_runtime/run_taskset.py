@@ -190,9 +190,9 @@ def _execute(
         depth=setup.depth,
         admission=guard.admission,
     ) as executor:
+        executor.add_tasks([task.task for task in loaded.tasks])
         for task in loaded.tasks:
             name = task.spec.name
-            executor.add_task(task.task)
             executor.warm_up(name, task.samples[0], num_runs=options.num_warmup_runs)
             executor.add_source(name, arrivals_of(task.spec), task.inputs_of)
         with apply_memory(options.process, os_calls) as memory, guard.watching(executor):

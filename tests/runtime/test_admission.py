@@ -8,7 +8,7 @@ import pytest
 from preempt_runtime.admission import Admission, Observed, analysed_task
 from preempt_runtime.clock import VirtualClock
 from preempt_runtime.cost_watch import AllowedCosts, CostWatch, Excess
-from preempt_runtime.errors import AdmissionError, InputError, PreemptError
+from preempt_runtime.errors import AdmissionError, DeviceError, InputError, PreemptError
 from preempt_runtime.executor import Executor
 from preempt_runtime.manifest import Latency
 from preempt_runtime.policies import POLICIES, FixedPriority, Policy
@@ -168,10 +168,64 @@ def test_what_was_removed_makes_room() -> None:
 
 def test_a_change_that_breaks_a_promise_is_refused() -> None:
     world = _World("refuse", URGENT, LONG)
-    with pytest.raises(AdmissionError, match="'urgent' is not admitted"):
+    with pytest.raises(AdmissionError, match="task 'urgent' is not changed, with a margin of 0%"):
         world.executor.change_task(replace(URGENT, relative_deadline_ns=5))
     assert world.executor.tasks() == (URGENT, LONG)
     world.executor.change_task(replace(URGENT, relative_deadline_ns=6))
+
+
+def test_a_change_without_a_guarantee_is_called_a_change(caplog: pytest.LogCaptureFixture) -> None:
+    world = _World("warn", URGENT, LONG)
+    with caplog.at_level(logging.WARNING):
+        world.executor.change_task(replace(URGENT, relative_deadline_ns=5))
+    assert caplog.messages[0].startswith(
+        "task urgent is changed without a guarantee, with a margin"
+    )
+
+
+def test_a_change_that_the_analysis_does_not_see_is_not_judged_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Shedding is one: the set it is done to is not schedulable, which was said before."""
+    late = replace(URGENT, relative_deadline_ns=5)
+    world = _World("warn", late, LONG)
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        world.executor.change_task(replace(late, late="drop", max_pending=2))
+    assert caplog.messages == []
+    assert world.executor.tasks()[0].late == "drop"
+
+
+def test_tasks_that_are_added_together_are_judged_together() -> None:
+    """One by one, urgent's excess would be that with background alone below it."""
+    world = _World("refuse")
+    slower = replace(BACKGROUND, name="slower", network=FakeNetwork(segment_ns=(19,)))
+    says = (
+        "these 4 tasks are not admitted, with a margin of 0%: task 'urgent' .deadline 10 ns.: may"
+        " end 11 ns after its deadline; see `preemptc plan` for what would make them fit"
+    )
+    with pytest.raises(AdmissionError, match=says):
+        world.executor.add_tasks([URGENT, LONG, BACKGROUND, slower])
+    assert world.executor.tasks() == ()
+    world.executor.add_tasks([URGENT, LONG])
+    assert world.executor.tasks() == (URGENT, LONG)
+
+
+def test_of_tasks_that_cannot_all_be_added_none_is() -> None:
+    world = _World(None, URGENT)
+    with pytest.raises(InputError, match="task 'urgent' is there already"):
+        world.executor.add_tasks([LONG, URGENT])
+    with pytest.raises(InputError, match="task 'long' is there already"):
+        world.executor.add_tasks([LONG, LONG])
+
+    class NoMemory(FakeNetwork):
+        def new_buffers(self):  # type: ignore[no-untyped-def]
+            raise DeviceError("out of memory")
+
+    with pytest.raises(DeviceError, match="out of memory"):
+        world.executor.add_tasks([LONG, replace(BACKGROUND, network=NoMemory())])
+    assert world.executor.tasks() == (URGENT,)
+    world.executor.add_tasks([])
 
 
 def test_a_changed_priority_holds_from_the_next_preemption_point_on() -> None:
