@@ -62,7 +62,7 @@ class Dispatcher:
             self._complete_oldest()
             return True
         job = self._policy.pick(books.ready, now_ns)
-        queue = books.queues[job.task.name]
+        queue = self._queue_of(job)
         start_ns = self._now_ns()
         if job.late_ns <= start_ns and self._is_given_up(job, queue):
             books.stop(job, queue, LATE_STATES[queue.task.late], start_ns)
@@ -84,6 +84,18 @@ class Dispatcher:
             return True  # who is most urgent may have changed meanwhile
         self._run_step(launch)
         return True
+
+    def _queue_of(self, picked: Job) -> TaskQueue:
+        """Its queue, if it is one of the ready jobs."""
+        task = getattr(picked, "task", None)
+        queue = None if task is None else self._books.queues.get(task.name)
+        if queue is not None and queue.listed is picked:
+            return queue
+        what = repr(picked)[:80] if task is None else f"a job of task {task.name!r}"
+        raise PreemptError(
+            f"policy {self._policy.name!r} picked {what}, which is not among the"
+            f" {len(self._books.ready)} ready jobs; its `pick` must return one of those it is given"
+        )
 
     def complete_all(self) -> None:
         """Wait for everything in flight, and do its books."""

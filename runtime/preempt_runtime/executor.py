@@ -20,7 +20,7 @@ from preempt_runtime.integrity import check_books, counts_from_queue
 from preempt_runtime.job import Job
 from preempt_runtime.mailbox import TaskQueue
 from preempt_runtime.ownership import Ownership
-from preempt_runtime.policies import Policy, check_needs
+from preempt_runtime.policies import Policy, check_needs, policy_from_name
 from preempt_runtime.records import Instrument
 from preempt_runtime.run_loop import RunLoop
 from preempt_runtime.source import Arrivals, MakeInputs, Source
@@ -43,7 +43,7 @@ class Executor:
     the instruments stay the caller's, to be closed after the executor.
 
     `switch_interval_s` is the interpreter's switch interval while the executor runs; None leaves
-    it as it is.
+    it as it is. `policy` may be the name of one in `policies`.
 
     With a `depth` above 1 the device gets the next segment while one runs. It saves the time
     between two segments, and costs blocking: an urgent job waits for all that is in flight.
@@ -51,14 +51,14 @@ class Executor:
     With `admission`, a task joins or changes only if the analysis lets it.
 
     Raises:
-        InputError: the device does not allow such a depth, or admission analyses another policy
-            or depth.
+        InputError: no policy has that name, the device does not allow such a depth, or admission
+            analyses another policy or depth.
     """
 
     def __init__(
         self,
         device: Device,
-        policy: Policy,
+        policy: Policy | str,
         clock: Clock,
         instruments: Iterable[Instrument] = (),
         *,
@@ -66,6 +66,8 @@ class Executor:
         depth: int = 1,
         admission: Admission | None = None,
     ) -> None:
+        if isinstance(policy, str):
+            policy = policy_from_name(policy)
         if not 1 <= depth <= device.max_depth:
             raise InputError(
                 f"depth {depth}, device {device.name!r} allows 1 to {device.max_depth};"

@@ -19,10 +19,10 @@ from preempt_runtime.arrivals import (
 from preempt_runtime.device import MAX_BUFFERS
 from preempt_runtime.errors import InputError
 from preempt_runtime.schedulability.cuts import even_cut
+from preempt_runtime.schedulability.model import MAX_PRIORITY
 from preempt_runtime.task import LATE, LatePolicy, Mailbox
 from preempt_runtime.toml_table import TomlTable
 
-MAX_PRIORITY = 1_000_000
 MAX_SEED = 2**63 - 1
 MAX_SEGMENTS = 100_000
 _MAX_PENDING = 1_000_000

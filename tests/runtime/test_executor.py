@@ -1,5 +1,6 @@
 """Pre and post, sources, tasks that come and go, and what the executor refuses."""
 
+import copy
 import itertools
 import threading
 from collections.abc import Callable, Mapping
@@ -495,3 +496,40 @@ def test_an_interrupted_run_cancels_its_jobs_and_the_executor_can_run_again() ->
     again = world.executor.submit("t", EXAMPLE_INPUTS)
     world.executor.run()
     assert again.state is JobState.FINISHED
+
+
+@pytest.mark.parametrize(
+    ("stranger", "says"),
+    [
+        (lambda ready: None, "picked None, which"),
+        (lambda ready: ready[0].id, "picked 0, which"),
+        (lambda ready: copy.copy(ready[0]), "picked a job of task 'a', which"),
+    ],
+)
+def test_a_policy_that_picks_a_stranger_is_named(
+    stranger: Callable[[Any], object], says: str
+) -> None:
+    class Stray(Fifo):
+        name = "stray"
+
+        def pick(self, ready: Any, now_ns: int) -> Any:
+            return stranger(ready)
+
+    world = World(task("a", 2, priority=1), policy=Stray())
+    world.executor.submit("a", EXAMPLE_INPUTS)
+    with pytest.raises(PreemptError, match=f"policy 'stray' {says} is not among the 1 ready jobs;"):
+        world.executor.run()
+    assert world.executor.counts("a")["cancelled"] == 1
+
+
+def test_a_policy_may_be_given_by_name() -> None:
+    clock = VirtualClock()
+    recording = Recording()
+    with Executor(FakeDevice(clock), "edf", clock, [recording]) as executor:
+        for name, deadline_ns in (("later", 90), ("sooner", 50)):
+            executor.add_task(task(name, 2, priority=1, relative_deadline_ns=deadline_ns))
+            executor.submit(name, EXAMPLE_INPUTS)
+        executor.run()
+    assert [record.task for record in recording.segments] == ["sooner", "later"]
+    with pytest.raises(InputError, match="no policy is called 'lottery'; there are"):
+        Executor(FakeDevice(clock), "lottery", clock)

@@ -157,6 +157,14 @@ def test_costs_carry_factor_margin_and_dispatching() -> None:
     assert analyse(one, "fixed-priority").task("a").cost_ns == 314
 
 
+def test_a_margin_is_never_less_than_was_asked() -> None:
+    tasks = [task("a", (10**7,), 10**9)]
+    assert responses(tasks, "edf", margin_frac=1e-9) == [10**7 + 10]  # in millionths, rounded up
+    for percent in range(100):  # and what is a whole number of them is that number
+        found = responses(tasks, "edf", margin_frac=percent / 100, corun_factor=1.5)
+        assert found == [15 * (100 + percent) * 10**4]
+
+
 def test_the_set_is_no_more_certain_than_its_least_certain_cost() -> None:
     tasks = [task("a", (1,), 9, priority=1, source="measured")]
     assert analyse(tasks, "fixed-priority").source == "measured"
@@ -229,25 +237,54 @@ def test_what_a_policy_needs_is_asked_for(policy: str, bad: AnalysedTask, says: 
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    ("wrong", "says"),
     [
-        {"segment_ns": ()},
-        {"segment_ns": (3, 0)},
-        {"period_ns": 0},
-        {"deadline_ns": 0},
-        {"jitter_ns": -1},
-        {"corun_factor": 0.9},
+        ({"segment_ns": ()}, r"segments \(\), expected a tuple of one cost in ns or more"),
+        ({"segment_ns": [3]}, r"segments \[3\], expected a tuple"),
+        ({"segment_ns": "33"}, "segments '33', expected a tuple"),
+        ({"segment_ns": (3, 0)}, "segment 1 in ns 0, allowed an integer from 1 to 10{18}"),
+        ({"segment_ns": (3, 2.5)}, r"segment 1 in ns 2\.5, allowed an integer"),
+        ({"segment_ns": (True,)}, "segment 0 in ns True, allowed an integer"),
+        ({"segment_ns": (10**19,)}, "segment 0 in ns 10{19}, allowed"),
+        ({"period_ns": 0}, "period in ns 0, allowed"),
+        ({"period_ns": "10ms"}, "period in ns '10ms', allowed"),
+        ({"period_ns": float("nan")}, "period in ns nan, allowed"),
+        ({"deadline_ns": 0}, "deadline in ns 0, allowed"),
+        ({"jitter_ns": -1}, "jitter in ns -1, allowed an integer from 0"),
+        ({"jitter_ns": None}, "jitter in ns None, allowed"),
+        ({"total_ns": 0}, "total in ns 0, allowed"),
+        (
+            {"priority": -(1 << 62)},
+            "priority -4611686018427387904, allowed an integer from -10{6} ",
+        ),
+        ({"priority": 1_000_001}, "priority 1000001, allowed an integer from -1000000 to 1000000"),
+        ({"priority": "high"}, "priority 'high', allowed"),
+        ({"is_best_effort": 1}, "is_best_effort 1, allowed a boolean"),
+        ({"source": "guessed"}, "source 'guessed', allowed measured, given, predicted, estimated"),
+        ({"corun_factor": 0.9}, r"co-run factor 0\.9, allowed a number from 1 to 1000"),
+        ({"corun_factor": float("nan")}, "co-run factor nan, allowed"),
+        ({"corun_factor": "2"}, "co-run factor '2', allowed"),
     ],
 )
-def test_impossible_tasks_are_refused_by_name(wrong: dict[str, object]) -> None:
-    with pytest.raises(InputError, match="task 'x'"):
+def test_impossible_tasks_are_refused_by_name(wrong: dict[str, object], says: str) -> None:
+    with pytest.raises(InputError, match=f"task 'x': {says}"):
         replace(task("x", (1,), 10), **wrong)  # type: ignore[arg-type]
 
 
+def test_a_name_is_a_string() -> None:
+    with pytest.raises(InputError, match="task 3: its name is no string"):
+        AnalysedTask(name=3, segment_ns=(1,))  # type: ignore[arg-type]
+
+
 def test_impossible_assumptions_and_sets_are_refused() -> None:
-    for wrong in ({"depth": 0}, {"dispatch_ns": -1}, {"margin_frac": -0.1}, {"corun_factor": 0.5}):
-        with pytest.raises(InputError, match="assumptions"):
-            Assumptions(**wrong)
+    every: tuple[dict[str, object], ...] = (
+        *({"depth": 0}, {"dispatch_ns": -1}, {"margin_frac": -0.1}, {"corun_factor": 0.5}),
+        *({"depth": 1.5}, {"depth": "2"}, {"margin_frac": float("nan")}, {"margin_frac": None}),
+        *({"resume_cost_ns": 0.5}, {"corun_factor": float("inf")}, {"margin_frac": "10%"}),
+    )
+    for wrong in every:
+        with pytest.raises(InputError, match=r"assumptions: .* allowed"):
+            Assumptions(**wrong)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="at least one"):
         analyse([], "edf")
     with pytest.raises(InputError, match="a name of its own"):

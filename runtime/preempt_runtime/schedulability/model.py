@@ -1,5 +1,6 @@
 """What a schedulability analysis takes and what it says; docs/schedulability.md has the theory."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -10,7 +11,21 @@ CostSource = Literal["measured", "given", "predicted", "estimated"]
 SOURCES: tuple[CostSource, ...] = ("measured", "given", "predicted", "estimated")
 """Where costs come from, the most trustworthy first: maxima measured on the device, numbers of the
 task set, predictions from a measured profile, and the estimate of a device that is elsewhere."""
+MAX_PRIORITY = 1_000_000
+MAX_NS = 10**18  # 31 years: longer is a typing error, and int64 holds it
+MAX_DEPTH = 1_000
 _MILLIONTHS = 1_000_000
+_FLOAT_ERROR = 1e-12  # of a product of two factors: 1.5 * 1.1 is 1.6500000000000001
+
+
+def _check_int(where: str, what: str, value: object, least: int, most: int) -> None:
+    if type(value) is not int or not least <= value <= most:  # not isinstance: a bool is none here
+        raise InputError(f"{where}: {what} {value!r}, allowed an integer from {least} to {most}")
+
+
+def _check_number(where: str, what: str, value: object, least: float, most: float) -> None:
+    if type(value) not in (int, float) or not least <= value <= most:  # type: ignore[operator]
+        raise InputError(f"{where}: {what} {value!r}, allowed a number from {least} to {most}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +35,7 @@ class Assumptions:
     `depth` segments may be in flight; a job that goes on after another ran pays
     `resume_cost_ns`, every segment `dispatch_ns`; every cost is first multiplied by
     `corun_factor` (measured: how much longer kernels take beside those of others), then raised by
-    `margin_frac`. Both count in millionths.
+    `margin_frac`. Both count in millionths, rounded up.
     """
 
     depth: int = 1
@@ -30,16 +45,12 @@ class Assumptions:
     corun_factor: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.depth < 1 or min(self.resume_cost_ns, self.dispatch_ns) < 0:
-            raise InputError(
-                f"assumptions: depth {self.depth}, resume cost {self.resume_cost_ns} ns, dispatch"
-                f" {self.dispatch_ns} ns; allowed depth from 1, the others from 0"
-            )
-        if not 0 <= self.margin_frac <= 100 or not 1 <= self.corun_factor <= 1000:
-            raise InputError(
-                f"assumptions: margin {self.margin_frac}, allowed 0 to 100; co-run factor"
-                f" {self.corun_factor}, allowed 1 to 1000"
-            )
+        where = "assumptions"
+        _check_int(where, "depth", self.depth, 1, MAX_DEPTH)
+        _check_int(where, "resume cost in ns", self.resume_cost_ns, 0, MAX_NS)
+        _check_int(where, "dispatch in ns", self.dispatch_ns, 0, MAX_NS)
+        _check_number(where, "margin", self.margin_frac, 0, 100)
+        _check_number(where, "co-run factor", self.corun_factor, 1, 1000)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,23 +76,32 @@ class AnalysedTask:
     total_ns: int | None = None
 
     def __post_init__(self) -> None:
-        if self.total_ns is not None and self.total_ns < 1:
-            raise InputError(f"task {self.name!r}: total {self.total_ns} ns, expected 1 or more")
-        if not self.segment_ns or min(self.segment_ns) < 1:
+        if not isinstance(self.name, str):
+            raise InputError(f"task {self.name!r}: its name is no string; give it one")
+        where = f"task {self.name!r}"
+        if not isinstance(self.segment_ns, tuple) or not self.segment_ns:
             raise InputError(
-                f"task {self.name!r}: segments {self.segment_ns[:4]}, expected at least one, each"
-                " of 1 ns or more"
+                f"{where}: segments {self.segment_ns!r}, expected a tuple of one cost in ns or more"
             )
-        times_ns = (self.period_ns, self.deadline_ns)
-        if any(time_ns is not None and time_ns < 1 for time_ns in times_ns) or self.jitter_ns < 0:
-            raise InputError(
-                f"task {self.name!r}: period {self.period_ns} ns, deadline {self.deadline_ns} ns,"
-                f" jitter {self.jitter_ns} ns; allowed from 1, 1 and 0"
-            )
-        if not 1 <= self.corun_factor <= 1000:
-            raise InputError(
-                f"task {self.name!r}: co-run factor {self.corun_factor}, allowed 1 to 1000"
-            )
+        is_int = set(map(type, self.segment_ns)) == {int}
+        if not is_int or min(self.segment_ns) < 1 or max(self.segment_ns) > MAX_NS:
+            for idx, cost_ns in enumerate(self.segment_ns):
+                _check_int(where, f"segment {idx} in ns", cost_ns, 1, MAX_NS)
+        for what, time_ns in (
+            ("period", self.period_ns),
+            ("deadline", self.deadline_ns),
+            ("total", self.total_ns),
+        ):
+            if time_ns is not None:
+                _check_int(where, f"{what} in ns", time_ns, 1, MAX_NS)
+        _check_int(where, "jitter in ns", self.jitter_ns, 0, MAX_NS)
+        if self.priority is not None:
+            _check_int(where, "priority", self.priority, -MAX_PRIORITY, MAX_PRIORITY)
+        if type(self.is_best_effort) is not bool:
+            raise InputError(f"{where}: is_best_effort {self.is_best_effort!r}, allowed a boolean")
+        if self.source not in SOURCES:
+            raise InputError(f"{where}: source {self.source!r}, allowed {', '.join(SOURCES)}")
+        _check_number(where, "co-run factor", self.corun_factor, 1, 1000)
 
     @property
     def implicit_deadline_ns(self) -> int | None:
@@ -150,12 +170,17 @@ class SetBound:
 
 
 def scaled_ns(cost_ns: int, factor: float) -> int:
-    """A cost times a factor that counts in millionths, rounded up.
+    """A cost times a factor that counts in millionths, both rounded up.
 
-    >>> scaled_ns(1000, 1.1), scaled_ns(3, 1.1)
-    (1100, 4)
+    >>> scaled_ns(1000, 1.1), scaled_ns(3, 1.1), scaled_ns(10**6, 1 + 1e-9)
+    (1100, 4, 1000001)
     """
-    return -(-cost_ns * round(factor * _MILLIONTHS) // _MILLIONTHS)
+    return -(-cost_ns * _in_millionths(factor) // _MILLIONTHS)
+
+
+def _in_millionths(factor: float) -> int:
+    """Rounded up: a margin that was asked for is not less."""
+    return math.ceil(factor * _MILLIONTHS * (1 - _FLOAT_ERROR))
 
 
 def unscaled_ns(scaled: int, factor: float) -> int:
@@ -164,7 +189,7 @@ def unscaled_ns(scaled: int, factor: float) -> int:
     >>> unscaled_ns(1100, 1.1), unscaled_ns(4, 1.1)
     (1000, 4)
     """
-    return -(-scaled * _MILLIONTHS // round(factor * _MILLIONTHS))
+    return -(-scaled * _MILLIONTHS // _in_millionths(factor))
 
 
 def late_reason(response_ns: int, deadline_ns: int) -> str | None:
