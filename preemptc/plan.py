@@ -24,7 +24,7 @@ from preempt_runtime.schedulability import (
     single_changes,
     tries_every_change,
 )
-from preempt_runtime.task_table import TaskSpec
+from preempt_runtime.task_table import NamedShape, TaskSpec
 from preempt_runtime.taskset import TaskSetSpec
 from preempt_runtime.units import fmt_exact_ns, fmt_ns, rounded_down_ns
 from preemptc.backends import BackendOptions, Progress
@@ -66,6 +66,7 @@ class Compilation:
     target: str
     backend: BackendOptions
     max_segment_ns: int | None
+    shapes: tuple[NamedShape, ...] = ()
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -77,6 +78,7 @@ class Compilation:
             *("preemptc", "compile", str(self.model), "--target", self.target, *cut),
             *("--bound-quantile", _QUANTILE),
             *(word for option, value in self._chosen() for word in (option, str(value))),
+            *(word for named in self.shapes for word in ("--shape", shape_text(named))),
             *(("--profile", str(self.profile)) if self.profile is not None else ()),
             *(("-o", str(self.bundle)) if self.bundle is not None else ()),
         )
@@ -95,9 +97,9 @@ class Compilation:
 class TaskSetPlan:
     """What was chosen, what the analysis says of it, and what to compile.
 
-    `limits_ns` are bounds on segments by task, None where a network may stay whole or is as it
-    is; `changes` are proposals for a set that is not schedulable. `is_compiled` tells whether the
-    costs are those of the bundles just compiled.
+    `limits_ns` are bounds on segments by task, the file's own where it gives one, None where a
+    network may stay whole or is as it is; `changes` are proposals for a set that is not
+    schedulable. `is_compiled` tells whether the costs are those of the bundles just compiled.
     """
 
     taskset: TaskSetSpec
@@ -133,8 +135,9 @@ def plan_taskset(
     progress("analysis", 0.0)
     problem = _problem(taskset, costs, options)
     choice = problem.choose()
+    prescribed_ns = {task.name: task.max_segment_ns for task in taskset.tasks}
     limits_ns = {
-        name: None if limit_ns is None else _readable_ns(limit_ns, choice.cut_of(name))
+        name: prescribed_ns[name] or _readable_ns(limit_ns, choice.cut_of(name))
         for name, limit_ns in segment_limits(choice, problem.fronts).items()
     }
     if not choice.is_schedulable:
@@ -149,8 +152,10 @@ def plan_taskset(
     )
 
 
-def _readable_ns(limit_ns: int, cut: tuple[int, ...]) -> int:
+def _readable_ns(limit_ns: int | None, cut: tuple[int, ...]) -> int | None:
     """A bound of three digits where one is as good: it still allows the chosen cut."""
+    if limit_ns is None:
+        return None
     rounded_ns = rounded_down_ns(limit_ns)
     return rounded_ns if rounded_ns >= max(cut) else limit_ns
 
@@ -238,6 +243,16 @@ def _refuse_without_bundle(tasks: tuple[TaskSpec, ...]) -> None:
             )
 
 
+def shape_text(named: NamedShape) -> str:
+    """A shape as `--shape` takes it.
+
+    >>> shape_text(("image", (1, 3, 224)))
+    'image=1x3x224'
+    """
+    name, dims = named
+    return f"{name}={'x'.join(map(str, dims))}"
+
+
 def _place(bundle: Path) -> Path:
     """Where it lies, however its path is spelt."""
     return Path(os.path.realpath(bundle))
@@ -253,12 +268,17 @@ def _refuse_two_into_one(tasks: tuple[TaskSpec, ...]) -> None:
         for key, mine, its in (
             ("model", task.model, other.model),
             ("profile", task.profile, other.profile),
+            ("shapes", _shapes_text(task), _shapes_text(other)),
         ):
             if mine != its:
                 raise InputError(
                     f"task {task.name!r}: {key} {mine} for bundle {task.bundle}, task"
                     f" {other.name!r} has {its}; give each its own bundle, or both the same {key}"
                 )
+
+
+def _shapes_text(task: TaskSpec) -> str:
+    return ", ".join(map(shape_text, task.shapes)) or "none"
 
 
 def _problem(
@@ -304,13 +324,13 @@ def _compilations(
     taskset: TaskSetSpec, limits_ns: Mapping[str, int | None], options: PlanOptions
 ) -> tuple[Compilation, ...]:
     """One per bundle; of tasks that share it, the smallest bound counts."""
-    found: dict[tuple[Path | None, ...], Compilation] = {}
+    found: dict[tuple[object, ...], Compilation] = {}
     for task in taskset.tasks:
         if task.model is None:
             continue
-        limit_ns = task.max_segment_ns if task.max_segment_ns else limits_ns[task.name]
+        limit_ns = limits_ns[task.name]
         bundle = None if task.bundle is None else _place(task.bundle)
-        place = (task.model, bundle, task.profile)
+        place = (task.model, bundle, task.profile, task.shapes)
         if place in found and found[place].max_segment_ns is not None:
             others_ns = found[place].max_segment_ns or 0
             limit_ns = others_ns if limit_ns is None else min(limit_ns, others_ns)
@@ -321,6 +341,7 @@ def _compilations(
             target=options.target,
             backend=_backend(taskset, options),
             max_segment_ns=limit_ns,
+            shapes=task.shapes,
         )
     return tuple(found.values())
 
@@ -344,6 +365,7 @@ def _compile_options(each: Compilation) -> CompileOptions:
             quantile=_QUANTILE,
         ),
         backend=each.backend,
+        shapes=dict(each.shapes),
         profile=each.profile,
     )
 

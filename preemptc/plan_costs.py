@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from preempt_runtime.bundle import open_bundle
+from preempt_runtime.errors import ModelError
 from preempt_runtime.plan_choice import is_measured, machine_of, plan_with_costs
 from preempt_runtime.schedulability import (
     CostSource,
@@ -118,9 +119,17 @@ def _network_costs(
         target=options.target,
         goal=_WHOLE,
         backend=options.backend,
+        shapes=dict(task.shapes),
         profile=task.profile,
     )
-    prepared = prepare(model, compiling, cache, progress)
+    try:
+        prepared = prepare(model, compiling, cache, progress)
+    except ModelError as err:
+        if "--shape" not in str(err):
+            raise
+        raise ModelError(
+            f"task {task.name!r}: {err} (in a task set --shape is the task's key shapes)"
+        ) from err
     if prepared.backend.is_portable:
         profile = costs_without_device(prepared, compiling)
     else:

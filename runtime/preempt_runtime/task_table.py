@@ -1,6 +1,7 @@
 """One `[[task]]` of a task set: its network or its costs, its urgency, its releases."""
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +27,10 @@ from preempt_runtime.toml_table import TomlTable
 MAX_SEED = 2**63 - 1
 MAX_SEGMENTS = 100_000
 _MAX_PENDING = 1_000_000
+_SHAPE = re.compile(r"[1-9]\d{0,17}(?:x[1-9]\d{0,17})*", re.ASCII)
+NamedShape = tuple[str, tuple[int, ...]]
 TASK_KEYS = (
-    *("name", "bundle", "plan", "model", "profile", "cost", "segments", "max_segment"),
+    *("name", "bundle", "plan", "model", "profile", "shapes", "cost", "segments", "max_segment"),
     *("point_cost", "priority", "best_effort", "period", "jitter", "deadline", "late", "mailbox"),
     *("max_pending", "buffers", "inputs", "seed", "check_inputs", "arrival"),
 )
@@ -81,11 +84,11 @@ class TaskSpec:
     """One task as the file describes it, with its defaults filled in.
 
     `bundle` is None where the file gives costs instead; `model` is what the bundle is compiled
-    from, `max_segment_ns` the bound that it is to keep. `priority` is None for best effort, and
-    where the policy needs none. `period_ns` is the least time between releases, None where they
-    know none. `plan` is None where the bundle's own order decides, `inputs` where they are random;
-    `max_pending` is None for a queue without a bound, `buffers` how many of its jobs may be in
-    flight. `arrival_file` is what recorded releases were read from.
+    from, with static `shapes` of inputs that have none, `max_segment_ns` the bound that it is to
+    keep. `priority` is None for best effort, and where the policy needs none. `period_ns` is the
+    least time between releases, None where they know none. `plan` is None where the bundle's own
+    order decides, `inputs` where they are random; `max_pending` is None for a queue without a
+    bound. `arrival_file` is what recorded releases were read from.
     """
 
     name: str
@@ -103,6 +106,7 @@ class TaskSpec:
     arrival_file: Path | None = None
     model: Path | None = None
     profile: Path | None = None
+    shapes: tuple[NamedShape, ...] = ()
     cost: CostSpec | None = None
     max_segment_ns: int | None = None
     period_ns: int | None = None
@@ -154,6 +158,7 @@ def read_task(
         arrival_file=arrival_file,
         model=model,
         profile=_read_file(table, "profile", path.parent),
+        shapes=_read_shapes(table),
         cost=cost,
         max_segment_ns=_positive_ns(table, "max_segment"),
         period_ns=period_ns,
@@ -170,6 +175,7 @@ def _refuse_idle_keys(table: TomlTable) -> None:
         raise InputError(f"{table.where}: found both model and {costs}; leave one of them out")
     for key, needed in (
         ("profile", ("model",)),
+        ("shapes", ("model",)),
         ("point_cost", ("cost",)),
         ("max_segment", ("model", "cost")),
         ("plan", ("bundle",)),
@@ -211,6 +217,20 @@ def _read_file(table: TomlTable, key: str, folder: Path) -> Path | None:
             f"{table.where}: {key} {file} is no file; correct the path (relative to the task set)"
         )
     return file
+
+
+def _read_shapes(table: TomlTable) -> tuple[NamedShape, ...]:
+    """Inputs with their static shapes, by name."""
+    if not table.has("shapes"):
+        return ()
+    shapes = table.table("shapes", f"{table.where}: shapes")
+    found = []
+    for name in sorted(shapes.entries):
+        text = shapes.text(name)
+        if not _SHAPE.fullmatch(text):
+            raise shapes.error(name, "dimensions from 1 on, such as 1x3x224x224")
+        found.append((name, tuple(int(dim) for dim in text.split("x"))))
+    return tuple(found)
 
 
 def _read_cost(table: TomlTable) -> CostSpec | None:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -277,14 +278,14 @@ def test_a_name_is_a_string() -> None:
 
 
 def test_impossible_assumptions_and_sets_are_refused() -> None:
-    every: tuple[dict[str, object], ...] = (
+    every: tuple[dict[str, Any], ...] = (
         *({"depth": 0}, {"dispatch_ns": -1}, {"margin_frac": -0.1}, {"corun_factor": 0.5}),
         *({"depth": 1.5}, {"depth": "2"}, {"margin_frac": float("nan")}, {"margin_frac": None}),
         *({"resume_cost_ns": 0.5}, {"corun_factor": float("inf")}, {"margin_frac": "10%"}),
     )
     for wrong in every:
         with pytest.raises(InputError, match=r"assumptions: .* allowed"):
-            Assumptions(**wrong)  # type: ignore[arg-type]
+            Assumptions(**wrong)
     with pytest.raises(InputError, match="at least one"):
         analyse([], "edf")
     with pytest.raises(InputError, match="a name of its own"):

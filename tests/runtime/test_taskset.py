@@ -526,6 +526,13 @@ def test_a_file_is_read_once_and_counts_as_read_without_tasks(folder: Path) -> N
         ('segments = ["1ms"]\nmax_segment = "1ms"', "'max_segment': .* only beside model or cost"),
         ('bundle = "net.bundle"\nmax_segment = "1ms"', "only beside model or cost"),
         ('cost = "1ms"\nplan = "whole"', "'plan': .* only beside bundle"),
+        (
+            'cost = "1ms"\nshapes = { x = "1x3" }',
+            "'shapes': it is a table, allowed only beside model",
+        ),
+        ('model = "set.toml"\nshapes = "x=1x3"', "key 'shapes': found 'x=1x3', allowed a table"),
+        ('model = "set.toml"\nshapes = { x = "1x0" }', "key 'x': found '1x0', allowed dimensions"),
+        ('model = "set.toml"\nshapes = { x = [1, 3] }', "shapes: key 'x': it is an array"),
         ('cost = "1ms"\nlate = "never"', "one of run, skip, drop"),
         ('cost = "1ms"\njitter = "1ms"', "only beside period"),
     ],

@@ -26,6 +26,7 @@ from preemptc.plan import PlanOptions, TaskSetPlan
 from preemptc.plan_costs import bundle_costs, front_of_network
 from preemptc.search import SegmentCosts, pareto_front
 from tests.runtime.fake_bundles import manifest_of, write_bundle
+from tests.unit import onnx_models
 
 ROBOT = """\
 [taskset]
@@ -251,6 +252,34 @@ bundle = "idle.bundle"
 best_effort = true
 arrival = { kind = "closed_loop" }
 """
+
+
+def test_dynamic_shapes_are_given_by_task(work: Path) -> None:
+    onnx_models.save(onnx_models.dynamic(), work / "dynamic.onnx")
+    text = NETWORKS.replace('"tiny.onnx"', '"dynamic.onnx"')
+    result = plan(text, work, code=1)
+    assert "task 'urgent': dynamic.onnx: input 'x' has" in result.stderr
+    assert "(in a task set --shape is the task's key shapes)" in result.stderr
+    text = text.replace('bundle = "urgent', 'shapes = { x = "4x8" }\nbundle = "urgent')
+    text = text.replace('bundle = "idle', 'shapes = { x = "2x8" }\nbundle = "idle')
+    found = document(text, work, "--compile")
+    commands = [shlex.join(words) for words in found["commands"]]
+    assert " --shape x=4x8 " in commands[0]
+    assert " --shape x=2x8 " in commands[1]
+    for name, rows in (("urgent", 4), ("idle", 2)):
+        graph = open_bundle(work / f"{name}.bundle").manifest.graphs[0]
+        assert [spec.shape for spec in graph.inputs] == [(rows, 8)]
+    into_one = text.replace("idle.bundle", "urgent.bundle")
+    result = plan(into_one, work, code=1)
+    assert "task 'idle': shapes x=2x8 for bundle" in result.stderr
+    assert "task 'urgent' has x=4x8" in result.stderr
+
+
+def test_a_bound_that_the_file_prescribes_is_shown(work: Path) -> None:
+    text = ROBOT.replace('point_cost = "100us"', 'point_cost = "100us"\nmax_segment = "40ms"')
+    assert document(text, work, code=1)["tasks"][2]["max_segment_ns"] == 40_000_000
+    shown = plan(text, work, code=1).stdout
+    assert re.search(r"captioner .* 40ms +given in the file", shown)
 
 
 def test_networks_are_profiled_compiled_and_judged_by_what_was_measured(work: Path) -> None:
