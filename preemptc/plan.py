@@ -24,17 +24,16 @@ from preempt_runtime.schedulability import (
     single_changes,
     tries_every_change,
 )
-from preempt_runtime.task_table import NamedShape, TaskSpec
+from preempt_runtime.task_table import TaskSpec
 from preempt_runtime.taskset import TaskSetSpec
-from preempt_runtime.units import fmt_exact_ns, fmt_ns, rounded_down_ns
+from preempt_runtime.units import fmt_ns, rounded_down_ns
 from preemptc.backends import BackendOptions, Progress
 from preemptc.cache import BuildCache
-from preemptc.pipeline import CompileOptions, compile_model
+from preemptc.compilation import Compilation, shape_text
+from preemptc.pipeline import compile_model
 from preemptc.plan_costs import CostOptions, NetworkCuts, bundle_costs, costs_of_tasks
-from preemptc.replan import Goal
 from preemptc.targets import CPU
 
-_QUANTILE = "max"
 # In docs/results/cpu-networks.json most networks' segments have maxima that sum up to 1.13 to 1.31
 # times their medians, with an outlier among them up to 2.9 times.
 _HEADROOMS = (0.0, 0.25, 0.6)
@@ -54,43 +53,6 @@ class PlanOptions:
     margin_frac: float | None = None
     dispatch_ns: int | None = None
     headroom_frac: float = 0.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Compilation:
-    """One bundle to compile: `max_segment_ns` is None for a network that stays whole."""
-
-    model: Path
-    bundle: Path | None
-    profile: Path | None
-    target: str
-    backend: BackendOptions
-    max_segment_ns: int | None
-    shapes: tuple[NamedShape, ...] = ()
-
-    @property
-    def words(self) -> tuple[str, ...]:
-        """The command that does it."""
-        cut = ("--segments", "1")
-        if self.max_segment_ns is not None:
-            cut = ("--max-segment", fmt_exact_ns(self.max_segment_ns))
-        return (
-            *("preemptc", "compile", str(self.model), "--target", self.target, *cut),
-            *("--bound-quantile", _QUANTILE),
-            *(word for option, value in self._chosen() for word in (option, str(value))),
-            *(word for named in self.shapes for word in ("--shape", shape_text(named))),
-            *(("--profile", str(self.profile)) if self.profile is not None else ()),
-            *(("-o", str(self.bundle)) if self.bundle is not None else ()),
-        )
-
-    def _chosen(self) -> list[tuple[str, object]]:
-        """The backend's options that differ from their defaults."""
-        options = {
-            "--threads": self.backend.threads,
-            "--precision": self.backend.precision,
-            "--opt-level": self.backend.level,
-        }
-        return [(option, value) for option, value in options.items() if value is not None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,7 +162,7 @@ def compile_plan(
     for each in plan.compilations:
         assert each.bundle is not None
         try:
-            compile_model(each.model, each.bundle, _compile_options(each), cache, progress)
+            compile_model(each.model, each.bundle, each.options, cache, progress)
         except InfeasibleError as err:
             names = [task.name for task in plan.taskset.tasks if task.bundle == each.bundle]
             raise InfeasibleError(
@@ -241,16 +203,6 @@ def _refuse_without_bundle(tasks: tuple[TaskSpec, ...]) -> None:
                 f"task {task.name!r}: no bundle to compile {task.model} into; write bundle ="
                 f" {task.model.stem + '.bundle'!r}, or leave --compile out"
             )
-
-
-def shape_text(named: NamedShape) -> str:
-    """A shape as `--shape` takes it.
-
-    >>> shape_text(("image", (1, 3, 224)))
-    'image=1x3x224'
-    """
-    name, dims = named
-    return f"{name}={'x'.join(map(str, dims))}"
 
 
 def _place(bundle: Path) -> Path:
@@ -352,21 +304,6 @@ def _backend(taskset: TaskSetSpec, options: PlanOptions) -> BackendOptions:
         threads=taskset.threads if options.target == CPU.name else None,
         precision=options.precision,
         level=options.level,
-    )
-
-
-def _compile_options(each: Compilation) -> CompileOptions:
-    is_whole = each.max_segment_ns is None
-    return CompileOptions(
-        target=each.target,
-        goal=Goal(
-            max_segment_ns=each.max_segment_ns,
-            num_segments=1 if is_whole else None,
-            quantile=_QUANTILE,
-        ),
-        backend=each.backend,
-        shapes=dict(each.shapes),
-        profile=each.profile,
     )
 
 

@@ -88,7 +88,8 @@ class TaskSpec:
     keep. `priority` is None for best effort, and where the policy needs none. `period_ns` is the
     least time between releases, None where they know none. `plan` is None where the bundle's own
     order decides, `inputs` where they are random; `max_pending` is None for a queue without a
-    bound. `arrival_file` is what recorded releases were read from.
+    bound, `buffers` how many of its jobs may be in flight. `arrival_file` is what recorded releases
+    were read from.
     """
 
     name: str
