@@ -13,6 +13,7 @@ from preempt_runtime.manifest import GraphSpec, Latency, SegmentSpec, TensorSpec
 from preempt_runtime.simulated_costs import CostMode, SegmentCost, TaskCosts
 
 _JOB = "job"
+_SKIPPED_AT_ONCE = 1 << 14
 
 
 class CostStream:
@@ -25,7 +26,7 @@ class CostStream:
     def __init__(self, costs: TaskCosts, mode: CostMode, *, seed: int, task: str) -> None:
         self._segments = costs.segments
         # A string seed is hashed with SHA-512: the same stream on every Python and platform.
-        self._draw = random.Random(f"{seed}/{task}/costs").random
+        self._random = random.Random(f"{seed}/{task}/costs")
         self._next_job_idx = 0
         self.is_constant = mode != "random" or all(map(_is_certain, costs.segments))
         self._constant_ns = [
@@ -36,11 +37,17 @@ class CostStream:
         """The costs of the job of that number, which must not be below the last one asked for."""
         if self.is_constant:
             return self._constant_ns
-        draw, num_segments = self._draw, len(self._segments)
-        for _ in range((job_idx - self._next_job_idx) * num_segments):
-            draw()
+        self._skip((job_idx - self._next_job_idx) * len(self._segments))
         self._next_job_idx = job_idx + 1
+        draw = self._random.random
         return [segment.drawn_ns(draw()) for segment in self._segments]
+
+    def _skip(self, num_draws: int) -> None:
+        """Draw without looking: 64 bits each, a fifth of the time that a call for each takes."""
+        while num_draws:
+            num = min(num_draws, _SKIPPED_AT_ONCE)
+            self._random.getrandbits(64 * num)
+            num_draws -= num
 
 
 def _is_certain(cost: SegmentCost) -> bool:

@@ -467,6 +467,17 @@ def test_segments_in_flight_hold_up_an_urgent_job(
     assert [job.start_ns for job in recording.jobs if job.task == "urgent"] == [start_ns]
 
 
+def test_skipped_jobs_draw_what_they_would_have_drawn() -> None:
+    """Also very many of them at once, as behind a latest mailbox."""
+    cost = SegmentCost(p50_ns=100, p99_ns=150, max_ns=900)
+    costs = TaskCosts(segments=(cost, cost, cost), source="measured")
+    one, other = (CostStream(costs, "random", seed=7, task="t") for _ in range(2))
+    every = [one.job_ns(idx) for idx in range(20_001)]
+    assert [other.job_ns(idx) for idx in (0, 1, 5, 20_000)] == [
+        every[idx] for idx in (0, 1, 5, 20_000)
+    ]
+
+
 def test_setting_up_many_tasks_takes_a_time_that_grows_with_their_number(tmp_path: Path) -> None:
     """A thousand tasks took 14 s, by the cube of their number; they take half a second."""
     tables = "".join(
