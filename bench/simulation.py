@@ -17,8 +17,8 @@ from typing import Any
 from bench.intervals import quantiles_of
 from bench.machine import MachineWatch
 from bench.publish import where
-from preempt_runtime.simulate import SimulationOptions, simulate
-from preempt_runtime.simulated_costs import CostMode, SegmentCost, TaskCosts, read_costs
+from preempt_runtime.simulation.costs import CostMode, SegmentCost, TaskCosts, read_costs
+from preempt_runtime.simulation.simulate import SimulationOptions, simulate
 from preempt_runtime.taskset import TaskSetSpec, read_taskset
 from preempt_runtime.units import fmt_bytes
 

@@ -10,19 +10,19 @@ from preempt_runtime.cli_values import axis, duration, integer, path, policy
 from preempt_runtime.errors import InputError, PreemptError
 from preempt_runtime.load_taskset import check_taskset_output
 from preempt_runtime.output_file import write_output
-from preempt_runtime.simulate import SimulationOptions, simulate
-from preempt_runtime.simulated_costs import COST_MODES, read_costs
-from preempt_runtime.simulation_plot import sweep_svg
-from preempt_runtime.simulation_points import SweepAxis, points_of
-from preempt_runtime.simulation_report import MODES, document_from_simulation, print_simulation
-from preempt_runtime.simulation_sweep import (
+from preempt_runtime.simulation.costs import COST_MODES, read_costs
+from preempt_runtime.simulation.plot import sweep_svg
+from preempt_runtime.simulation.points import SweepAxis, points_of
+from preempt_runtime.simulation.report import MODES, document_from_simulation, print_simulation
+from preempt_runtime.simulation.simulate import SimulationOptions, simulate
+from preempt_runtime.simulation.sweep import (
     MAX_RUNS,
     SweepInterrupted,
     check_num_runs,
     run_sweep,
     runs_of,
 )
-from preempt_runtime.simulation_table import (
+from preempt_runtime.simulation.table import (
     PointResult,
     document_from_sweep,
     print_sweep,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from preempt_runtime.errors import InputError
 from preempt_runtime.policies import policy_from_name
-from preempt_runtime.simulation_points import SweepAxis, axis_from_text
+from preempt_runtime.simulation.points import SweepAxis, axis_from_text
 from preempt_runtime.units import parse_duration_ns
 
 

@@ -16,16 +16,16 @@ from preempt_runtime.policies import POLICIES
 from preempt_runtime.records import JobRecord
 from preempt_runtime.run_report import document_from_report
 from preempt_runtime.run_taskset import RunOptions, run_taskset
-from preempt_runtime.simulate import SimulationOptions, SimulationReport, simulate
-from preempt_runtime.simulated_costs import (
+from preempt_runtime.simulation.costs import (
     COST_MODES,
     CostMode,
     SegmentCost,
     TaskCosts,
     read_costs,
 )
-from preempt_runtime.simulated_device import CostStream
-from preempt_runtime.simulation_report import document_from_simulation
+from preempt_runtime.simulation.device import CostStream
+from preempt_runtime.simulation.report import document_from_simulation
+from preempt_runtime.simulation.simulate import SimulationOptions, SimulationReport, simulate
 from preempt_runtime.taskset import read_taskset
 from preempt_runtime.testing import Recording, lines_from_recording
 from preempt_runtime.trace import TraceRecorder, text_from_trace

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from preempt_runtime import simulated_backlog
 from preempt_runtime.errors import InputError
 from preempt_runtime.metrics import Quantiles
 from preempt_runtime.records import JobState
-from preempt_runtime.simulate import SimulationOptions, SimulationReport, simulate
-from preempt_runtime.simulated_costs import read_costs
-from preempt_runtime.simulated_load import at_load
+from preempt_runtime.simulation import backlog
+from preempt_runtime.simulation.costs import read_costs
+from preempt_runtime.simulation.load import at_load
+from preempt_runtime.simulation.simulate import SimulationOptions, SimulationReport, simulate
 from preempt_runtime.taskset import TaskSetSpec, read_taskset
 from preempt_runtime.testing import Recording
 
@@ -129,7 +129,7 @@ def test_a_queue_with_a_bound_of_its_own_may_hold_more(tmp_path: Path) -> None:
 def test_bounded_queues_that_hold_too_many_together_end_the_simulation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(simulated_backlog, "MAX_BACKLOG", 50)
+    monkeypatch.setattr(backlog, "MAX_BACKLOG", 50)
     says = (
         r"set\.toml: more than 50 jobs of all tasks wait, \d+ of them of task 'middle', at \d+ ns"
     )

@@ -14,19 +14,19 @@ from preempt_runtime.arrivals import Periodic, Poisson, Recorded, Sporadic
 from preempt_runtime.errors import InputError
 from preempt_runtime.metrics import Quantiles, TaskMetrics
 from preempt_runtime.run_taskset import no_jobs
-from preempt_runtime.simulate import SimulationOptions
-from preempt_runtime.simulated_costs import read_costs
-from preempt_runtime.simulated_load import mean_interval_ns, offered_load
-from preempt_runtime.simulation_plot import sweep_svg
-from preempt_runtime.simulation_points import SweepPoint, axis_from_text, points_of, with_seed
-from preempt_runtime.simulation_sweep import (
+from preempt_runtime.simulation.costs import read_costs
+from preempt_runtime.simulation.load import mean_interval_ns, offered_load
+from preempt_runtime.simulation.plot import sweep_svg
+from preempt_runtime.simulation.points import SweepPoint, axis_from_text, points_of, with_seed
+from preempt_runtime.simulation.simulate import SimulationOptions
+from preempt_runtime.simulation.sweep import (
     SweepRow,
     check_num_runs,
     run_point,
     run_sweep,
     runs_of,
 )
-from preempt_runtime.simulation_table import estimate, results_of
+from preempt_runtime.simulation.table import estimate, results_of
 from preempt_runtime.taskset import TaskSetSpec, read_taskset
 
 MS = 1_000_000

@@ -13,7 +13,7 @@ from preempt_runtime.arrivals import (
     Sporadic,
 )
 from preempt_runtime.errors import InputError
-from preempt_runtime.simulated_costs import CostMode, TaskCosts
+from preempt_runtime.simulation.costs import CostMode, TaskCosts
 from preempt_runtime.task_table import TaskSpec
 from preempt_runtime.taskset import TaskSetSpec
 from preempt_runtime.units import fmt_ns

@@ -8,8 +8,8 @@ from itertools import groupby
 from typing import Any, TextIO
 
 from preempt_runtime.metrics import TaskMetrics, json_from_metrics
-from preempt_runtime.simulation_points import SweepAxis, Value, name_of
-from preempt_runtime.simulation_sweep import SweepRow
+from preempt_runtime.simulation.points import SweepAxis, Value, name_of
+from preempt_runtime.simulation.sweep import SweepRow
 from preempt_runtime.tables import print_table
 from preempt_runtime.taskset import TaskSetSpec
 

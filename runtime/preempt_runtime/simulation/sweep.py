@@ -16,10 +16,10 @@ from multiprocessing import connection, resource_tracker
 from preempt_runtime.errors import InputError, PreemptError
 from preempt_runtime.interruption import caught_signals
 from preempt_runtime.metrics import TaskMetrics
-from preempt_runtime.simulate import SimulationOptions, simulate
-from preempt_runtime.simulated_costs import TaskCosts
-from preempt_runtime.simulated_load import check_length
-from preempt_runtime.simulation_points import SweepAxis, SweepPoint, Value, name_of, with_seed
+from preempt_runtime.simulation.costs import TaskCosts
+from preempt_runtime.simulation.load import check_length
+from preempt_runtime.simulation.points import SweepAxis, SweepPoint, Value, name_of, with_seed
+from preempt_runtime.simulation.simulate import SimulationOptions, simulate
 from preempt_runtime.taskset import TaskSetSpec
 
 MAX_RUNS = 10_000

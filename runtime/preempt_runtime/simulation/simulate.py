@@ -27,10 +27,10 @@ from preempt_runtime.run_taskset import (
     cancel_everything,
     no_jobs,
 )
-from preempt_runtime.simulated_backlog import MAX_BACKLOG, BacklogWatch
-from preempt_runtime.simulated_costs import CostMode, TaskCosts
-from preempt_runtime.simulated_device import SimulatedDevice, network_from_costs
-from preempt_runtime.simulated_load import check_length, offered_load
+from preempt_runtime.simulation.backlog import MAX_BACKLOG, BacklogWatch
+from preempt_runtime.simulation.costs import CostMode, TaskCosts
+from preempt_runtime.simulation.device import SimulatedDevice, network_from_costs
+from preempt_runtime.simulation.load import check_length, offered_load
 from preempt_runtime.source import Arrivals
 from preempt_runtime.taskset import TaskSetSpec
 

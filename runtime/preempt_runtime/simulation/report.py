@@ -3,8 +3,8 @@
 from typing import Any, TextIO
 
 from preempt_runtime.run_report import document_from_report, print_report
-from preempt_runtime.simulate import SimulationReport
-from preempt_runtime.simulated_costs import SegmentCost, TaskCosts
+from preempt_runtime.simulation.costs import SegmentCost, TaskCosts
+from preempt_runtime.simulation.simulate import SimulationReport
 from preempt_runtime.tables import print_table
 from preempt_runtime.units import fmt_ns
 

@@ -10,7 +10,7 @@ import numpy as np
 from preempt_runtime.clock import VirtualClock
 from preempt_runtime.device import MAX_DEPTH, Array, JobBuffers
 from preempt_runtime.manifest import GraphSpec, Latency, SegmentSpec, TensorSpec
-from preempt_runtime.simulated_costs import CostMode, SegmentCost, TaskCosts
+from preempt_runtime.simulation.costs import CostMode, SegmentCost, TaskCosts
 
 _JOB = "job"
 _SKIPPED_AT_ONCE = 1 << 14

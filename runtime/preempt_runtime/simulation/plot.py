@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from preempt_runtime.simulation_points import SweepAxis, Value
-from preempt_runtime.simulation_table import Estimate, PointResult
+from preempt_runtime.simulation.points import SweepAxis, Value
+from preempt_runtime.simulation.table import Estimate, PointResult
 from preempt_runtime.svg import GRID, INK, Scale, document, linear_ticks, log_ticks, scale, words
 
 _WIDTH, _LEFT, _RIGHT, _TOP = 720, 76, 24, 64
