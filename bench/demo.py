@@ -31,8 +31,8 @@ from preempt_runtime.tables import print_table
 from preempt_runtime.trace import trace_from_records, write_trace
 from preempt_runtime.units import fmt_ns
 from preemptc.cache import BuildCache, write_atomically
+from preemptc.goal import Goal
 from preemptc.pipeline import compile_model
-from preemptc.replan import Goal
 
 _PERIOD_FACTOR, _JITTER_FRAC = 5, 0.5
 _MIN_RELEASES_PER_LONG_JOB = 4

@@ -40,9 +40,9 @@ from preempt_runtime.taskset import read_taskset
 from preempt_runtime.units import fmt_ns
 from preemptc.backends import BackendOptions
 from preemptc.cache import BuildCache, write_atomically
+from preemptc.goal import Goal
 from preemptc.pipeline import CompileOptions, compile_model
 from preemptc.plan import PlanOptions, TaskSetPlan
-from preemptc.replan import Goal
 
 NETWORKS = ("mobilenet_v2", "distilbert", "resnet50", "vit_b_16", "resnet152")
 QUICK_NETWORKS = ("light/squeezenet", "mobilenet_v2")

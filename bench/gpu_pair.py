@@ -30,8 +30,8 @@ from preempt_runtime.errors import PreemptError
 from preempt_runtime.loading import open_backend
 from preemptc.backends import BackendOptions
 from preemptc.cache import BuildCache, write_atomically
+from preemptc.goal import Goal
 from preemptc.pipeline import CompileOptions, compile_model, prepare, profile_model
-from preemptc.replan import Goal
 
 _OUT = Path("docs/results")
 _NUM_WARM_UP = 50

@@ -28,10 +28,10 @@ from preempt_runtime.units import fmt_ns, rounded_down_ns
 from preemptc.backends import BackendOptions
 from preemptc.backends.reference import SourceReference
 from preemptc.cache import BuildCache, write_atomically
+from preemptc.goal import Goal
 from preemptc.onnx_io.files import MODEL_FILE
 from preemptc.pipeline import CompileOptions, compile_model, costs_without_device, prepare
 from preemptc.rebuild import rebuild
-from preemptc.replan import Goal
 
 NAME = "gpu-portable"
 _OUT = Path("docs/results")

@@ -7,7 +7,7 @@ from preempt_runtime.task_table import NamedShape
 from preempt_runtime.units import fmt_exact_ns
 from preemptc.backends import BackendOptions
 from preemptc.pipeline import CompileOptions
-from preemptc.replan import Goal
+from preemptc.goal import Goal
 
 _QUANTILE = "max"
 

@@ -21,15 +21,16 @@ from preempt_runtime.network_memory import extension_from_engines
 from preemptc import __version__
 from preemptc.backends import Artefacts, Bench
 from preemptc.cache import sha256_of
+from preemptc.goal import Goal
 from preemptc.interface import GRAPH_ID, graph_spec, spec_of, tensor_info
 from preemptc.model import Lowered, Model
 from preemptc.onnx_io.files import MODEL_FILE, WEIGHTS_FILE, read_graph, save_piece
 from preemptc.onnx_io.graphs import extract
 from preemptc.onnx_io.versions import ONNX_VERSION
 from preemptc.profile import LatencyProfile, json_from_profile
-from preemptc.replan import Goal, MeasuredPlan
 from preemptc.search import SplitPlan
 from preemptc.segments import Segment, boundary_names, segments_from_split_points
+from preemptc.trials import MeasuredPlan
 
 PROFILE_FILE = "profile.json"
 PLAN_ID = "segments"

@@ -29,6 +29,7 @@ from preemptc.cache import BuildCache
 from preemptc.candidates import CandidateSet, find_candidates
 from preemptc.check import check_notes, check_segments
 from preemptc.deliver import check_place, deliver, read_built, save_built
+from preemptc.goal import Goal, search_goal
 from preemptc.interface import graph_spec
 from preemptc.load import load
 from preemptc.machine_speed import SPEED_FACTOR, machine_speed, renewal_notes, speed_notes
@@ -42,8 +43,9 @@ from preemptc.profile import (
     json_from_profile,
     profile_from_json,
 )
-from preemptc.replan import Goal, MeasuredPlan, plan_until_kept, search_goal
+from preemptc.replan import plan_until_kept
 from preemptc.search import SplitPlan, segment_costs
+from preemptc.trials import MeasuredPlan
 
 REPORT_FILE = "report.json"
 

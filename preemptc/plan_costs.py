@@ -16,6 +16,7 @@ from preempt_runtime.schedulability import (
 from preempt_runtime.task_table import CostSpec, TaskSpec
 from preemptc.backends import BackendOptions, Progress
 from preemptc.cache import BuildCache
+from preemptc.goal import Goal
 from preemptc.pipeline import (
     CompileOptions,
     candidates_of,
@@ -23,7 +24,6 @@ from preemptc.pipeline import (
     prepare,
     profile_model,
 )
-from preemptc.replan import Goal
 from preemptc.search import SegmentCosts, pareto_front, search_bound, segment_costs
 
 _MAX_CUTS = 200

@@ -8,10 +8,10 @@ from preempt_runtime.bundle import Bundle, open_bundle
 from preempt_runtime.errors import BundleError, InputError
 from preemptc.backends import BackendOptions, Progress
 from preemptc.cache import BuildCache
+from preemptc.goal import Goal
 from preemptc.onnx_io.files import MODEL_FILE
 from preemptc.pack import EXTENSION
 from preemptc.pipeline import CompileOptions, compile_model
-from preemptc.replan import Goal
 
 _AGAIN = "compile it again with `preemptc compile`"
 

@@ -10,14 +10,12 @@ from dataclasses import replace
 
 from preempt_runtime.errors import BuildError, InfeasibleError
 from preemptc.backends import Bench, Progress
-from preemptc.goal import Describe, Goal, search_goal
+from preemptc.goal import Describe, Goal
 from preemptc.improve import improved
 from preemptc.search import SplitPlan, search_count, search_overhead
 from preemptc.segment_costs import SegmentCosts
-from preemptc.trials import MeasuredPlan, Trial, Trials
+from preemptc.trials import MeasuredPlan, Trials
 from preemptc.under_bound import MARGIN_FRAC, first_kept
-
-__all__ = ["Goal", "MeasuredPlan", "Trial", "plan_until_kept", "search_goal"]
 
 _MAX_ROUNDS = 12
 _COUNT_ROUNDS = 3

@@ -16,8 +16,8 @@ from preemptc.commands.options import (
     profile_option,
 )
 from preemptc.commands.values import duration_ns, fraction
+from preemptc.goal import Goal
 from preemptc.pipeline import compile_model, read_profile
-from preemptc.replan import Goal
 from preemptc.terminal import show, watched
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from preempt_runtime.manifest import PlanSpec
 from preempt_runtime.units import fmt_ns
 from preemptc.candidates import CandidateCounts
-from preemptc.replan import Goal
+from preemptc.goal import Goal
 from preemptc.report import (
     Table,
     facts,

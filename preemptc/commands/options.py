@@ -13,9 +13,9 @@ from preempt_runtime.output_file import check_output
 from preemptc.backends import BackendOptions
 from preemptc.cache import BuildCache
 from preemptc.commands.values import named_shape, size_bytes, target_name
+from preemptc.goal import Goal
 from preemptc.onnx_io.files import external_files, read
 from preemptc.pipeline import CompileOptions
-from preemptc.replan import Goal
 
 CACHE_VARIABLE = "PREEMPTC_CACHE"
 DEFAULT_OVERHEAD_FRAC = 0.03

@@ -32,6 +32,7 @@ from preemptc.backends import BackendOptions, silent
 from preemptc.backends.ort import lower, profiler
 from preemptc.backends.ort.lower import source_names
 from preemptc.cache import BuildCache, guard, sha256_of
+from preemptc.goal import Goal
 from preemptc.interface import graph_spec
 from preemptc.pipeline import (
     CompileOptions,
@@ -41,7 +42,6 @@ from preemptc.pipeline import (
     profile_model,
 )
 from preemptc.profile import BoundaryCost, LatencyProfile, json_from_profile, profile_from_json
-from preemptc.replan import Goal
 from preemptc.search import smallest_bound
 from preemptc.segment_costs import SegmentCosts
 from tests.unit import onnx_models as models
@@ -521,7 +521,7 @@ from pathlib import Path
 from preemptc import check, deliver, pipeline
 from preemptc.backends.ort.lower import source_names
 from preemptc.cache import BuildCache
-from preemptc.replan import Goal
+from preemptc.goal import Goal
 def stop(*args, **kwargs):
     print("reached", flush=True)
     while True:

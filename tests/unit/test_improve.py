@@ -7,8 +7,10 @@ import pytest
 
 from preemptc import improve
 from preemptc.backends import Measurement
-from preemptc.replan import Goal, MeasuredPlan, plan_until_kept
+from preemptc.goal import Goal
+from preemptc.replan import plan_until_kept
 from preemptc.segment_costs import SegmentCosts
+from preemptc.trials import MeasuredPlan
 from preemptc.under_bound import MARGIN_FRAC
 from tests.unit.fake_bench import FakeBench
 from tests.unit.random_costs import NoisyBench, RandomNetwork

@@ -8,8 +8,10 @@ import pytest
 
 from preempt_runtime.errors import BuildError, InfeasibleError
 from preemptc.backends import Measurement
-from preemptc.replan import Goal, MeasuredPlan, plan_until_kept
+from preemptc.goal import Goal
+from preemptc.replan import plan_until_kept
 from preemptc.segment_costs import SegmentCosts
+from preemptc.trials import MeasuredPlan
 from tests.unit.fake_bench import FakeBench
 
 NUM_NODES = 40

@@ -14,8 +14,8 @@ from preemptc.backends.tensorrt import engine_builder
 from preemptc.backends.tensorrt.bench import TrtBench
 from preemptc.backends.tensorrt.timing import Row
 from preemptc.cache import BuildCache
+from preemptc.goal import Goal
 from preemptc.pipeline import CompileOptions, Prepared, prepare
-from preemptc.replan import Goal
 from tests.runtime.tensorrt_world import install
 from tests.unit import onnx_models
 from tests.unit.fake_trt_builder import FakeBuilder
