@@ -7,10 +7,13 @@ from preempt_runtime.errors import InfeasibleError
 from preempt_runtime.units import fmt_ns
 from preemptc.backends import BackendOptions
 from preemptc.cache import BuildCache
+from preemptc.compile_options import CompileOptions
 from preemptc.goal import Goal
 from preemptc.machine_speed import is_other_speed
-from preemptc.pipeline import CompileOptions, compile_model, prepare, profile_model
+from preemptc.pipeline import compile_model
+from preemptc.prepare import prepare
 from preemptc.profile import LatencyProfile
+from preemptc.profiling import profile_model
 
 NODE_FACTOR = 1.2
 _RAISES, _RAISE_FACTOR = 8, 1.25  # to six times the bound: neighbours were seen to take that

@@ -19,7 +19,7 @@ from bench.compiling import bound_text, compile_at_speed, options_for
 from bench.intervals import median_interval, quantiles_of
 from bench.machine import MachineWatch
 from bench.modes import BEST_EFFORT, MODES, URGENT, ModeRun, Workload, run_mode
-from bench.paired import SEGMENTS_PLAN, WHOLE_PLAN, PlanRun, measure_pairs
+from bench.paired import PlanRun, measure_pairs
 from bench.report import HEADERS, Block, acceptance_lines, report_of, sentence, table_rows
 from models.make import NAMES, make
 from preempt_runtime.backends.ort import OrtDevice, default_threads
@@ -27,6 +27,7 @@ from preempt_runtime.bundle import open_bundle
 from preempt_runtime.device import Device, Network
 from preempt_runtime.errors import PreemptError
 from preempt_runtime.inputs import random_inputs
+from preempt_runtime.manifest import SEGMENTS_PLAN_ID, WHOLE_PLAN_ID
 from preempt_runtime.tables import print_table
 from preempt_runtime.trace import trace_from_records, write_trace
 from preempt_runtime.units import fmt_ns
@@ -73,9 +74,9 @@ def run_demo(options: DemoOptions) -> tuple[dict[str, Any], dict[str, Any]]:
     """
     compiled = _compile(options)
     device = OrtDevice()
-    urgent = device.load(open_bundle(compiled.urgent), WHOLE_PLAN)
-    whole = device.load(open_bundle(compiled.best_effort), WHOLE_PLAN)
-    segments = device.load(open_bundle(compiled.best_effort), SEGMENTS_PLAN)
+    urgent = device.load(open_bundle(compiled.urgent), WHOLE_PLAN_ID)
+    whole = device.load(open_bundle(compiled.best_effort), WHOLE_PLAN_ID)
+    segments = device.load(open_bundle(compiled.best_effort), SEGMENTS_PLAN_ID)
     try:
         load = _workload(device, urgent, whole, segments, options)
         return _measure(load, compiled.bound_ns, options)

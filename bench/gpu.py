@@ -29,8 +29,11 @@ from preemptc.backends import BackendOptions
 from preemptc.backends.reference import SourceReference
 from preemptc.backends.tensorrt.bench import TrtBench
 from preemptc.cache import BuildCache, write_atomically
+from preemptc.compile_options import CompileOptions
 from preemptc.goal import Goal
-from preemptc.pipeline import CompileOptions, Prepared, compile_model, prepare, profile_model
+from preemptc.pipeline import compile_model
+from preemptc.prepare import Prepared, prepare
+from preemptc.profiling import profile_model
 
 _OUT = Path("docs/results")
 _WORK = Path("build_cache/bench-gpu")

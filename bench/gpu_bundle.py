@@ -16,12 +16,11 @@ from preempt_runtime.backends.cuda import Stream, open_cuda
 from preempt_runtime.backends.tensorrt import TrtBuffers, TrtDevice
 from preempt_runtime.bundle import Bundle, open_bundle
 from preempt_runtime.inputs import random_inputs
-from preempt_runtime.manifest import GraphSpec
+from preempt_runtime.manifest import SEGMENTS_PLAN_ID, WHOLE_PLAN_ID, GraphSpec
 from preemptc.backends.stats import latency_from_samples
 from preemptc.backends.tensorrt.timing import time_in_turn
 from preemptc.check import largest, max_abs_diff
 
-SEGMENTS_PLAN, WHOLE_PLAN = "segments", "whole"
 SEED = 7  # other inputs than those of the compile's own check
 _MIN_PAIRS, _PAIRS_BUDGET_NS = 100, 1_000_000_000
 _MEMORY_ROUNDS = 3
@@ -54,10 +53,10 @@ def loaded(path: Path) -> Iterator[Loaded]:
     """
     bundle = open_bundle(path)
     with ExitStack() as stack:
-        chain = stack.enter_context(_held(bundle, SEGMENTS_PLAN))
+        chain = stack.enter_context(_held(bundle, SEGMENTS_PLAN_ID))
         whole = None
-        if WHOLE_PLAN in _plans(bundle):
-            whole = stack.enter_context(_held(bundle, WHOLE_PLAN))
+        if WHOLE_PLAN_ID in _plans(bundle):
+            whole = stack.enter_context(_held(bundle, WHOLE_PLAN_ID))
         graph = bundle.manifest.graphs[0]
         inputs = random_inputs(graph, seed=SEED, task="bench")
         stream = stack.enter_context(Stream(priority="high"))
@@ -71,7 +70,7 @@ def loaded(path: Path) -> Iterator[Loaded]:
 def _plans(bundle: Bundle) -> tuple[str, ...]:
     """The plans that are measured, the whole network first."""
     there = {plan.id for plan in bundle.manifest.plans}
-    return tuple(plan_id for plan_id in (WHOLE_PLAN, SEGMENTS_PLAN) if plan_id in there)
+    return tuple(plan_id for plan_id in (WHOLE_PLAN_ID, SEGMENTS_PLAN_ID) if plan_id in there)
 
 
 @contextmanager

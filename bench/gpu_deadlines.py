@@ -32,6 +32,7 @@ from preempt_runtime.errors import PreemptError
 from preempt_runtime.executor import Executor
 from preempt_runtime.inputs import random_inputs
 from preempt_runtime.loading import open_backend
+from preempt_runtime.manifest import WHOLE_PLAN_ID
 from preempt_runtime.policies import Fifo
 from preempt_runtime.process import ProcessOptions, apply_memory
 from preempt_runtime.records import JobRecord, SegmentRecord
@@ -40,8 +41,9 @@ from preempt_runtime.taskset import read_taskset
 from preempt_runtime.units import fmt_ns
 from preemptc.backends import BackendOptions
 from preemptc.cache import BuildCache, write_atomically
+from preemptc.compile_options import CompileOptions
 from preemptc.goal import Goal
-from preemptc.pipeline import CompileOptions, compile_model
+from preemptc.pipeline import compile_model
 from preemptc.plan import PlanOptions, TaskSetPlan
 
 NETWORKS = ("mobilenet_v2", "distilbert", "resnet50", "vit_b_16", "resnet152")
@@ -135,7 +137,7 @@ def costs_alone(bundles: Sequence[Path], num_jobs: int) -> Costs:
 def _alone(path: Path, num_jobs: int) -> tuple[int, list[int]]:
     """The bundle's median on the device, and its jobs' response times in ascending order."""
     bundle = open_bundle(path)
-    (plan,) = (plan for plan in bundle.manifest.plans if plan.id == "whole")
+    (plan,) = (plan for plan in bundle.manifest.plans if plan.id == WHOLE_PLAN_ID)
     latency = plan.segments[0].latency
     assert latency is not None
     responses = _Responses()

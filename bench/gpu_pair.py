@@ -28,10 +28,14 @@ from preempt_runtime.backends.tensorrt import TrtDevice, local_fields
 from preempt_runtime.bundle import open_bundle
 from preempt_runtime.errors import PreemptError
 from preempt_runtime.loading import open_backend
+from preempt_runtime.manifest import SEGMENTS_PLAN_ID, WHOLE_PLAN_ID
 from preemptc.backends import BackendOptions
 from preemptc.cache import BuildCache, write_atomically
+from preemptc.compile_options import CompileOptions
 from preemptc.goal import Goal
-from preemptc.pipeline import CompileOptions, compile_model, prepare, profile_model
+from preemptc.pipeline import compile_model
+from preemptc.prepare import prepare
+from preemptc.profiling import profile_model
 
 _OUT = Path("docs/results")
 _NUM_WARM_UP = 50
@@ -71,7 +75,11 @@ def measure(bundles: Mapping[str, Path], options: argparse.Namespace) -> dict[st
         stack.callback(device.close)
         urgent, whole, segments = (
             device.load(open_bundle(bundles[role]), plan)
-            for role, plan in (("urgent", "whole"), ("long", "whole"), ("long", "segments"))
+            for role, plan in (
+                ("urgent", WHOLE_PLAN_ID),
+                ("long", WHOLE_PLAN_ID),
+                ("long", SEGMENTS_PLAN_ID),
+            )
         )
         for network in (urgent, whole, segments):
             stack.callback(network.close)

@@ -28,9 +28,12 @@ from preempt_runtime.units import fmt_ns, rounded_down_ns
 from preemptc.backends import BackendOptions
 from preemptc.backends.reference import SourceReference
 from preemptc.cache import BuildCache, write_atomically
+from preemptc.compile_options import CompileOptions
 from preemptc.goal import Goal
 from preemptc.onnx_io.files import MODEL_FILE
-from preemptc.pipeline import CompileOptions, compile_model, costs_without_device, prepare
+from preemptc.pipeline import compile_model
+from preemptc.prepare import prepare
+from preemptc.profiling import costs_without_device
 from preemptc.rebuild import rebuild
 
 NAME = "gpu-portable"

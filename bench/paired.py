@@ -12,9 +12,9 @@ from preempt_runtime.backends.ort import OrtDevice
 from preempt_runtime.bundle import open_bundle
 from preempt_runtime.device import Array, Device, JobBuffers, Network
 from preempt_runtime.inputs import random_inputs
+from preempt_runtime.manifest import SEGMENTS_PLAN_ID, WHOLE_PLAN_ID
 from preempt_runtime.process import ProcessOptions, apply_memory
 
-SEGMENTS_PLAN, WHOLE_PLAN = "segments", "whole"
 _WARM_UP_PAIRS = 3
 
 
@@ -75,8 +75,8 @@ def measure_bundle(path: Path, *, num_pairs: int, seed: int = 0) -> PairedTimes:
         BundleError: the bundle was not made for this machine, or is damaged.
     """
     device, bundle = OrtDevice(), open_bundle(path)
-    chain = device.load(bundle, SEGMENTS_PLAN)
-    whole = device.load(bundle, WHOLE_PLAN)
+    chain = device.load(bundle, SEGMENTS_PLAN_ID)
+    whole = device.load(bundle, WHOLE_PLAN_ID)
     try:
         return measure_pairs(device, chain, whole, num_pairs=num_pairs, seed=seed)
     finally:

@@ -6,7 +6,7 @@ from pathlib import Path
 from preempt_runtime.task_table import NamedShape
 from preempt_runtime.units import fmt_exact_ns
 from preemptc.backends import BackendOptions
-from preemptc.pipeline import CompileOptions
+from preemptc.compile_options import CompileOptions
 from preemptc.goal import Goal
 
 _QUANTILE = "max"

@@ -9,6 +9,9 @@ from typing import Any
 from preempt_runtime.errors import BuildError
 from preempt_runtime.manifest import (
     MANIFEST_NAME,
+    PROFILE_NAME,
+    SEGMENTS_PLAN_ID,
+    WHOLE_PLAN_ID,
     Artefact,
     CheckSpec,
     Manifest,
@@ -21,6 +24,7 @@ from preempt_runtime.network_memory import extension_from_engines
 from preemptc import __version__
 from preemptc.backends import Artefacts, Bench
 from preemptc.cache import sha256_of
+from preemptc.compile_options import EXTENSION
 from preemptc.goal import Goal
 from preemptc.interface import GRAPH_ID, graph_spec, spec_of, tensor_info
 from preemptc.model import Lowered, Model
@@ -31,11 +35,6 @@ from preemptc.profile import LatencyProfile, json_from_profile
 from preemptc.search import SplitPlan
 from preemptc.segments import Segment, boundary_names, segments_from_split_points
 from preemptc.trials import MeasuredPlan
-
-PROFILE_FILE = "profile.json"
-PLAN_ID = "segments"
-WHOLE_PLAN_ID = "whole"
-EXTENSION = "preemptc"  # what was asked for, so that a device can plan again (see rebuild.py)
 
 
 def pack(
@@ -68,7 +67,7 @@ def pack(
         shutil.copyfile(file, folder / path)
     segments = segments_from_split_points(lowered.graph, measured.plan.split_points)
     _write_portable_graph(folder / "graph", model, lowered, segments)
-    (folder / PROFILE_FILE).write_text(json_from_profile(profile))
+    (folder / PROFILE_NAME).write_text(json_from_profile(profile))
     elsewhere = {
         f"graph/{WEIGHTS_FILE}": model.path.with_name(WEIGHTS_FILE),
         **{f"{engines}/{file.name}": file for file in files.shared},
@@ -118,7 +117,7 @@ def pack_portable(
     points = _source_points(lowered, plan.split_points)
     pieces = segments_from_split_points(model.graph, points)
     _write_pieces(folder / "graph", model, pieces)
-    (folder / PROFILE_FILE).write_text(json_from_profile(profile))
+    (folder / PROFILE_NAME).write_text(json_from_profile(profile))
     elsewhere = {f"graph/{WEIGHTS_FILE}": model.path.with_name(WEIGHTS_FILE)}
     names = boundary_names(model.graph, pieces)
     manifest = Manifest(
@@ -126,7 +125,7 @@ def pack_portable(
         graphs=(graph_spec(lowered),),
         plans=(
             PlanSpec(
-                id=PLAN_ID,
+                id=SEGMENTS_PLAN_ID,
                 graph=GRAPH_ID,
                 target=lowered.target,
                 key=None,
@@ -239,7 +238,7 @@ def _segments_plan(
     boundaries: tuple[TensorSpec, ...],
 ) -> PlanSpec:
     return PlanSpec(
-        id=PLAN_ID,
+        id=SEGMENTS_PLAN_ID,
         graph=GRAPH_ID,
         target=lowered.target,
         key=lowered.key,

@@ -16,14 +16,11 @@ from preempt_runtime.schedulability import (
 from preempt_runtime.task_table import CostSpec, TaskSpec
 from preemptc.backends import BackendOptions, Progress
 from preemptc.cache import BuildCache
+from preemptc.compile_options import CompileOptions
 from preemptc.goal import Goal
-from preemptc.pipeline import (
-    CompileOptions,
-    candidates_of,
-    costs_without_device,
-    prepare,
-    profile_model,
-)
+from preemptc.pipeline import candidates_of
+from preemptc.prepare import prepare
+from preemptc.profiling import costs_without_device, profile_model
 from preemptc.search import SegmentCosts, pareto_front, search_bound, segment_costs
 
 _MAX_CUTS = 200

@@ -3,17 +3,18 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Literal
 
 from preempt_runtime.errors import InputError
-from preempt_runtime.manifest import Latency
+from preempt_runtime.input_file import read_regular
+from preempt_runtime.manifest import MAX_PROFILE_BYTES, Latency
 from preempt_runtime.manifest_check import check_latency
 from preempt_runtime.strict_json import Place, brief, document_from_json
 from preempt_runtime.typed_json import record_from_value
 
 PROFILE_SCHEMA = "preemptc/profile"
 PROFILE_VERSION = 1
-MAX_PROFILE_BYTES = 256 << 20
 MEASURED_AT = "measured_at"
 """In `machine`: when it was measured, UTC in ISO 8601; it is cached with the profile."""
 _TODO = "give one that `preemptc profile MODEL -o FILE` wrote"
@@ -70,6 +71,16 @@ class LatencyProfile:
         """When it was measured; None for an estimate, and for a profile that does not tell."""
         found = self.machine.get(MEASURED_AT)
         return None if found is None or self.source != "measured" else str(found)
+
+
+def read_profile(path: Path) -> LatencyProfile:
+    """The profile in a file.
+
+    Raises:
+        InputError: missing, or no profile of this version.
+    """
+    text = read_regular(path, "the profile", max_bytes=MAX_PROFILE_BYTES)
+    return profile_from_json(text, str(path))
 
 
 def json_from_profile(profile: LatencyProfile) -> str:

@@ -10,11 +10,10 @@ from preempt_runtime.device import Array, Network
 from preempt_runtime.errors import BuildError, BundleError
 from preempt_runtime.inputs import random_inputs, read_inputs
 from preempt_runtime.loading import Backend, LoadingDevice, backend_name, open_backend
-from preempt_runtime.manifest import GraphSpec, PlanSpec
+from preempt_runtime.manifest import WHOLE_PLAN_ID, GraphSpec, PlanSpec
 from preemptc.backends import Progress, Tensors
 from preemptc.check import is_close, largest, max_abs_diff, same_bits
 from preemptc.onnx_io.files import MODEL_FILE, WEIGHTS_FILE
-from preemptc.pack import WHOLE_PLAN_ID
 
 NUM_RANDOM_INPUTS = 3
 _SEED = 0

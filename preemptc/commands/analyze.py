@@ -15,8 +15,10 @@ from preemptc.commands.options import (
     network_options,
     profile_option,
 )
-from preemptc.pipeline import Prepared, cached_profile, candidates_of, prepare, profile_model
+from preemptc.pipeline import candidates_of
+from preemptc.prepare import Prepared, prepare
 from preemptc.profile import LatencyProfile
+from preemptc.profiling import cached_profile, profile_model
 from preemptc.report import Table, facts, fmt_costs, pruning_table
 from preemptc.terminal import show, watched
 

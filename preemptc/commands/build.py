@@ -5,12 +5,14 @@ from pathlib import Path
 import click
 
 from preempt_runtime.bundle import open_bundle
+from preempt_runtime.manifest import PROFILE_NAME
 from preemptc.cache import BuildCache
 from preemptc.commands.compile_tables import tables_of
 from preemptc.commands.options import FILE, bundle_argument, cache_option, json_option
 from preemptc.commands.values import target_name
-from preemptc.pipeline import read_profile
-from preemptc.rebuild import options_from_request, rebuild
+from preemptc.compile_options import options_from_request
+from preemptc.profile import read_profile
+from preemptc.rebuild import rebuild
 from preemptc.terminal import show, watched
 
 
@@ -36,6 +38,6 @@ def command(bundle: Path, target: str, output: Path | None, cache: Path, as_json
     with watched() as progress:
         report = rebuild(bundle, target, output, BuildCache(cache), progress)
     built = open_bundle(output or bundle)
-    names = read_profile(built.root / "profile.json").node_names
+    names = read_profile(built.root / PROFILE_NAME).node_names
     goal = options_from_request(built, target).goal
     show(report, tables_of(report, built.manifest.plans[0], names, goal), as_json=as_json)

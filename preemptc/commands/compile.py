@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from preempt_runtime.bundle import open_bundle
+from preempt_runtime.manifest import PROFILE_NAME
 from preemptc.commands.compile_tables import tables_of
 from preemptc.commands.options import (
     DEFAULT_OVERHEAD_FRAC,
@@ -17,7 +18,8 @@ from preemptc.commands.options import (
 )
 from preemptc.commands.values import duration_ns, fraction
 from preemptc.goal import Goal
-from preemptc.pipeline import compile_model, read_profile
+from preemptc.pipeline import compile_model
+from preemptc.profile import read_profile
 from preemptc.terminal import show, watched
 
 
@@ -91,7 +93,7 @@ def command(
     with watched() as progress:
         report = compile_model(request.model, bundle, options, request.cache, progress)
     plan = open_bundle(bundle).manifest.plans[0]
-    names = read_profile(bundle / "profile.json").node_names
+    names = read_profile(bundle / PROFILE_NAME).node_names
     show(report, tables_of(report, plan, names, goal), as_json=request.as_json)
 
 

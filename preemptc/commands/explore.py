@@ -18,9 +18,11 @@ from preemptc.commands.options import (
     profile_option,
     refuse_overwrite,
 )
-from preemptc.pipeline import Prepared, cached_profile, candidates_of, prepare, profile_model
+from preemptc.pipeline import candidates_of
 from preemptc.plot import pareto_svg
+from preemptc.prepare import Prepared, prepare
 from preemptc.profile import LatencyProfile
+from preemptc.profiling import cached_profile, profile_model
 from preemptc.report import Table, facts, fmt_costs, fmt_percent
 from preemptc.search import SplitPlan, pareto_front, segment_costs
 from preemptc.terminal import show, watched

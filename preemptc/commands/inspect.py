@@ -11,7 +11,15 @@ import click
 from preempt_runtime.bundle import Bundle, open_bundle
 from preempt_runtime.device import MAX_BUFFERS
 from preempt_runtime.errors import BundleError
-from preempt_runtime.manifest import CheckSpec, GraphSpec, Manifest, PlanSpec, TensorSpec
+from preempt_runtime.manifest import (
+    PROFILE_NAME,
+    WHOLE_PLAN_ID,
+    CheckSpec,
+    GraphSpec,
+    Manifest,
+    PlanSpec,
+    TensorSpec,
+)
 from preempt_runtime.network_memory import memory_from_manifest
 from preempt_runtime.units import fmt_bytes
 from preemptc.commands.options import bundle_argument, json_option
@@ -21,8 +29,6 @@ from preemptc.report import Table, facts, fmt_bound, fmt_latency, longest_segmen
 from preemptc.targets import TARGETS, FieldMatch, compare_key, local_device
 from preemptc.terminal import show
 
-_PROFILE = "profile.json"
-_WHOLE_PLAN_ID = "whole"
 _PORTABLE = "portable"
 
 
@@ -50,7 +56,7 @@ class Contents:
         None where the profile was not measured, or no plan of the whole network was.
         """
         latencies = [
-            plan.segments[0].latency for plan in self.manifest.plans if plan.id == _WHOLE_PLAN_ID
+            plan.segments[0].latency for plan in self.manifest.plans if plan.id == WHOLE_PLAN_ID
         ]
         if self.profile is None or not latencies or latencies[0] is None:
             return None
@@ -96,13 +102,15 @@ def read_contents(bundle: Bundle, num_jobs: int = 1) -> Contents:
     """
     manifest = bundle.manifest
     profile = None
-    if any(artefact.path == _PROFILE for artefact in manifest.artefacts):
-        profile = profile_from_json(bundle.read_bytes(_PROFILE), str(bundle.root / _PROFILE))
+    if any(artefact.path == PROFILE_NAME for artefact in manifest.artefacts):
+        profile = profile_from_json(
+            bundle.read_bytes(PROFILE_NAME), str(bundle.root / PROFILE_NAME)
+        )
         for plan in manifest.plans:
             if (end := plan.segments[-1].range[1]) > (num_nodes := len(profile.node_names)):
                 raise BundleError(
                     f"{bundle.root}: the segments of plan {plan.id!r} end at node {end}, but"
-                    f" {_PROFILE} knows {num_nodes} nodes; compile the bundle again"
+                    f" {PROFILE_NAME} knows {num_nodes} nodes; compile the bundle again"
                 )
     names_here = {plan.target for plan in manifest.plans} & TARGETS.keys()
     devices = {name: local_device(TARGETS[name]) for name in names_here}

@@ -13,9 +13,9 @@ from preempt_runtime.output_file import check_output
 from preemptc.backends import BackendOptions
 from preemptc.cache import BuildCache
 from preemptc.commands.values import named_shape, size_bytes, target_name
+from preemptc.compile_options import CompileOptions
 from preemptc.goal import Goal
 from preemptc.onnx_io.files import external_files, read
-from preemptc.pipeline import CompileOptions
 
 CACHE_VARIABLE = "PREEMPTC_CACHE"
 DEFAULT_OVERHEAD_FRAC = 0.03

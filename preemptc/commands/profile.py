@@ -10,8 +10,9 @@ import click
 from preempt_runtime.units import fmt_ns
 from preemptc.cache import guard, write_atomically
 from preemptc.commands.options import FILE, Request, network_options, refuse_overwrite
-from preemptc.pipeline import Prepared, prepare, profile_model
+from preemptc.prepare import Prepared, prepare
 from preemptc.profile import LatencyProfile, json_from_profile
+from preemptc.profiling import profile_model
 from preemptc.report import Table, facts, fmt_costs, fmt_latency, fmt_percent
 from preemptc.terminal import show, watched
 

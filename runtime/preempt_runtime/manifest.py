@@ -23,7 +23,12 @@ MECHANISMS = frozenset({"segments"})
 QUANTILES = ("p50", "p99", "max")
 SOURCES = ("measured", "estimated")
 MANIFEST_NAME = "manifest.json"
+PROFILE_NAME = "profile.json"
+SEGMENTS_PLAN_ID = "segments"
+WHOLE_PLAN_ID = "whole"
+"""The plan of the network in one piece, which others are compared with."""
 MAX_MANIFEST_BYTES = 64 << 20
+MAX_PROFILE_BYTES = 256 << 20
 MAX_TENSOR_BYTES = 64 << 30
 MAX_RANK = 32  # what numpy 1.x can hold
 ITEM_BYTES = {
@@ -175,6 +180,10 @@ class Manifest:
     check: CheckSpec | None
     toolchain: Mapping[str, str]
     extensions: Mapping[str, Any] = field(default_factory=dict)
+
+    def graph_of(self, plan: PlanSpec) -> GraphSpec:
+        """The network that a plan runs; a manifest's reader checks that there is one."""
+        return next(graph for graph in self.graphs if graph.id == plan.graph)
 
 
 def hash_key(fields: Mapping[str, str | int]) -> str:

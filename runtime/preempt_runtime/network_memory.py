@@ -84,7 +84,7 @@ def memory_from_manifest(manifest: Manifest, plan: PlanSpec) -> NetworkMemory | 
     """
     if plan.key is None:
         return None
-    graph = next(graph for graph in manifest.graphs if graph.id == plan.graph)
+    graph = manifest.graph_of(plan)
     paths = [segment.path for segment in plan.segments]
     sizes = {artefact.path: artefact.num_bytes for artefact in manifest.artefacts}
     told = [_told(manifest, path) for path in paths]

@@ -27,9 +27,11 @@ from preemptc.backends.tensorrt.engine_builder import EngineBuilder, EngineOptio
 from preemptc.backends.tensorrt.formats import boundary_formats
 from preemptc.backends.tensorrt.timing_cache import TimingFile
 from preemptc.cache import BuildCache
+from preemptc.compile_options import CompileOptions
 from preemptc.goal import Goal
 from preemptc.interface import graph_spec
-from preemptc.pipeline import CompileOptions, Prepared, compile_model, prepare
+from preemptc.pipeline import compile_model
+from preemptc.prepare import Prepared, prepare
 from preemptc.segments import boundary_names, segments_from_split_points
 from tests.unit import onnx_models
 

@@ -117,20 +117,33 @@ ALLOWED: dict[str, set[str]] = {
         "backends", "goal", "improve", "search", "segment_costs", "trials", "under_bound",
     },
     "check": {"backends"},
-    "pack": {"backends", "cache", "replan", "search", *VALUES, *PURE, *ONNX}
-    - {"onnx_io.precision", "onnx_io.simplify"},
+    "pack": {
+        "backends", "cache", "compile_options", "goal", "search", "trials", *VALUES, *PURE, *ONNX,
+    } - {"onnx_io.precision", "onnx_io.simplify"},
     "deliver": {"cache", "swap"},
     "verify": {"backends", "backends.reference", "check", "onnx_io.files", "pack"},
     "machine_speed": {"profile"},
     "report": {"candidates", "profile"},
     "terminal": {"backends", "report"},
-    "rebuild": {"backends", "cache", "onnx_io.files", "pack", "pipeline", "replan"},
-    "pipeline": {
-        *VALUES, "backends", "cache", "candidates", "check", "deliver", "interface", "load",
-        "machine_speed", "onnx_io.versions", "pack", "replan", "search",
+    "compile_options": {"backends", "goal"},
+    "prepare": {"backends", "cache", "compile_options", "load", "model"},
+    "profiling": {
+        *VALUES, "backends", "cache", "compile_options", "machine_speed", "prepare",
     },
-    "plan_costs": {"backends", "cache", "pipeline", "replan", "search"},
-    "compilation": {"backends", "pipeline", "replan"},
+    "compile_report": {
+        "backends", "candidates", "check", "goal", "machine_speed", "profile", "search", "trials",
+    },
+    "pipeline": {
+        *VALUES, "backends", "cache", "candidates", "check", "compile_options", "compile_report",
+        "deliver", "goal", "interface", "machine_speed", "onnx_io.versions", "pack", "prepare",
+        "profiling", "replan", "search",
+    },
+    "rebuild": {"backends", "cache", "compile_options", "onnx_io.files", "pipeline"},
+    "plan_costs": {
+        "backends", "cache", "compile_options", "goal", "pipeline", "prepare", "profiling",
+        "search",
+    },
+    "compilation": {"backends", "compile_options", "goal"},
     "plan": {"backends", "cache", "compilation", "pipeline", "plan_costs", "targets"},
     "plan_report": {"plan", "report"},
     "interruption": set(),

@@ -32,16 +32,13 @@ from preemptc.backends import BackendOptions, silent
 from preemptc.backends.ort import lower, profiler
 from preemptc.backends.ort.lower import source_names
 from preemptc.cache import BuildCache, guard, sha256_of
+from preemptc.compile_options import CompileOptions
 from preemptc.goal import Goal
 from preemptc.interface import graph_spec
-from preemptc.pipeline import (
-    CompileOptions,
-    candidates_of,
-    compile_model,
-    prepare,
-    profile_model,
-)
+from preemptc.pipeline import candidates_of, compile_model
+from preemptc.prepare import prepare
 from preemptc.profile import BoundaryCost, LatencyProfile, json_from_profile, profile_from_json
+from preemptc.profiling import profile_model
 from preemptc.search import smallest_bound
 from preemptc.segment_costs import SegmentCosts
 from tests.unit import onnx_models as models
@@ -521,6 +518,7 @@ from pathlib import Path
 from preemptc import check, deliver, pipeline
 from preemptc.backends.ort.lower import source_names
 from preemptc.cache import BuildCache
+from preemptc.compile_options import CompileOptions
 from preemptc.goal import Goal
 def stop(*args, **kwargs):
     print("reached", flush=True)
@@ -528,7 +526,7 @@ def stop(*args, **kwargs):
         signal.pause()
 {where} = stop
 pipeline.compile_model(Path(sys.argv[1]), Path(sys.argv[2]),
-    pipeline.CompileOptions(target="cpu", goal=Goal(num_segments=1)), BuildCache(Path(sys.argv[3])))
+    CompileOptions(target="cpu", goal=Goal(num_segments=1)), BuildCache(Path(sys.argv[3])))
 """
 
 

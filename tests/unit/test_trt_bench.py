@@ -14,8 +14,9 @@ from preemptc.backends.tensorrt import engine_builder
 from preemptc.backends.tensorrt.bench import TrtBench
 from preemptc.backends.tensorrt.timing import Row
 from preemptc.cache import BuildCache
+from preemptc.compile_options import CompileOptions
 from preemptc.goal import Goal
-from preemptc.pipeline import CompileOptions, Prepared, prepare
+from preemptc.prepare import Prepared, prepare
 from tests.runtime.tensorrt_world import install
 from tests.unit import onnx_models
 from tests.unit.fake_trt_builder import FakeBuilder

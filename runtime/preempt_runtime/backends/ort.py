@@ -296,7 +296,7 @@ class OrtDevice:
         sessions = tuple(
             open_session(bundle.verified_path(segment.path), threads) for segment in plan.segments
         )
-        graph = next(graph for graph in bundle.manifest.graphs if graph.id == plan.graph)
+        graph = bundle.manifest.graph_of(plan)
         return OrtNetwork(name=bundle.root.name, graph=graph, plan=plan, sessions=sessions)
 
     def launch(self, buffers: JobBuffers, segment_idx: int, *, is_urgent: bool) -> None:

@@ -193,7 +193,7 @@ class TrtDevice:
             engine_bytes += len(blob)
         return TrtNetwork(
             name=name,
-            graph=next(graph for graph in bundle.manifest.graphs if graph.id == plan.graph),
+            graph=bundle.manifest.graph_of(plan),
             plan=plan,
             engines=tuple(engines),
             engine_bytes=engine_bytes,

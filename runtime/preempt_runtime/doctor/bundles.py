@@ -86,7 +86,7 @@ def file_and_tensor_bytes(plans: Sequence[tuple[AskedPlan, PlanSpec]]) -> int:
     files, tensor_bytes = {}, 0
     for asked, plan in plans:
         bundle = asked.bundle
-        graph = next(graph for graph in bundle.manifest.graphs if graph.id == plan.graph)
+        graph = bundle.manifest.graph_of(plan)
         tensors = (*graph.inputs, *graph.outputs, *plan.boundaries)
         tensor_bytes += asked.buffers * sum(tensor.num_bytes for tensor in tensors)
         own = {segment.path for segment in plan.segments}

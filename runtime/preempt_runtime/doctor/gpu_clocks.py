@@ -18,12 +18,11 @@ from preempt_runtime.gpu_view import (
     GpuProbe,
     GpuView,
 )
+from preempt_runtime.manifest import MAX_PROFILE_BYTES, PROFILE_NAME
 from preempt_runtime.strict_json import Place, document_from_json
 from preempt_runtime.tegra import is_tegra, over_current_events
 from preempt_runtime.unknown import Unknown
 
-_PROFILE = "profile.json"
-_MAX_PROFILE_BYTES = 256 << 20
 _SAME_FRAC = 0.02  # clocks move in steps of 7 to 15 MHz
 _WATCHED = {
     SM_CLOCK: ("SM clock", "MHz", 1),
@@ -155,13 +154,13 @@ def _measured_clock(subject: Subject) -> int | None:
 
 def recorded_clocks(bundle: Bundle) -> Mapping[str, str | int | float] | Unknown:
     """Clock fields that a bundle's profile holds, by which its times were measured."""
-    if all(artefact.path != _PROFILE for artefact in bundle.manifest.artefacts):
+    if all(artefact.path != PROFILE_NAME for artefact in bundle.manifest.artefacts):
         return Unknown("the bundle holds no profile")
-    where = str(bundle.root / _PROFILE)
+    where = str(bundle.root / PROFILE_NAME)
     place = Place(where=where, todo="compile the bundle again", error=BundleError)
     try:
-        text = bundle.read_bytes(_PROFILE)
-        document = document_from_json(text, place, max_bytes=_MAX_PROFILE_BYTES)
+        text = bundle.read_bytes(PROFILE_NAME)
+        document = document_from_json(text, place, max_bytes=MAX_PROFILE_BYTES)
     except BundleError as err:
         return Unknown(str(err))
     machine = document.get("machine") if isinstance(document, dict) else None
