@@ -10,14 +10,9 @@ from preempt_runtime.errors import BuildError
 from preempt_runtime.manifest import (
     MANIFEST_NAME,
     PROFILE_NAME,
-    SEGMENTS_PLAN_ID,
-    WHOLE_PLAN_ID,
     Artefact,
     CheckSpec,
     Manifest,
-    PlanSpec,
-    SegmentSpec,
-    TensorSpec,
 )
 from preempt_runtime.manifest_json import json_from_manifest
 from preempt_runtime.network_memory import extension_from_engines
@@ -26,14 +21,15 @@ from preemptc.backends import Artefacts, Bench
 from preemptc.cache import sha256_of
 from preemptc.compile_options import EXTENSION
 from preemptc.goal import Goal
-from preemptc.interface import GRAPH_ID, graph_spec, spec_of, tensor_info
+from preemptc.interface import graph_spec, tensor_info
 from preemptc.model import Lowered, Model
 from preemptc.onnx_io.files import MODEL_FILE, WEIGHTS_FILE, read_graph, save_piece
 from preemptc.onnx_io.graphs import extract
 from preemptc.onnx_io.versions import ONNX_VERSION
+from preemptc.plan_specs import estimated_plan, measured_plan, whole_plan
 from preemptc.profile import LatencyProfile, json_from_profile
 from preemptc.search import SplitPlan
-from preemptc.segments import Segment, boundary_names, segments_from_split_points
+from preemptc.segments import Segment, segments_from_split_points
 from preemptc.trials import MeasuredPlan
 
 
@@ -66,7 +62,7 @@ def pack(
     for path, file in copies.items():
         shutil.copyfile(file, folder / path)
     segments = segments_from_split_points(lowered.graph, measured.plan.split_points)
-    _write_portable_graph(folder / "graph", model, lowered, segments)
+    _write_graph(folder / "graph", model, _source_pieces(model, lowered, segments))
     (folder / PROFILE_NAME).write_text(json_from_profile(profile))
     elsewhere = {
         f"graph/{WEIGHTS_FILE}": model.path.with_name(WEIGHTS_FILE),
@@ -76,7 +72,7 @@ def pack(
         requires=("segments",),
         graphs=(graph_spec(lowered),),
         plans=(
-            _segments_plan(
+            measured_plan(
                 lowered,
                 segments,
                 paths,
@@ -84,7 +80,7 @@ def pack(
                 goal,
                 bench.boundary_specs(measured.plan.split_points),
             ),
-            *([_whole_plan(lowered, whole_path, profile, measured)] if has_whole else []),
+            *([whole_plan(lowered, whole_path, profile, measured)] if has_whole else []),
         ),
         keys={lowered.key: dict(lowered.key_fields)},
         artefacts=_artefacts(folder, elsewhere, lowered.key),
@@ -116,41 +112,14 @@ def pack_portable(
     """
     points = _source_points(lowered, plan.split_points)
     pieces = segments_from_split_points(model.graph, points)
-    _write_pieces(folder / "graph", model, pieces)
+    paths = [f"graph/{_piece_name(idx)}" for idx in range(len(pieces))]
+    _write_graph(folder / "graph", model, {_piece_name(i): piece for i, piece in enumerate(pieces)})
     (folder / PROFILE_NAME).write_text(json_from_profile(profile))
     elsewhere = {f"graph/{WEIGHTS_FILE}": model.path.with_name(WEIGHTS_FILE)}
-    names = boundary_names(model.graph, pieces)
     manifest = Manifest(
         requires=("segments",),
         graphs=(graph_spec(lowered),),
-        plans=(
-            PlanSpec(
-                id=SEGMENTS_PLAN_ID,
-                graph=GRAPH_ID,
-                target=lowered.target,
-                key=None,
-                mechanism="segments",
-                bound_ns=goal.max_segment_ns,
-                bound_quantile=goal.quantile,
-                margin_frac=0.0,
-                source="estimated",
-                boundaries=tuple(spec_of(model.graph, name) for name in names),
-                segments=tuple(
-                    SegmentSpec(
-                        path=f"graph/segment-{idx:03d}.onnx",
-                        range=plan.segments[idx],
-                        source_range=(piece.start, piece.end),
-                        inputs=piece.inputs,
-                        outputs=piece.outputs,
-                        live_bytes=piece.live_bytes,
-                        predicted_ns=plan.predicted_ns[idx],
-                        latency=None,
-                    )
-                    for idx, piece in enumerate(pieces)
-                ),
-                chained=None,
-            ),
-        ),
+        plans=(estimated_plan(model, lowered, pieces, paths, plan, goal),),
         keys={},
         artefacts=_artefacts(folder, elsewhere, None),
         check=None,
@@ -188,115 +157,42 @@ def _source_points(lowered: Lowered, split_points: Sequence[int]) -> tuple[int, 
     return points
 
 
-def _write_pieces(folder: Path, model: Model, pieces: Sequence[Segment]) -> None:
-    """The source graph, and every piece of it."""
-    folder.mkdir()
-    shutil.copyfile(model.path, folder / MODEL_FILE)
-    proto = read_graph(model.path)
-    for idx, piece in enumerate(pieces):
-        portable = extract(
-            proto,
-            proto.graph.node[piece.start : piece.end],
-            [tensor_info(model.graph, name) for name in piece.inputs],
-            [tensor_info(model.graph, name) for name in piece.outputs],
-        )
-        save_piece(portable, folder / f"segment-{idx:03d}.onnx")
-
-
-def _write_portable_graph(
-    folder: Path, model: Model, lowered: Lowered, segments: Sequence[Segment]
-) -> None:
-    """The source graph, and its pieces at the plan's source positions.
+def _source_pieces(
+    model: Model, lowered: Lowered, segments: Sequence[Segment]
+) -> dict[str, Segment]:
+    """Pieces of the source graph at the plan's source positions, by their files' names.
 
     A piece is left out where the source has no node of its own there (the executed graph may
     have layout changes), or where a boundary tensor has no static shape.
     """
+    positions = [lowered.source_positions[segment.end] for segment in segments]
+    points = sorted({p for p in positions if 0 < p < model.graph.num_nodes})
+    idx_of_end = {position: idx for idx, position in reversed(list(enumerate(positions)))}
+    tensors = model.graph.tensors
+    return {
+        _piece_name(idx_of_end[piece.end]): piece
+        for piece in segments_from_split_points(model.graph, points)
+        if all(name in tensors for name in (*piece.inputs, *piece.outputs))
+    }
+
+
+def _piece_name(idx: int) -> str:
+    return f"segment-{idx:03d}.onnx"
+
+
+def _write_graph(folder: Path, model: Model, pieces: Mapping[str, Segment]) -> None:
+    """The source graph, and pieces of it by their files' names."""
     folder.mkdir()
     shutil.copyfile(model.path, folder / MODEL_FILE)
     proto = read_graph(model.path)
-    positions = [lowered.source_positions[segment.end] for segment in segments]
-    points = sorted({p for p in positions if 0 < p < model.graph.num_nodes})
-    file_of_end = {position: idx for idx, position in reversed(list(enumerate(positions)))}
-    for piece in segments_from_split_points(model.graph, points):
-        tensors = model.graph.tensors
-        if all(name in tensors for name in (*piece.inputs, *piece.outputs)):
-            portable = extract(
-                proto,
-                proto.graph.node[piece.start : piece.end],
-                [tensors[name] for name in piece.inputs],
-                [tensors[name] for name in piece.outputs],
-            )
-            save_piece(portable, folder / f"segment-{file_of_end[piece.end]:03d}.onnx")
-
-
-def _segments_plan(
-    lowered: Lowered,
-    segments: Sequence[Segment],
-    paths: Sequence[str],
-    measured: MeasuredPlan,
-    goal: Goal,
-    boundaries: tuple[TensorSpec, ...],
-) -> PlanSpec:
-    return PlanSpec(
-        id=SEGMENTS_PLAN_ID,
-        graph=GRAPH_ID,
-        target=lowered.target,
-        key=lowered.key,
-        mechanism="segments",
-        bound_ns=goal.max_segment_ns,
-        bound_quantile=goal.quantile,
-        margin_frac=measured.margin_frac,
-        source="measured",
-        boundaries=boundaries,
-        segments=tuple(
-            SegmentSpec(
-                path=paths[idx],
-                range=(segment.start, segment.end),
-                source_range=(
-                    lowered.source_positions[segment.start],
-                    lowered.source_positions[segment.end],
-                ),
-                inputs=segment.inputs,
-                outputs=segment.outputs,
-                live_bytes=segment.live_bytes,
-                predicted_ns=measured.plan.predicted_ns[idx],
-                latency=measured.measurement.segments[idx],
-            )
-            for idx, segment in enumerate(segments)
-        ),
-        chained=measured.measurement.chained,
-    )
-
-
-def _whole_plan(
-    lowered: Lowered, path: str, profile: LatencyProfile, measured: MeasuredPlan
-) -> PlanSpec:
-    num_nodes = lowered.graph.num_nodes
-    return PlanSpec(
-        id=WHOLE_PLAN_ID,
-        graph=GRAPH_ID,
-        target=lowered.target,
-        key=lowered.key,
-        mechanism="segments",
-        bound_ns=None,
-        bound_quantile="p50",
-        margin_frac=0.0,
-        source="measured",
-        boundaries=(),
-        segments=(
-            SegmentSpec(
-                path=path,
-                range=(0, num_nodes),
-                source_range=(0, lowered.source_positions[num_nodes]),
-                inputs=lowered.graph.inputs,
-                outputs=lowered.graph.outputs,
-                live_bytes=0,
-                predicted_ns=profile.total_ns,
-                latency=measured.measurement.whole,
-            ),
-        ),
-        chained=measured.measurement.whole,
-    )
+    for name, piece in pieces.items():
+        portable = extract(
+            proto,
+            proto.graph.node[piece.start : piece.end],
+            [tensor_info(model.graph, tensor) for tensor in piece.inputs],
+            [tensor_info(model.graph, tensor) for tensor in piece.outputs],
+        )
+        save_piece(portable, folder / name)
 
 
 def _artefacts(
