@@ -63,7 +63,7 @@ def loaded(path: Path) -> Iterator[Loaded]:
         for buffers in (chain, whole):
             if buffers is not None:
                 buffers.write_inputs(inputs)
-                _run(buffers, stream)
+                buffers.run(stream)
         yield Loaded(graph=graph, chain=chain, whole=whole, stream=stream, inputs=inputs)
 
 
@@ -89,9 +89,7 @@ def _held(bundle: Bundle, plan_id: str) -> Iterator[TrtBuffers]:
 
 
 def _run(buffers: TrtBuffers, stream: Stream) -> Outputs:
-    for idx in range(len(buffers.graphs)):
-        buffers.launch(idx, stream)
-    stream.synchronize()
+    buffers.run(stream)
     return buffers.read_outputs()
 
 

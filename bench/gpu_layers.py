@@ -12,9 +12,8 @@ from statistics import median
 from typing import Any
 
 from bench.gpu_bundle import Loaded
-from preempt_runtime.backends.tensorrt import library
 from preempt_runtime.units import fmt_ns
-from preemptc.backends.tensorrt.inspector import layers_from_json
+from preemptc.backends.tensorrt.inspector import inspected, layers_from_json
 from preemptc.backends.tensorrt.profiler import samples_by_context
 from preemptc.onnx_io.files import read_graph
 
@@ -62,7 +61,7 @@ def _times(
     for context, segment, times in zip(contexts, segments, samples, strict=True):
         nodes = {
             layer.name: layer.node_names
-            for layer in layers_from_json(_inspected(context.engine), names)
+            for layer in layers_from_json(inspected(context.engine), names)
         }
         found += [
             LayerTime(
@@ -74,12 +73,6 @@ def _times(
             for name, values in times.items()
         ]
     return found
-
-
-def _inspected(engine: Any) -> str:
-    """What TensorRT says of an engine's layers, in JSON."""
-    inspector = engine.create_engine_inspector()
-    return str(inspector.get_engine_information(library().LayerInformationFormat.JSON))
 
 
 def layer_report(

@@ -50,6 +50,13 @@ def segments_from_split_points(graph: Graph, split_points: Sequence[int]) -> tup
     return tuple(segments)
 
 
+def segment_of_nodes(graph: Graph, start: int, end: int) -> Segment:
+    """The segment of nodes [start, end), wherever else the graph is cut."""
+    points = [point for point in (start, end) if 0 < point < graph.num_nodes]
+    segments = segments_from_split_points(graph, points)
+    return next(each for each in segments if (each.start, each.end) == (start, end))
+
+
 def boundary_names(graph: Graph, segments: Sequence[Segment]) -> tuple[str, ...]:
     """Every tensor that one segment hands to a later one, graph outputs left out."""
     names = dict.fromkeys(name for segment in segments for name in segment.outputs)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from preempt_runtime.manifest import Latency
+from preemptc.backends import Measurement
 
 
 def latency_from_samples(samples_ns: Sequence[int] | NDArray[Any]) -> Latency:
@@ -40,6 +41,28 @@ def median_with_error(samples: Sequence[float] | NDArray[Any]) -> tuple[float, f
     low, high = math.floor(last / 2 - reach), math.ceil(last / 2 + reach)
     error = (ordered[min(high, last)] - ordered[max(low, 0)]) / 2
     return float(np.median(ordered)), round(float(error), 12)
+
+
+def measurement_from_samples(
+    segments_ns: NDArray[Any], chained_ns: NDArray[Any], whole_ns: NDArray[Any]
+) -> Measurement:
+    """The figures of a chain that ran in turn with the whole network.
+
+    Args:
+        segments_ns: times of each segment, `[runs, segments]`.
+        chained_ns: times of the chain, `[runs]`.
+        whole_ns: of the whole run beside each, `[runs]`.
+    """
+    num_segments = segments_ns.shape[1]
+    is_cut = num_segments > 1  # else it is twice the same network: a difference is noise
+    ratio_p50, ratio_error = median_with_error(chained_ns / whole_ns) if is_cut else (1.0, 0.0)
+    return Measurement(
+        segments=tuple(latency_from_samples(segments_ns[:, i]) for i in range(num_segments)),
+        chained=latency_from_samples(chained_ns),
+        whole=latency_from_samples(whole_ns),
+        ratio_p50=ratio_p50,
+        ratio_error=ratio_error,
+    )
 
 
 def interquartile_mean(samples_ns: Sequence[int]) -> float:

@@ -16,12 +16,12 @@ from preempt_runtime.manifest import TensorSpec
 from preemptc.backends import EXACT, Artefacts, Measurement, Tensors
 from preemptc.backends.ort.profiler import profiling_inputs, whole_buffers
 from preemptc.backends.reference import SourceReference
-from preemptc.backends.stats import latency_from_samples, median_with_error
+from preemptc.backends.stats import latency_from_samples, measurement_from_samples
 from preemptc.interface import graph_spec, tensor_spec
 from preemptc.model import Lowered, Model
 from preemptc.onnx_io.files import WEIGHTS_FILE, read_graph, save_piece
 from preemptc.onnx_io.graphs import extract
-from preemptc.segments import Segment, boundary_names, segments_from_split_points
+from preemptc.segments import Segment, boundary_names, segment_of_nodes, segments_from_split_points
 
 _WARM_UP_RUNS = 3
 _GLANCE_RUNS = 9
@@ -60,11 +60,8 @@ class OrtBench:
         if (start, end) in self._failed:
             raise BuildError(self._failed[start, end])
         if (start, end) not in self._sessions:
-            (segment,) = [
-                s for s in self._segments([start, end]) if (s.start, s.end) == (start, end)
-            ]
             try:
-                self._write(segment, path)
+                self._write(segment_of_nodes(self._lowered.graph, start, end), path)
                 begin_ns = time.perf_counter_ns()
                 self._sessions[start, end] = open_session(path, self._threads)
                 self.library_ns += time.perf_counter_ns() - begin_ns
@@ -74,9 +71,8 @@ class OrtBench:
             self.num_built += 1
         return path
 
-    def _segments(self, edges: Sequence[int]) -> tuple[Segment, ...]:
-        graph = self._lowered.graph
-        return segments_from_split_points(graph, [e for e in edges if 0 < e < graph.num_nodes])
+    def _segments(self, split_points: Sequence[int]) -> tuple[Segment, ...]:
+        return segments_from_split_points(self._lowered.graph, split_points)
 
     def _write(self, segment: Segment, path: Path) -> None:
         tensors = self._lowered.graph.tensors
@@ -103,14 +99,7 @@ class OrtBench:
         rows = rows[_WARM_UP_RUNS:] if len(rows) > 2 * _WARM_UP_RUNS else rows
         times = np.asarray([row for row, _ in rows], dtype=np.int64)
         wholes = np.asarray([whole_ns for _, whole_ns in rows], dtype=np.int64)
-        ratio_p50, ratio_error = median_with_error(times.sum(axis=1) / wholes)
-        return Measurement(
-            segments=tuple(latency_from_samples(times[:, i]) for i in range(num_segments)),
-            chained=latency_from_samples(times.sum(axis=1)),
-            whole=latency_from_samples(wholes),
-            ratio_p50=ratio_p50,
-            ratio_error=ratio_error,
-        )
+        return measurement_from_samples(times, times.sum(axis=1), wholes)
 
     def whole_ns(self) -> int:
         """Median time of the whole network now, over a few runs."""

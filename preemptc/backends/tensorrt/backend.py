@@ -7,7 +7,7 @@ from typing import Literal
 from preempt_runtime.backends.cuda import Stream, open_cuda
 from preempt_runtime.backends.gpu_clocks import clock_fields
 from preempt_runtime.backends.ort import library_version as reference_version
-from preempt_runtime.backends.tensorrt import Scratch, bind, deserialize, library, local_fields
+from preempt_runtime.backends.tensorrt import Scratch, bind, deserialize, local_fields
 from preempt_runtime.errors import DeviceError, InputError
 from preempt_runtime.manifest import hash_key
 from preemptc.backends import BackendOptions, Progress, silent
@@ -19,7 +19,7 @@ from preemptc.backends.tensorrt.engine_builder import (
     is_strongly_typed,
     shared_builder,
 )
-from preemptc.backends.tensorrt.inspector import layers_from_json
+from preemptc.backends.tensorrt.inspector import inspected, layers_from_json
 from preemptc.backends.tensorrt.lower import (
     read_groups,
     read_lowered,
@@ -91,7 +91,7 @@ class TrtBackend:
             is_quantized=is_quantized(proto),
         )
         (folder / WHOLE_ENGINE).write_bytes(engine)
-        text = _inspect(engine)
+        text = inspected(deserialize(engine, "the whole network"))
         (folder / _LAYERS_FILE).write_text(text)
         layers = layers_from_json(text, [node.name for node in proto.graph.node])
         write_groups(proto, layers, folder)
@@ -157,11 +157,6 @@ class TrtBackend:
     def bench(self, model: Model, lowered: Lowered, progress: Progress = silent) -> TrtBench:
         """Engines of this graph's segments."""
         return TrtBench(model, lowered, shared_builder(self._options, self._cache), progress)
-
-
-def _inspect(engine: bytes) -> str:
-    inspector = deserialize(engine, "the whole network").create_engine_inspector()
-    return str(inspector.get_engine_information(library().LayerInformationFormat.JSON))
 
 
 def open_backend(target: str, options: BackendOptions) -> TrtBackend:

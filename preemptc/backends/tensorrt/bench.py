@@ -30,7 +30,7 @@ from preemptc.backends import (
     silent,
 )
 from preemptc.backends.reference import SourceReference
-from preemptc.backends.stats import latency_from_samples, median_with_error
+from preemptc.backends.stats import latency_from_samples, measurement_from_samples
 from preemptc.backends.tensorrt.engine_builder import EngineBuilder
 from preemptc.backends.tensorrt.formats import (
     ALL_LINEAR,
@@ -43,7 +43,7 @@ from preemptc.backends.tensorrt.segment_engines import SegmentEngines
 from preemptc.backends.tensorrt.timing import Row, time_in_turn
 from preemptc.interface import graph_spec
 from preemptc.model import Lowered, Model
-from preemptc.segments import Segment, boundary_names, segments_from_split_points
+from preemptc.segments import Segment, boundary_names, segment_of_nodes, segments_from_split_points
 
 WHOLE_ENGINE = "whole.engine"
 _GLANCE_RUNS = 50
@@ -115,7 +115,7 @@ class TrtBench:
         """
         if (start, end) == (0, self._lowered.graph.num_nodes):
             return self._folder / WHOLE_ENGINE
-        (segment,) = [s for s in self._segments([start, end]) if (s.start, s.end) == (start, end)]
+        segment = segment_of_nodes(self._lowered.graph, start, end)
         layout = self._current
         try:
             self._engines.engine(segment, layout)
@@ -131,9 +131,8 @@ class TrtBench:
     def _current(self) -> Layout:
         return LIKELIEST if self._layout is None else self._layout
 
-    def _segments(self, edges: Sequence[int]) -> tuple[Segment, ...]:
-        graph = self._lowered.graph
-        return segments_from_split_points(graph, [e for e in edges if 0 < e < graph.num_nodes])
+    def _segments(self, split_points: Sequence[int]) -> tuple[Segment, ...]:
+        return segments_from_split_points(self._lowered.graph, split_points)
 
     def measure(self, split_points: Sequence[int], *, min_runs: int, budget_ns: int) -> Measurement:
         """Chain and whole in turn, each graph after the other without the host in between.
@@ -152,14 +151,7 @@ class TrtBench:
         times = np.asarray([row.segments_ns for row in rows], dtype=np.int64)
         chained = np.asarray([row.chained_ns for row in rows], dtype=np.int64)
         wholes = np.asarray([row.whole_ns for row in rows], dtype=np.int64)
-        ratio_p50, ratio_error = median_with_error(chained / wholes) if split_points else (1.0, 0.0)
-        return Measurement(
-            segments=tuple(latency_from_samples(times[:, i]) for i in range(times.shape[1])),
-            chained=latency_from_samples(chained),
-            whole=latency_from_samples(wholes),
-            ratio_p50=ratio_p50,
-            ratio_error=ratio_error,
-        )
+        return measurement_from_samples(times, chained, wholes)
 
     def _fastest_layout(self, split_points: Sequence[int]) -> Layout:
         """The layout of the fastest chain, or the first whose chain is about as fast as the whole.
@@ -212,9 +204,7 @@ class TrtBench:
         """Outputs of the chain, or of the whole engine."""
         buffers = self._whole_buffers() if split_points is None else self._chain(split_points)
         buffers.write_inputs(inputs)
-        for idx in range(len(buffers.graphs)):
-            buffers.launch(idx, self._stream)
-        self._stream.synchronize()
+        buffers.run(self._stream)
         outputs: dict[str, Any] = buffers.read_outputs()
         return outputs
 
@@ -292,9 +282,7 @@ class TrtBench:
         """Random inputs, not zeros: a GPU runs faster on zeros."""
         inputs = random_inputs(graph_spec(self._lowered), seed=0, task="profile")
         buffers.write_inputs(inputs)
-        for idx in range(len(buffers.graphs)):
-            buffers.launch(idx, self._stream)
-        self._stream.synchronize()
+        buffers.run(self._stream)
 
 
 def _memory_of(engine: Any) -> EngineMemory:

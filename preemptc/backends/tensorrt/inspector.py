@@ -5,10 +5,17 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from preempt_runtime.backends.tensorrt import library
 from preemptc.backends.tensorrt.groups import FusedLayer
 
 _METADATA = re.compile(r"\[ONNX Layer: (.*?)\]")
 _TOKENS = re.compile(r"[^\s+(){}\[\],|]+")
+
+
+def inspected(engine: Any) -> str:
+    """What TensorRT says of a deserialised engine's layers, in JSON."""
+    inspector = engine.create_engine_inspector()
+    return str(inspector.get_engine_information(library().LayerInformationFormat.JSON))
 
 
 def layers_from_json(text: str, node_names: Iterable[str]) -> tuple[FusedLayer, ...]:
@@ -19,7 +26,7 @@ def layers_from_json(text: str, node_names: Iterable[str]) -> tuple[FusedLayer, 
     or a Myelin graph) is opaque: its nodes are not told.
 
     Args:
-        text: of `IEngineInspector.get_engine_information` in JSON, detailed verbosity.
+        text: as `inspected` gives it, of an engine built with detailed verbosity.
         node_names: of the network's ONNX nodes, unique and without white space.
     """
     known = frozenset(node_names)

@@ -122,6 +122,16 @@ class TrtBuffers:
                 f"{self.name}: segment {segment_idx} could not be launched: {err}"
             ) from err
 
+    def run(self, stream: Stream) -> None:
+        """Run all segments, in order, to their end.
+
+        Raises:
+            DeviceError: the driver's own text.
+        """
+        for idx in range(len(self.graphs)):
+            self.launch(idx, stream)
+        stream.synchronize()
+
     def keep(self, stack: ExitStack) -> None:
         """Own what `stack` holds, of what these were made."""
         self._stack = stack
