@@ -27,8 +27,7 @@ def rebuild(
         PreemptError: what the compile raises.
     """
     bundle = open_bundle(path)
-    for artefact in bundle.artefacts_for(None):
-        bundle.verified_path(artefact.path)
+    bundle.verify_artefacts(None)
     options = options_from_request(bundle, target)
     model = bundle.verified_path(f"graph/{MODEL_FILE}")
     report = compile_model(model, output or bundle.root, options, cache, progress)

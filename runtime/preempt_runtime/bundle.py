@@ -7,12 +7,20 @@ caller pins it with `manifest_sha256`. Load only what you would execute.
 import hashlib
 import logging
 import os
-import stat
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from preempt_runtime.bundle_files import (
+    COMPILE_AGAIN,
+    check_file,
+    check_hash,
+    check_size,
+    chunks,
+    files_below,
+    lstat_inside,
+    open_inside,
+)
 from preempt_runtime.errors import BundleError
 from preempt_runtime.manifest import (
     MANIFEST_NAME,
@@ -28,11 +36,6 @@ from preempt_runtime.units import fmt_bytes
 PARTIAL_PREFIX = ".tmp-"
 """Begins the name of the directory that a compile writes into before it renames it."""
 
-_COMPILE_AGAIN = "compile the bundle again"
-_CHUNK_BYTES = 1 << 20
-_OPEN_FLAGS = os.O_RDONLY
-for _flag in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY", "O_CLOEXEC"):  # not every system has each
-    _OPEN_FLAGS |= getattr(os, _flag, 0)
 _log = logging.getLogger("preempt_runtime.bundle")
 
 
@@ -61,12 +64,21 @@ class Bundle:
             BundleError: not listed, missing, a link, no regular file, another size or hash.
         """
         artefact = self._listed(artefact_path)
-        found = _lstat_inside(self.root, artefact.path)
+        found = lstat_inside(self.root, artefact.path)
         identity = (artefact.path, found.st_size, found.st_mtime_ns, found.st_ino)
         if identity not in self._hashed:
-            _check_file(self.root, artefact)
+            check_file(self.root, artefact)
             self._hashed.add(identity)
         return self.root / artefact.path
+
+    def verify_artefacts(self, key: str | None) -> None:
+        """Return when the files of one KEY (None: the portable ones) are what the manifest says.
+
+        Raises:
+            BundleError: as `verified_path`.
+        """
+        for artefact in self.artefacts_for(key):
+            self.verified_path(artefact.path)
 
     def read_bytes(self, artefact_path: str) -> bytes:
         """The content of a listed file; the very bytes returned are the ones checked.
@@ -75,11 +87,11 @@ class Bundle:
             BundleError: as `verified_path`.
         """
         artefact = self._listed(artefact_path)
-        with _open_inside(self.root, artefact.path) as descriptor:
-            _check_size(self.root, artefact, os.fstat(descriptor).st_size)
-            content = b"".join(_chunks(descriptor, artefact.num_bytes))
-        _check_size(self.root, artefact, len(content))
-        _check_hash(self.root, artefact, hashlib.sha256(content).hexdigest())
+        with open_inside(self.root, artefact.path) as descriptor:
+            check_size(self.root, artefact, os.fstat(descriptor).st_size)
+            content = b"".join(chunks(descriptor, artefact.num_bytes))
+        check_size(self.root, artefact, len(content))
+        check_hash(self.root, artefact, hashlib.sha256(content).hexdigest())
         return content
 
     def verify_files(self) -> None:
@@ -89,9 +101,9 @@ class Bundle:
             BundleError: a file differs from the manifest, or is not listed in it.
         """
         for artefact in self.manifest.artefacts:
-            _check_file(self.root, artefact)
+            check_file(self.root, artefact)
         listed = {MANIFEST_NAME, *(artefact.path for artefact in self.manifest.artefacts)}
-        if unlisted := sorted(set(_files_below(self.root)) - listed):
+        if unlisted := sorted(set(files_below(self.root)) - listed):
             names = ", ".join(brief(name) for name in unlisted[:5])
             raise BundleError(
                 f"{self.root}: {len(unlisted)} files are not part of the bundle: {names};"
@@ -103,8 +115,7 @@ class Bundle:
             if artefact.path == artefact_path:
                 return artefact
         raise BundleError(
-            f"{self.root}: {brief(artefact_path)} is not listed in {MANIFEST_NAME};"
-            f" {_COMPILE_AGAIN}"
+            f"{self.root}: {brief(artefact_path)} is not listed in {MANIFEST_NAME}; {COMPILE_AGAIN}"
         )
 
 
@@ -119,14 +130,14 @@ def open_bundle(path: str | Path, *, manifest_sha256: str | None = None) -> Bund
         BundleError: no bundle, a damaged one, or not the pinned one.
     """
     root = _bundle_root(path)
-    with _open_inside(root, MANIFEST_NAME) as descriptor:
+    with open_inside(root, MANIFEST_NAME) as descriptor:
         size = os.fstat(descriptor).st_size
         if size > MAX_MANIFEST_BYTES:
             raise BundleError(
                 f"{root / MANIFEST_NAME}: {fmt_bytes(size)}, at most"
-                f" {fmt_bytes(MAX_MANIFEST_BYTES)}; {_COMPILE_AGAIN}"
+                f" {fmt_bytes(MAX_MANIFEST_BYTES)}; {COMPILE_AGAIN}"
             )
-        text = b"".join(_chunks(descriptor, size))
+        text = b"".join(chunks(descriptor, size))
     found = hashlib.sha256(text).hexdigest()
     if manifest_sha256 is not None and found != manifest_sha256.lower():
         raise BundleError(
@@ -215,92 +226,3 @@ def _bundle_root(path: str | Path) -> Path:
             " give another directory, or remove it and compile again"
         )
     return root
-
-
-def _lstat_inside(root: Path, relative: str) -> os.stat_result:
-    """State of a regular file below `root` that is reached through directories only."""
-    path = root
-    *folders, _ = components = relative.split("/")
-    try:
-        for idx, component in enumerate(components):
-            path = path / component
-            found = os.lstat(path)
-            if stat.S_ISLNK(found.st_mode):
-                raise BundleError(f"{path}: a link, a bundle holds none; {_COMPILE_AGAIN}")
-            is_right = stat.S_ISDIR if idx < len(folders) else stat.S_ISREG
-            if not is_right(found.st_mode):
-                expected = "a directory" if idx < len(folders) else "a regular file"
-                raise BundleError(f"{path}: not {expected}; {_COMPILE_AGAIN}")
-        if not path.resolve(strict=True).is_relative_to(root):  # mounts and junctions are no links
-            raise BundleError(f"{path}: outside the bundle {root}; {_COMPILE_AGAIN}")
-    except (FileNotFoundError, NotADirectoryError) as err:
-        raise BundleError(f"{path}: missing, the manifest lists it; {_COMPILE_AGAIN}") from err
-    except (OSError, ValueError) as err:
-        raise BundleError(f"{path}: cannot be read ({err}); check permissions and path") from err
-    return found
-
-
-@contextmanager
-def _open_inside(root: Path, relative: str) -> Iterator[int]:
-    """A descriptor of the very file that `_lstat_inside` found."""
-    before = _lstat_inside(root, relative)
-    path = root / relative
-    try:
-        descriptor = os.open(path, _OPEN_FLAGS)
-    except OSError as err:
-        raise BundleError(f"{path}: cannot be read ({err}); check permissions") from err
-    try:
-        if not os.path.samestat(before, os.fstat(descriptor)):
-            raise BundleError(f"{path}: replaced while it was opened; try again")
-        yield descriptor
-    except OSError as err:
-        raise BundleError(f"{path}: cannot be read ({err}); check the disk") from err
-    finally:
-        os.close(descriptor)
-
-
-def _chunks(descriptor: int, num_bytes: int) -> Iterator[bytes]:
-    """The file's content, at most one byte more than `num_bytes`."""
-    left = num_bytes + 1
-    while left > 0 and (chunk := os.read(descriptor, min(left, _CHUNK_BYTES))):
-        left -= len(chunk)
-        yield chunk
-
-
-def _check_file(root: Path, artefact: Artefact) -> None:
-    digest, num_bytes = hashlib.sha256(), 0
-    with _open_inside(root, artefact.path) as descriptor:
-        _check_size(root, artefact, os.fstat(descriptor).st_size)
-        for chunk in _chunks(descriptor, artefact.num_bytes):
-            digest.update(chunk)
-            num_bytes += len(chunk)
-    _check_size(root, artefact, num_bytes)
-    _check_hash(root, artefact, digest.hexdigest())
-
-
-def _check_size(root: Path, artefact: Artefact, num_bytes: int) -> None:
-    if num_bytes != artefact.num_bytes:
-        raise BundleError(
-            f"{root / artefact.path}: {num_bytes} bytes, the manifest says"
-            f" {artefact.num_bytes}; {_COMPILE_AGAIN}"
-        )
-
-
-def _check_hash(root: Path, artefact: Artefact, sha256: str) -> None:
-    if sha256 != artefact.sha256:
-        raise BundleError(
-            f"{root / artefact.path}: sha256 {sha256}, the manifest says {artefact.sha256};"
-            f" damaged, {_COMPILE_AGAIN}"
-        )
-
-
-def _files_below(root: Path) -> Iterator[str]:
-    """Everything below `root` that is no directory, links to directories included."""
-
-    def refuse(err: OSError) -> None:
-        raise BundleError(f"{err.filename}: cannot be read ({err.strerror}); check permissions")
-
-    for folder, folders, files in os.walk(root, onerror=refuse):
-        links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
-        for name in files + links:
-            yield Path(folder, name).relative_to(root).as_posix()

@@ -288,11 +288,8 @@ class OrtDevice:
             DeviceError: ONNX Runtime refused a segment.
         """
         plan = choose_plan(bundle, local_fields(), plan_id=plan_id)
-        if plan.key is None:
-            raise BundleError(f"{bundle.root}: plan {plan.id!r} has nothing built for a CPU")
-        threads = _threads(bundle, plan.key)
-        for artefact in bundle.artefacts_for(plan.key):
-            bundle.verified_path(artefact.path)
+        threads = _threads(bundle, plan)
+        bundle.verify_artefacts(plan.key)
         sessions = tuple(
             open_session(bundle.verified_path(segment.path), threads) for segment in plan.segments
         )
@@ -315,12 +312,13 @@ class OrtDevice:
         """Nothing is held beyond the networks."""
 
 
-def _threads(bundle: Bundle, key: str) -> int:
-    found = bundle.manifest.keys[key].get("threads")
+def _threads(bundle: Bundle, plan: PlanSpec) -> int:
+    assert plan.key is not None, "a plan that fits this machine has a key"
+    found = bundle.manifest.keys[plan.key].get("threads")
     if type(found) is not int or not 1 <= found <= _MAX_THREADS:
         raise BundleError(
-            f"{bundle.root}: key {key}: threads is {brief(found)}, allowed 1 to {_MAX_THREADS};"
-            " compile it again"
+            f"{bundle.root}: key {plan.key}: threads is {brief(found)}, allowed 1 to"
+            f" {_MAX_THREADS}; compile it again"
         )
     return found
 

@@ -26,7 +26,7 @@ from preempt_runtime.backends.trt_library import (
 from preempt_runtime.backends.trt_tensors import stored_specs
 from preempt_runtime.bundle import Bundle, choose_plan
 from preempt_runtime.device import MAX_DEPTH, JobBuffers
-from preempt_runtime.errors import BundleError, DeviceError
+from preempt_runtime.errors import DeviceError
 from preempt_runtime.manifest import GraphSpec, PlanSpec, SegmentSpec
 from preempt_runtime.network_memory import NetworkMemory
 
@@ -180,10 +180,7 @@ class TrtDevice:
             DeviceError: TensorRT refused an engine, or there is no memory.
         """
         plan = choose_plan(bundle, local_fields(), plan_id=plan_id)
-        if plan.key is None:
-            raise BundleError(f"{bundle.root}: plan {plan.id!r} has nothing built for a GPU")
-        for artefact in bundle.artefacts_for(plan.key):
-            bundle.verified_path(artefact.path)
+        bundle.verify_artefacts(plan.key)
         self._context.make_current()
         name = bundle.root.name
         engines, engine_bytes = [], 0
