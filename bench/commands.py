@@ -16,6 +16,7 @@ from typing import Any
 from bench.intervals import quantiles_of
 from bench.machine import MachineWatch
 from bench.publish import where
+from bench.result_files import write_result
 from models.make import make
 from preempt_runtime.units import fmt_ns
 
@@ -103,8 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "dispatch": dispatch_figures(),
         "machine": watch.describe(),
     }
-    (out / "cpu-commands.json").write_text(json.dumps(result, indent=1) + "\n")
-    (out / "cpu-commands.md").write_text(page(result))
+    write_result(out, "cpu-commands", result, page(result))
     return 0
 
 

@@ -7,7 +7,6 @@ the same releases with uncut networks; and with the other tasks released so ofte
 """
 
 import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from bench.deadlines_report import (
     result_of,
 )
 from bench.machine import MachineWatch
+from bench.result_files import write_result
 from models.make import make
 from preempt_runtime.backends.ort import default_threads
 from preempt_runtime.taskset import read_taskset
@@ -79,8 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings={**settings_of(options), "attempts": attempts},
         machine=watch.describe(),
     )
-    (out / "deadlines.json").write_text(json.dumps(result, indent=1) + "\n")
-    (out / "deadlines.md").write_text(page(result))
+    write_result(out, "deadlines", result, page(result))
     return 0
 
 

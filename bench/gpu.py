@@ -22,13 +22,14 @@ from bench.gpu_build_time import counted_builds
 from bench.gpu_bundle import compared_outputs, loaded, memory_of, paired_times
 from bench.gpu_layers import layer_report, layer_times
 from bench.gpu_page import NAME, markdown, summary
+from bench.result_files import write_result
 from models.make import make
 from preempt_runtime.errors import PreemptError
 from preempt_runtime.loading import open_backend
 from preemptc.backends import BackendOptions
 from preemptc.backends.reference import SourceReference
 from preemptc.backends.tensorrt.bench import TrtBench
-from preemptc.cache import BuildCache, write_atomically
+from preemptc.cache import BuildCache
 from preemptc.compile_options import CompileOptions
 from preemptc.goal import Goal
 from preemptc.pipeline import compile_model
@@ -169,9 +170,7 @@ def merge(row: Mapping[str, Any], out: Path) -> list[Any]:
     order = [case.name for case in (*CASES, *QUICK_CASES)]
     known = sorted(by_name.values(), key=lambda entry: order.index(entry["case"]))
     document = {"command": _COMMAND, "rows": known}
-    out.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, (json.dumps(document, indent=1) + "\n").encode())
-    write_atomically(out / f"{NAME}.md", markdown(known, _COMMAND).encode())
+    write_result(out, NAME, document, markdown(known, _COMMAND))
     return known
 
 

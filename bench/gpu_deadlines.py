@@ -7,7 +7,6 @@ deadlines at that load, a smaller one is tried. The result is written after ever
 """
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -24,6 +23,7 @@ from bench.gpu import QUICK, QUICK_LEVEL
 from bench.gpu_deadlines_page import NAME, markdown
 from bench.gpu_modes import SPIN_NS
 from bench.machine import MachineWatch
+from bench.result_files import write_result
 from models.make import make
 from preempt_runtime.arrivals import Periodic, release_offsets
 from preempt_runtime.bundle import open_bundle
@@ -40,7 +40,7 @@ from preempt_runtime.task import Task
 from preempt_runtime.taskset import read_taskset
 from preempt_runtime.units import fmt_ns
 from preemptc.backends import BackendOptions
-from preemptc.cache import BuildCache, write_atomically
+from preemptc.cache import BuildCache
 from preemptc.compile_options import CompileOptions
 from preemptc.goal import Goal
 from preemptc.pipeline import compile_model
@@ -291,9 +291,7 @@ def _result(
 
 def write(result: Mapping[str, Any], out: Path) -> None:
     """The result as JSON and page."""
-    out.mkdir(parents=True, exist_ok=True)
-    write_atomically(out / f"{NAME}.json", (json.dumps(result, indent=1) + "\n").encode())
-    write_atomically(out / f"{NAME}.md", markdown(result).encode())
+    write_result(out, NAME, result, markdown(result))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

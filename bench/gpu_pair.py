@@ -6,7 +6,6 @@ Engines are shared with `bench.gpu` through the cache. Inputs lie in device memo
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -23,6 +22,7 @@ from bench.gpu_pair_page import NAME, markdown
 from bench.intervals import quantiles_of
 from bench.modes import Workload
 from bench.report import kept_frac, longest_segment
+from bench.result_files import write_result
 from models.make import make
 from preempt_runtime.backends.tensorrt import TrtDevice, local_fields
 from preempt_runtime.bundle import open_bundle
@@ -30,7 +30,7 @@ from preempt_runtime.errors import PreemptError
 from preempt_runtime.loading import open_backend
 from preempt_runtime.manifest import SEGMENTS_PLAN_ID, WHOLE_PLAN_ID
 from preemptc.backends import BackendOptions
-from preemptc.cache import BuildCache, write_atomically
+from preemptc.cache import BuildCache
 from preemptc.compile_options import CompileOptions
 from preemptc.goal import Goal
 from preemptc.pipeline import compile_model
@@ -118,9 +118,7 @@ def measure(bundles: Mapping[str, Path], options: argparse.Namespace) -> dict[st
 
 def write(result: Mapping[str, Any], out: Path) -> None:
     """The result as JSON and page."""
-    out.mkdir(parents=True, exist_ok=True)
-    write_atomically(out / f"{NAME}.json", (json.dumps(result, indent=1) + "\n").encode())
-    write_atomically(out / f"{NAME}.md", markdown(result).encode())
+    write_result(out, NAME, result, markdown(result))
 
 
 def figures(blocks: Sequence[Block], period_ns: int) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from typing import Any
 from bench.compiling import NODE_FACTOR
 from bench.gpu import QUICK, QUICK_LEVEL
 from bench.gpu_bundle import compared_outputs, loaded, paired_times
+from bench.result_files import write_result
 from models.make import make
 from preempt_runtime.backends.tensorrt import local_fields
 from preempt_runtime.bundle import Bundle, open_bundle
@@ -27,7 +28,7 @@ from preempt_runtime.errors import PreemptError
 from preempt_runtime.units import fmt_ns, rounded_down_ns
 from preemptc.backends import BackendOptions
 from preemptc.backends.reference import SourceReference
-from preemptc.cache import BuildCache, write_atomically
+from preemptc.cache import BuildCache
 from preemptc.compile_options import CompileOptions
 from preemptc.goal import Goal
 from preemptc.onnx_io.files import MODEL_FILE
@@ -179,9 +180,7 @@ def write(name: str, result: Mapping[str, Any], out: Path) -> dict[str, Any]:
     path = out / f"{NAME}.json"
     known = json.loads(path.read_text())["bundles"] if path.is_file() else {}
     bundles = {**known, name: result}
-    out.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, (json.dumps({"bundles": bundles}, indent=1) + "\n").encode())
-    write_atomically(out / f"{NAME}.md", markdown(bundles).encode())
+    write_result(out, NAME, {"bundles": bundles}, markdown(bundles))
     return bundles
 
 

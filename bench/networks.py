@@ -16,6 +16,7 @@ from typing import Any
 from bench.compiling import compile_under, measured_bound
 from bench.machine import MachineWatch
 from bench.paired import measure_bundle
+from bench.result_files import write_result
 from bench.rows import failed_row, markdown, row_of
 from models.make import NAMES, make
 from preempt_runtime.errors import PreemptError
@@ -57,8 +58,7 @@ def merge(rows: Sequence[Any], out: Path) -> list[Any]:
     by_name = {row["network"]: row for row in (*known, *rows)}
     merged = sorted(by_name.values(), key=lambda row: NAMES.index(row["network"]))
     document = {"command": _COMMAND, "rows": merged}
-    write_atomically(path, (json.dumps(document, indent=1) + "\n").encode())
-    write_atomically(out / f"{_NAME}.md", markdown(merged, _COMMAND).encode())
+    write_result(out, _NAME, document, markdown(merged, _COMMAND))
     return merged
 
 

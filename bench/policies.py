@@ -17,6 +17,7 @@ from typing import Any
 from bench.intervals import quantiles_of
 from bench.machine import MachineWatch
 from bench.publish import where
+from bench.result_files import write_result
 from preempt_runtime.job import Job
 from preempt_runtime.policies import POLICIES, Policy, key_of
 from preempt_runtime.task import Task
@@ -111,8 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "pythons": pythons,
         "machine": watch.describe(),
     }
-    (options.out / "cpu-policies.json").write_text(json.dumps(result, indent=1) + "\n")
-    (options.out / "cpu-policies.md").write_text(page(result))
+    write_result(options.out, "cpu-policies", result, page(result))
     return 0
 
 

@@ -5,7 +5,6 @@ executor, records and metrics on, no trace. Writes docs/results/simulation.json 
 """
 
 import argparse
-import json
 import tempfile
 import time
 import tracemalloc
@@ -17,6 +16,7 @@ from typing import Any
 from bench.intervals import quantiles_of
 from bench.machine import MachineWatch
 from bench.publish import where
+from bench.result_files import write_result
 from preempt_runtime.simulation.costs import CostMode, SegmentCost, TaskCosts, read_costs
 from preempt_runtime.simulation.simulate import SimulationOptions, simulate
 from preempt_runtime.taskset import TaskSetSpec, read_taskset
@@ -201,8 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "sets": sets,
         "machine": watch.describe(),
     }
-    (options.out / "simulation.json").write_text(json.dumps(result, indent=1) + "\n")
-    (options.out / "simulation.md").write_text(page(result))
+    write_result(options.out, "simulation", result, page(result))
     return 0
 
 
