@@ -30,7 +30,7 @@ from preemptc.onnx_io.versions import LIBRARY_VERSIONS
 from preemptc.pack import pack, pack_portable
 from preemptc.prepare import Prepared, prepare
 from preemptc.profile import LatencyProfile
-from preemptc.profiling import cached_profile, costs_without_device, profile_model
+from preemptc.profiling import cached_profile, costs_without_device, naming_estimates, profile_model
 from preemptc.replan import plan_until_kept
 from preemptc.search import segment_costs
 
@@ -112,7 +112,7 @@ def _build_here(
         candidates = candidates_of(prepared, profile, options)
         costs = segment_costs(candidates, profile)
         measured = plan_until_kept(
-            bench, costs, goal, describe=_describe(lowered), progress=progress,
+            bench, costs, goal, describe=describe_nodes(lowered), progress=progress,
             speed="at the speed of --profile" if options.profile else "at the speed measured now",
         )  # fmt: skip
         progress("check", 0.0)
@@ -149,7 +149,8 @@ def _plan_elsewhere(
     profile = costs_without_device(prepared, options)
     candidates = candidates_of(prepared, profile, options)
     progress("plan: from estimated costs", 0.5)
-    plan = search_goal(segment_costs(candidates, profile), goal, _describe(lowered))
+    with naming_estimates(profile):
+        plan = search_goal(segment_costs(candidates, profile), goal, describe_nodes(lowered))
     elsewhere = pack_portable(
         packed,
         model=prepared.model,
@@ -162,7 +163,8 @@ def _plan_elsewhere(
     return elsewhere, estimated_report(candidates, profile, plan, goal)
 
 
-def _describe(lowered: Lowered) -> Callable[[int, int], str]:
+def describe_nodes(lowered: Lowered) -> Callable[[int, int], str]:
+    """What names the nodes [start, end) of the executed graph in an error."""
     names = [node.name for node in lowered.graph.nodes]
 
     def describe(start: int, end: int) -> str:

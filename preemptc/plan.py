@@ -32,6 +32,8 @@ from preemptc.cache import BuildCache
 from preemptc.compilation import Compilation, shape_text
 from preemptc.pipeline import compile_model
 from preemptc.plan_costs import CostOptions, NetworkCuts, bundle_costs, costs_of_tasks
+from preemptc.plan_depth import depth_in_force
+from preemptc.plan_notes import precision_notes
 from preemptc.targets import CPU
 
 # In docs/results/cpu-networks.json most networks' segments have maxima that sum up to 1.13 to 1.31
@@ -61,7 +63,9 @@ class TaskSetPlan:
 
     `limits_ns` are bounds on segments by task, the file's own where it gives one, None where a
     network may stay whole or is as it is; `changes` are proposals for a set that is not
-    schedulable. `is_compiled` tells whether the costs are those of the bundles just compiled.
+    schedulable; `notes` tell of bundles that were there before. `is_compiled` tells whether the
+    costs are those of the bundles just compiled, `failure` why one could not be: those of the
+    others are measured then.
     """
 
     taskset: TaskSetSpec
@@ -70,7 +74,14 @@ class TaskSetPlan:
     limits_ns: Mapping[str, int | None]
     compilations: tuple[Compilation, ...]
     changes: tuple[Change, ...]
+    notes: tuple[str, ...] = ()
     is_compiled: bool = False
+    failure: str | None = None
+
+    @property
+    def is_schedulable(self) -> bool:
+        """Every deadline is kept, and every network that was to be compiled is."""
+        return self.choice.is_schedulable and self.failure is None
 
     @property
     def tries_every_change(self) -> bool:
@@ -104,12 +115,14 @@ def plan_taskset(
     }
     if not choice.is_schedulable:
         progress("what would help", 0.0)
+    compilations = _compilations(taskset, limits_ns, options)
     return TaskSetPlan(
         taskset=taskset,
         costs=costs,
         choice=choice,
         limits_ns=limits_ns,
-        compilations=_compilations(taskset, limits_ns, options),
+        compilations=compilations,
+        notes=precision_notes(compilations),
         changes=() if choice.is_schedulable else single_changes(problem, choice),
     )
 
@@ -132,17 +145,19 @@ def plan_and_compile(
 
     Raises:
         InputError: a task names no bundle to write.
-        PreemptError: costs cannot be found, or a network cannot be compiled under its bound.
+        PreemptError: costs cannot be found, or a network cannot be compiled.
     """
     _refuse_without_bundle(taskset.tasks)
-    compiled = None
+    compiled, notes = None, None
     for headroom_frac in _HEADROOMS:
         roomy = replace(options, headroom_frac=headroom_frac)
         plan = plan_taskset(taskset, roomy, cache, progress)
+        notes = plan.notes if notes is None else notes  # later the bundles are this plan's own
+        plan = replace(plan, notes=notes)
         if not plan.choice.is_schedulable:
             return compiled or plan
         compiled = compile_plan(plan, options, cache, progress)
-        if compiled.choice.is_schedulable:
+        if compiled.choice.is_schedulable or compiled.failure is not None:
             break
     assert compiled is not None
     return compiled
@@ -153,22 +168,27 @@ def compile_plan(
 ) -> TaskSetPlan:
     """The same set with its networks compiled, judged again by what their segments then took.
 
+    A network that cannot keep its bound ends it: `failure` says so.
+
     Raises:
         InputError: a task names no bundle to write.
-        PreemptError: a network cannot be compiled under its bound.
+        PreemptError: a network cannot be compiled at all.
     """
     _refuse_without_bundle(plan.taskset.tasks)
-    compiled = {_place(each.bundle) for each in plan.compilations if each.bundle is not None}
+    compiled: set[Path] = set()
+    failure = None
     for each in plan.compilations:
         assert each.bundle is not None
         try:
             compile_model(each.model, each.bundle, each.options, cache, progress)
         except InfeasibleError as err:
             names = [task.name for task in plan.taskset.tasks if task.bundle == each.bundle]
-            raise InfeasibleError(
+            failure = (
                 f"{plan.taskset.path}: task {names[0]!r}, cut under {_limit_text(each)}: {err} (in"
                 " a task set that is max_segment; then others need a later deadline)"
-            ) from err
+            )
+            break
+        compiled.add(_place(each.bundle))
     costs = {
         task.name: bundle_costs(task.bundle, task.plan, plan.taskset.threads)
         if task.bundle is not None and _place(task.bundle) in compiled
@@ -187,8 +207,9 @@ def compile_plan(
         plan,
         costs=chosen,
         choice=choice,
-        changes=() if choice.is_schedulable else single_changes(problem, choice),
-        is_compiled=True,
+        changes=() if choice.is_schedulable or failure else single_changes(problem, choice),
+        is_compiled=failure is None,
+        failure=failure,
     )
 
 
@@ -247,7 +268,7 @@ def _problem(
         },
         policy=taskset.policy,
         assumptions=Assumptions(
-            depth=taskset.depth,
+            depth=depth_in_force(taskset, costs),
             resume_cost_ns=taskset.resume_cost_ns,
             dispatch_ns=taskset.dispatch_ns if dispatch_ns is None else dispatch_ns,
             margin_frac=taskset.margin_frac if margin_frac is None else margin_frac,
@@ -308,7 +329,12 @@ def _backend(taskset: TaskSetSpec, options: PlanOptions) -> BackendOptions:
 
 
 def refusal(plan: TaskSetPlan) -> str | None:
-    """One line: which task is late, by how much, and which single change would do; None: none."""
+    """One line: which task is late, by how much, and which single change would do; None: none.
+
+    Or why a network could not be compiled.
+    """
+    if plan.failure is not None:
+        return plan.failure
     late = [bound for bound in plan.choice.bound.tasks if not bound.is_schedulable]
     if not late:
         return None

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from preempt_runtime.bundle import open_bundle
-from preempt_runtime.errors import ModelError
+from preempt_runtime.errors import InfeasibleError, InputError, ModelError
 from preempt_runtime.plan_choice import is_measured, machine_of, plan_with_costs
 from preempt_runtime.schedulability import (
     CostSource,
@@ -18,9 +18,9 @@ from preemptc.backends import BackendOptions, Progress
 from preemptc.cache import BuildCache
 from preemptc.compile_options import CompileOptions
 from preemptc.goal import Goal
-from preemptc.pipeline import candidates_of
+from preemptc.pipeline import candidates_of, describe_nodes
 from preemptc.prepare import prepare
-from preemptc.profiling import costs_without_device, profile_model
+from preemptc.profiling import costs_without_device, naming_estimates, profile_model
 from preemptc.search import SegmentCosts, pareto_front, search_bound, segment_costs
 
 _MAX_CUTS = 200
@@ -32,14 +32,16 @@ class NetworkCuts:
     """The ways to cut a task's network, and where their costs come from.
 
     `free_front` has those that a bound in the file rules out, too; None where the file leaves the
-    choice, or where there is none. `machine` is what a bundle's plan was made for, `total_ns` the
-    most that all segments of a bundle were seen to take together, where that was measured.
+    choice, or where there is none. `target` is what executes the network, None for costs in the
+    file; `machine` is what a bundle's plan was made for, `total_ns` the most that all segments of a
+    bundle were seen to take together, where that was measured.
     """
 
     front: Front
     free_front: Front | None
     source: CostSource
     origin: str
+    target: str | None = None
     machine: str | None = None
     total_ns: int | None = None
 
@@ -104,6 +106,7 @@ def bundle_costs(path: Path, plan_id: str | None, threads: int | None) -> Networ
         free_front=None,
         source="measured" if is_measured(plan) else "estimated",
         origin=f"{path.name}, plan {plan.id!r}",
+        target=plan.target,
         machine=machine_of(bundle.manifest, plan),
         total_ns=plan.chained.max_ns if is_measured(plan) and plan.chained is not None else None,
     )
@@ -127,24 +130,35 @@ def _network_costs(
         raise ModelError(
             f"task {task.name!r}: {err} (in a task set --shape is the task's key shapes)"
         ) from err
-    if prepared.backend.is_portable:
-        profile = costs_without_device(prepared, compiling)
-    else:
-        profile = profile_model(prepared, compiling, cache, progress)
+    try:
+        if prepared.backend.is_portable:
+            profile = costs_without_device(prepared, compiling)
+        else:
+            profile = profile_model(prepared, compiling, cache, progress)
+    except InputError as err:
+        raise InputError(f"task {task.name!r}: {err}") from err
     costs = segment_costs(candidates_of(prepared, profile, compiling), profile)
     progress(f"cuts of {task.name}", 0.0)
     every = front_of_network(costs)
     bound_ns = task.max_segment_ns
+    front = every
+    if bound_ns is not None:
+        try:
+            with naming_estimates(profile):
+                kept = search_bound(costs, bound_ns, describe=describe_nodes(prepared.lowered))
+        except InfeasibleError as err:
+            raise InfeasibleError(
+                f"task {task.name!r}: {err} (in a task set --max-segment is the task's key"
+                " max_segment)"
+            ) from err
+        front = fixed_front(_positive(kept.predicted_ns))
     return NetworkCuts(
-        front=every if bound_ns is None else fixed_front(_kept(costs, bound_ns)),
+        front=front,
         free_front=None if bound_ns is None else every,
         source="predicted" if profile.source == "measured" else "estimated",
         origin=task.profile.name if task.profile else f"a profile of {model.name}",
+        target=options.target,
     )
-
-
-def _kept(costs: SegmentCosts, bound_ns: int) -> tuple[int, ...]:
-    return _positive(search_bound(costs, bound_ns).predicted_ns)
 
 
 def front_of_network(costs: SegmentCosts) -> Front:

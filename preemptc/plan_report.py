@@ -6,8 +6,10 @@ from dataclasses import asdict
 from typing import Any
 
 from preempt_runtime.schedulability import TaskBound
+from preempt_runtime.task_table import TaskSpec
 from preempt_runtime.units import fmt_exact_ns, fmt_ns
 from preemptc.plan import TaskSetPlan
+from preemptc.plan_depth import depth_reason
 from preemptc.report import Table, facts, fmt_percent
 
 _SOURCES = {
@@ -22,6 +24,7 @@ _BASIS = {
     "predicted": "its predicted median (--compile measures maxima)",
     "estimated": "estimated (--compile on the device measures maxima)",
 }
+_BUILD = "estimated (`preemptc build` on the device measures maxima)"
 
 
 def document_of(plan: TaskSetPlan) -> Mapping[str, Any]:
@@ -30,12 +33,16 @@ def document_of(plan: TaskSetPlan) -> Mapping[str, Any]:
     return {
         "taskset": str(plan.taskset.path),
         "policy": bound.policy,
-        "schedulable": bound.is_schedulable,
+        "schedulable": plan.is_schedulable,
+        "failure": plan.failure,
         "source": bound.source,
         "compiled": plan.is_compiled,
+        "bundles": [str(each.bundle) for each in plan.compilations] if plan.is_compiled else [],
+        "requested_depth": plan.taskset.depth,
         "assumptions": asdict(assumed),
         "tasks": [_task_document(plan, task) for task in bound.tasks],
         "commands": [list(each.words) for each in plan.compilations],
+        "notes": list(plan.notes),
         "changes": [asdict(change) for change in plan.changes],
     }
 
@@ -56,9 +63,11 @@ def _task_document(plan: TaskSetPlan, task: TaskBound) -> Mapping[str, Any]:
 def tables_of(plan: TaskSetPlan) -> tuple[Table, ...]:
     """What `plan` tells people."""
     tables = [_summary(plan), _task_table(plan)]
-    if plan.compilations and plan.choice.is_schedulable and not plan.is_compiled:
+    if plan.compilations and plan.is_schedulable and not plan.is_compiled:
         rows = tuple((shlex.join(each.words),) for each in plan.compilations)
         tables.append(Table(title="to compile it so (--compile does)", rows=rows))
+    if plan.is_compiled:
+        tables.append(_bundles_table(plan))
     if plan.changes:
         rows = tuple((change.text,) for change in plan.changes)
         notes = (
@@ -71,14 +80,42 @@ def tables_of(plan: TaskSetPlan) -> tuple[Table, ...]:
     return tuple(tables)
 
 
+def _bundles_table(plan: TaskSetPlan) -> Table:
+    """What was written, and what is left to do where the device is."""
+    to_build = {task.bundle for task in _unbuilt(plan)}
+    rows = tuple((str(each.bundle),) for each in plan.compilations)
+    notes = [
+        f"engines for {each.target} are built where it is: run `preemptc build"
+        f" {shlex.quote(str(each.bundle))}` there, which measures and plans again"
+        for each in plan.compilations
+        if each.bundle in to_build
+    ]
+    if notes:
+        notes.append(
+            "then plan with the bundles alone (leave model out): that judges by measured maxima"
+        )
+    return Table(title="compiled", rows=rows, notes=tuple(notes))
+
+
+def _unbuilt(plan: TaskSetPlan) -> list[TaskSpec]:
+    """Tasks whose bundle was just compiled, for a device that is elsewhere."""
+    if not plan.is_compiled:
+        return []
+    return [
+        task
+        for task in plan.taskset.tasks
+        if task.model is not None and plan.costs[task.name].source == "estimated"
+    ]
+
+
 def _summary(plan: TaskSetPlan) -> Table:
     bound, assumed = plan.choice.bound, plan.choice.bound.assumptions
     values = {
-        "verdict": "every deadline is kept" if bound.is_schedulable else "not schedulable",
-        "as long as": f"{_what(plan)} longer than {_BASIS[bound.source]} plus the margin",
+        "verdict": _verdict(plan),
+        "as long as": f"{_what(plan)} longer than {_basis(plan)} plus the margin",
         "costs": ", ".join(_costs_lines(plan)),
         "margin": f"{fmt_percent(assumed.margin_frac)} on every cost",
-        "in flight": f"{assumed.depth} segment{'s' if assumed.depth > 1 else ''}",
+        "in flight": _in_flight(plan),
     }
     for label, value_ns in (
         ("resuming", assumed.resume_cost_ns),
@@ -91,18 +128,36 @@ def _summary(plan: TaskSetPlan) -> Table:
     return facts(f"{plan.taskset.name} under {bound.policy}", values, _notes(plan))
 
 
+def _verdict(plan: TaskSetPlan) -> str:
+    if plan.failure is not None:
+        return "not known: a network could not be compiled under its bound"
+    return "every deadline is kept" if plan.is_schedulable else "not schedulable"
+
+
+def _basis(plan: TaskSetPlan) -> str:
+    source = plan.choice.bound.source
+    return _BUILD if source == "estimated" and _unbuilt(plan) else _BASIS[source]
+
+
+def _in_flight(plan: TaskSetPlan) -> str:
+    depth = plan.choice.bound.assumptions.depth
+    reason = depth_reason(plan.taskset, plan.costs)
+    return f"{depth} segment{'s' if depth > 1 else ''}{f' ({reason})' if reason else ''}"
+
+
 def _notes(plan: TaskSetPlan) -> tuple[str, ...]:
     """A word on bundles that are there already, and say something else perhaps."""
-    if plan.is_compiled:
-        return ()
+    if plan.is_compiled or plan.failure is not None:
+        return plan.notes
     there = [
         task.name
         for task in plan.taskset.tasks
         if task.model is not None and task.bundle is not None and task.bundle.is_dir()
     ]
     if not there:
-        return ()
+        return plan.notes
     return (
+        *plan.notes,
         f"not judged by the bundles that {', '.join(there)} have already, but by what their models"
         " are predicted to take: leave model out to judge by a bundle's measured maxima, or"
         " --compile",

@@ -3,12 +3,14 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from preempt_runtime.errors import DeviceError
 from preemptc import __version__
 from preemptc.backends import Backend, Progress, backend_for_target, silent
 from preemptc.cache import BuildCache
 from preemptc.compile_options import CompileOptions
 from preemptc.load import load
 from preemptc.model import Lowered, Model
+from preemptc.targets import TARGETS, local_device
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +20,21 @@ class Prepared:
     model: Model
     lowered: Lowered
     backend: Backend
+
+
+def require_device(options: CompileOptions, command: str) -> None:
+    """Return if networks can be measured here as on the target, before anything is loaded.
+
+    Raises:
+        DeviceError: the target is elsewhere; the message says to run `command` there.
+    """
+    backend = backend_for_target(options.target, options.backend)
+    if backend.is_portable:
+        here = local_device(TARGETS[options.target]).unavailable
+        raise DeviceError(
+            f"target {options.target!r} is not here; run `preemptc {command} ... --target"
+            f" {options.target}` where it is (here: {here})"
+        )
 
 
 def prepare(

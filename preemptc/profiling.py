@@ -1,11 +1,13 @@
 """Stage profile: costs that were given, measured on the target, or estimated without it."""
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from preempt_runtime.errors import InputError
+from preempt_runtime.errors import InfeasibleError, InputError
 from preempt_runtime.manifest import PROFILE_NAME
 from preemptc import __version__
 from preemptc.backends import Bench, Progress, silent
@@ -90,10 +92,27 @@ def _given_profile(path: Path, lowered: Lowered) -> LatencyProfile:
     """
     profile = read_profile(path)
     names = tuple(node.name for node in lowered.graph.nodes)
-    if profile.graph_digest != lowered.graph_digest or profile.node_names != names:
+    if profile.graph_digest == lowered.graph_digest and profile.node_names == names:
+        return profile
+    command = f"`preemptc profile MODEL --target {lowered.target} -o FILE`"
+    if profile.target != lowered.target:
         raise InputError(
-            f"{path}: a profile of another network, other shapes or another ONNX Runtime"
-            f" ({len(profile.node_names)} nodes against {len(names)});"
-            " write one with `preemptc profile MODEL -o FILE`"
+            f"{path}: a profile for target {profile.target!r}, which executes another graph than"
+            f" {lowered.target!r}; write one with {command} on that device, or leave the profile"
+            " out"
         )
-    return profile
+    raise InputError(
+        f"{path}: a profile of another network, other shapes or another ONNX Runtime"
+        f" ({len(profile.node_names)} nodes against {len(names)}); write one with {command}"
+    )
+
+
+@contextlib.contextmanager
+def naming_estimates(profile: LatencyProfile) -> Iterator[None]:
+    """Have an error that tells times say so, where these are estimated."""
+    try:
+        yield
+    except InfeasibleError as err:
+        if profile.source == "measured":
+            raise
+        raise InfeasibleError(f"by estimated costs, {err}") from err

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from preempt_runtime.device import MAX_DEPTH
 from preempt_runtime.errors import BundleError, DeviceError
 from preempt_runtime.loading import open_backend
 from preemptc.gpu_specs import GpuSpec, gpu_specs
@@ -20,6 +21,7 @@ class Target:
     `backend` names the library behind it, as the KEY of device artefacts does; `compiler` is the
     module whose `open_backend` compiles for it, imported when a compile asks. `gpu` are the
     figures of a named GPU: without it on this machine, a network can still be planned for it.
+    `max_depth` segments may be in flight on it.
     """
 
     name: str
@@ -27,6 +29,7 @@ class Target:
     compiler: str
     description: str
     gpu: GpuSpec | None = None
+    max_depth: int = MAX_DEPTH
 
 
 _TENSORRT = "tensorrt"
@@ -36,6 +39,7 @@ CPU = Target(
     backend="ort",
     compiler="preemptc.backends.ort.backend",
     description="the CPU of this machine, by ONNX Runtime",
+    max_depth=1,
 )
 NATIVE = Target(
     name="native",

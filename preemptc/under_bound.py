@@ -35,11 +35,11 @@ def first_kept(trials: Trials, bound_ns: int, describe: Describe, speed: str) ->
                 return tried
     if not longest_ns:
         raise BuildError(
-            f"after {_MAX_ROUNDS} rounds no plan could be built: {len(trials.costs.failed)}"
+            f"after {trials.num_rounds} rounds no plan could be built: {len(trials.costs.failed)}"
             " segments were refused; try another bound"
         )
     raise InfeasibleError(
-        f"after {_MAX_ROUNDS} rounds a segment still takes {fmt_ns(longest_ns)} at"
+        f"after {trials.num_rounds} rounds a segment still takes {fmt_ns(longest_ns)} at"
         f" {trials.quantile}, bound {fmt_ns(bound_ns)}: times on this machine vary more"
         " than that; close other programs, or raise --max-segment"
     )

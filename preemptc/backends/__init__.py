@@ -21,6 +21,7 @@ from preemptc.model import Lowered, Model
 from preemptc.profile import LatencyProfile
 from preemptc.targets import TARGETS
 
+DEFAULT_PRECISION: Literal["fp32", "fp16"] = "fp32"
 Tensors = Mapping[str, NDArray[Any]]
 Progress = Callable[[str, float], None]
 

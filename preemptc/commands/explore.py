@@ -20,7 +20,7 @@ from preemptc.commands.options import (
 )
 from preemptc.pipeline import candidates_of
 from preemptc.plot import pareto_svg
-from preemptc.prepare import Prepared, prepare
+from preemptc.prepare import Prepared, prepare, require_device
 from preemptc.profile import LatencyProfile
 from preemptc.profiling import cached_profile, profile_model
 from preemptc.report import Table, facts, fmt_costs, fmt_percent
@@ -52,6 +52,8 @@ def command(
     if plot is not None:
         refuse_overwrite(plot, request.model, profile)
     options = request.options(profile=profile, max_live_bytes=max_live_bytes)
+    if profile is None:
+        require_device(options, "explore")
     with watched() as progress:
         prepared = prepare(request.model, options, request.cache, progress)
         is_cached = profile is None and cached_profile(prepared, request.cache) is not None

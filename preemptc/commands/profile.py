@@ -10,7 +10,7 @@ import click
 from preempt_runtime.units import fmt_ns
 from preemptc.cache import guard, write_atomically
 from preemptc.commands.options import FILE, Request, network_options, refuse_overwrite
-from preemptc.prepare import Prepared, prepare
+from preemptc.prepare import Prepared, prepare, require_device
 from preemptc.profile import LatencyProfile, json_from_profile
 from preemptc.profiling import profile_model
 from preemptc.report import Table, facts, fmt_costs, fmt_latency, fmt_percent
@@ -30,6 +30,7 @@ def command(request: Request, output: Path) -> None:
     """
     refuse_overwrite(output, request.model)
     options = request.options()
+    require_device(options, "profile")
     with watched() as progress:
         prepared = prepare(request.model, options, request.cache, progress)
         hits = request.cache.hits

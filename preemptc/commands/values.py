@@ -1,5 +1,6 @@
 """Option values as people write them; what cannot be read is wrong usage, exit code 2."""
 
+import difflib
 import re
 
 import click
@@ -101,7 +102,11 @@ def target_name(text: str) -> str:
                 f"{text!r} is unknown; networks run on GPUs by TensorRT, for the one that is here"
                 " write native (ONNX Runtime's CUDA provider is not used)"
             )
-        raise click.BadParameter(f"{text!r} is unknown, there is {known}; see `preemptc targets`")
+        close = difflib.get_close_matches(text.lower(), TARGETS, n=1)
+        meant = f" (did you mean {close[0]!r}?)" if close else ""
+        raise click.BadParameter(
+            f"{text!r} is unknown{meant}, there is {known}; see `preemptc targets`"
+        )
     return text
 
 

@@ -1,5 +1,6 @@
 """A TOML table that is read strictly: every key is known, has its type, and lies in its range."""
 
+import difflib
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -36,11 +37,16 @@ class TomlTable:
         """Refuse every key that is not among `keys`.
 
         Raises:
-            InputError: there is another key; the message lists those allowed.
+            InputError: there is another key; the message says which was meant, perhaps, and lists
+                those allowed.
         """
         for key in self.entries:
             if key not in keys:
-                raise InputError(f"{self.where}: unknown key {key!r}, allowed {', '.join(keys)}")
+                close = difflib.get_close_matches(key, keys, n=1)
+                meant = f" (did you mean {close[0]!r}?)" if close else ""
+                raise InputError(
+                    f"{self.where}: unknown key {key!r}{meant}, allowed {', '.join(keys)}"
+                )
 
     def has(self, key: str) -> bool:
         """Whether the key is written."""
@@ -112,19 +118,26 @@ class TomlTable:
         """The array of tables at `key`, `[[key]]`."""
         found = self._get(key, None, (list,), f"an array of tables, [[{key}]]")
         if not all(isinstance(entry, dict) for entry in found):
-            raise self.error(key, f"an array of tables, [[{key}]]")
+            raise self._type_error(key, f"an array of tables, [[{key}]]")
         return tuple(found)
 
     def error(self, key: str, allowed: str) -> InputError:
-        """An error that says what stands at `key`, and what is allowed."""
+        """An error that says what stands at `key`, of the right type, and what is allowed."""
+        found = self.entries[key]
+        is_long = isinstance(found, int)
+        unshown = f"{_kind(found)} of over 63 bits" if is_long else f"it is {_kind(found)}"
+        shown = _shown(found) or unshown
+        return InputError(f"{self.where}: key {key!r}: {shown}, allowed {allowed}")
+
+    def _type_error(self, key: str, allowed: str) -> InputError:
+        """The same for what is of another type."""
         found = self.entries[key]
         if isinstance(found, str):
-            return InputError(f"{self.where}: key {key!r}: found {found[:60]!r}, allowed {allowed}")
-        shown = "it"
-        if isinstance(found, (bool, float)) or (isinstance(found, int) and abs(found) < 2**63):
-            shown = repr(found)
-        kind = _KIND.get(type(found), "a date or time")
-        return InputError(f"{self.where}: key {key!r}: {shown} is {kind}, allowed {allowed}")
+            return self.error(key, allowed)
+        shown = _shown(found) or "it"
+        return InputError(
+            f"{self.where}: key {key!r}: {shown} is {_kind(found)}, allowed {allowed}"
+        )
 
     def _get(self, key: str, default: Any, kinds: tuple[type, ...], allowed: str) -> Any:
         if key not in self.entries:
@@ -132,8 +145,21 @@ class TomlTable:
                 raise InputError(f"{self.where}: key {key!r} is missing, write {allowed}")
             return default
         if type(self.entries[key]) not in kinds:  # not isinstance: a bool is no integer here
-            raise self.error(key, allowed)
+            raise self._type_error(key, allowed)
         return self.entries[key]
+
+
+def _kind(found: object) -> str:
+    return _KIND.get(type(found), "a date or time")
+
+
+def _shown(found: object) -> str | None:
+    """The value, where it is short enough for a message."""
+    if isinstance(found, str):
+        return f"found {found[:60]!r}"
+    if isinstance(found, (bool, float)) or (isinstance(found, int) and abs(found) < 2**63):
+        return repr(found)
+    return None
 
 
 def read_toml(path: Path) -> TomlTable:

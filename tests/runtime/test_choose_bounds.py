@@ -257,6 +257,24 @@ def test_every_proposed_change_is_true() -> None:
     assert kinds == {"bound", "priority", "cost", "deadline", "period"}
 
 
+def test_fewer_segments_in_flight_are_proposed() -> None:
+    lane = AnalysedTask(name="lane", segment_ns=(45,), period_ns=100, priority=2)
+    long = AnalysedTask(name="long", segment_ns=(30, 30), period_ns=600, priority=1)
+    fronts = {task.name: fixed_front(task.segment_ns) for task in (lane, long)}
+    problem = _problem(
+        tasks=(lane, long), fronts=fronts, free_fronts={}, assumptions=Assumptions(depth=4)
+    )
+    first = single_changes(problem, problem.choose())[0]
+    # 29 + 45 of the next and its own 45 are too many with two in flight; one leaves 74
+    assert (first.kind, first.task) == ("depth", None)
+    assert first.text == "depth = 1 instead of 4 for all tasks"
+    for depth, is_kept in ((1, True), (2, False)):
+        assumed = Assumptions(depth=depth)
+        assert replace(problem, assumptions=assumed).choose().is_schedulable is is_kept
+    fifo = replace(problem, policy="fifo", tasks=(replace(lane, deadline_ns=50), long))
+    assert all(c.kind != "depth" for c in single_changes(fifo, fifo.choose()))
+
+
 def _done(problem: Problem, text: str) -> Problem:
     """The problem with what the text says, which people would type."""
     name, fronts = text.split("'")[1], dict(problem.fronts)

@@ -18,7 +18,7 @@ from preempt_runtime.schedulability import ANALYSED_POLICIES, AnalysedTask, Assu
 from preempt_runtime.schedulability.analysis import is_schedulable, loads_from_tasks
 from preempt_runtime.schedulability.demand import MAX_POINTS, Demand
 from preempt_runtime.schedulability.edf import edf_busy_period_ns, is_demand_met
-from preempt_runtime.schedulability.loads import Unbounded
+from preempt_runtime.schedulability.loads import Unbounded, load_from_task
 from preempt_runtime.task import Task
 from preempt_runtime.testing import FakeNetwork, run_schedule
 
@@ -515,3 +515,36 @@ def test_the_documents_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
     end = next(idx for idx in range(start, end) if lines[idx].startswith("print("))
     exec("\n".join(lines[start : end + 1]), {})
     assert capsys.readouterr().out == "7699999\n"  # 3.3 ms of its own, 4.4 ms less 1 ns of long's
+
+
+def test_what_asks_for_more_than_the_device_is_told_apart() -> None:
+    """The task's own level, and what others may add: 45 % are asked for, not 125 %."""
+    tasks = (
+        AnalysedTask(name="a", segment_ns=(35,), period_ns=100, priority=2),
+        AnalysedTask(name="b", segment_ns=(5, 5), period_ns=100, priority=1),
+    )
+    late = analyse(tasks, "fixed-priority", Assumptions(resume_cost_ns=80)).task("b")
+    assert late.reason == (
+        "jobs of its level and above ask for 45 % of the device, and resuming may take 80 %"
+    )
+    asked = load_from_task(tasks[0], Assumptions(), rank=1)
+    slipped = Demand([asked], 90).busy_period_ns(1)
+    assert isinstance(slipped, Unbounded)
+    assert slipped.reason == (
+        "jobs of its level and above ask for 35 % of the device, and less urgent segments launched"
+        " ahead may take 90 %"
+    )
+    full = Demand([replace(asked, cost_ns=101)]).busy_period_ns(0)
+    assert isinstance(full, Unbounded)
+    assert full.reason == "jobs of its level and above ask for 101 % of the device"
+
+
+@pytest.mark.parametrize("policy", ["fixed-priority", "edf"])
+def test_segments_launched_ahead_are_not_held_against_the_tasks_load(policy: str) -> None:
+    """80 % with 35 % that may slip in at depth 2 has a bound, if a late one."""
+    lane = AnalysedTask(name="lane", segment_ns=(80,), period_ns=100, priority=2)
+    long = AnalysedTask(name="long", segment_ns=(35,), period_ns=1000, priority=1)
+    found = analyse((lane, long), policy, Assumptions(depth=2)).task("lane")
+    assert found.response_ns is not None
+    assert found.reason is not None
+    assert found.reason.startswith("may end ")

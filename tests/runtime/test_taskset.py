@@ -146,18 +146,18 @@ def test_seeds_come_from_the_command_line_then_the_task_then_the_set(folder: Pat
         (
             "[taskset]",
             "[taskset]\nthread = 2",
-            ": [taskset]: unknown key 'thread', allowed name, seed, threads, policy",
+            ": [taskset]: unknown key 'thread' (did you mean 'threads'?), allowed name, seed,",
         ),
         ("[taskset]", "x = 1\n[taskset]", ": unknown key 'x', allowed taskset, task"),
         (
             "[taskset]",
             "[taskset]\nthreads = 0",
-            ": [taskset]: key 'threads': 0 is an integer, allowed an integer from 1 to 1024",
+            ": [taskset]: key 'threads': 0, allowed an integer from 1 to 1024",
         ),
         (
             "[taskset]",
             "[taskset]\nthreads = 0x" + "f" * 5000,
-            ": [taskset]: key 'threads': it is an integer, allowed an integer from 1 to 1024",
+            ": [taskset]: key 'threads': an integer of over 63 bits, allowed an integer from 1 to ",
         ),
         (
             "[taskset]",
@@ -167,8 +167,7 @@ def test_seeds_come_from_the_command_line_then_the_task_then_the_set(folder: Pat
         (
             "[taskset]",
             "[taskset]\nseed = -1",
-            ": [taskset]: key 'seed': -1 is an integer, allowed an integer from 0 to "
-            "9223372036854775807",
+            ": [taskset]: key 'seed': -1, allowed an integer from 0 to 9223372036854775807",
         ),
         (
             "[taskset]",
@@ -222,7 +221,7 @@ def test_seeds_come_from_the_command_line_then_the_task_then_the_set(folder: Pat
         (
             "priority = 3",
             "priority = 1000001",
-            "key 'priority': 1000001 is an integer, allowed an integer from -1000000 to 1000000",
+            "key 'priority': 1000001, allowed an integer from -1000000 to 1000000",
         ),
         (
             "priority = 3",
@@ -257,12 +256,12 @@ def test_seeds_come_from_the_command_line_then_the_task_then_the_set(folder: Pat
         (
             "priority = 3",
             "priority = 3\nmax_pending = 0",
-            "key 'max_pending': 0 is an integer, allowed an integer from 1 to 1000000",
+            "key 'max_pending': 0, allowed an integer from 1 to 1000000",
         ),
         (
             "priority = 3",
             "priority = 3\nbuffers = 65",
-            "key 'buffers': 65 is an integer, allowed an integer from 1 to 64",
+            "key 'buffers': 65, allowed an integer from 1 to 64",
         ),
         (
             "priority = 3",
@@ -287,7 +286,7 @@ def test_seeds_come_from_the_command_line_then_the_task_then_the_set(folder: Pat
         (
             "[task.arrival]",
             "[task.arival]",
-            ": [[task]] 'camera': unknown key 'arival', allowed name,",
+            ": [[task]] 'camera': unknown key 'arival' (did you mean 'arrival'?), allowed name,",
         ),
         (
             '"periodic"',
@@ -323,7 +322,7 @@ def test_seeds_come_from_the_command_line_then_the_task_then_the_set(folder: Pat
         (
             '"periodic"\nperiod = "20ms"',
             f'"poisson"\nrate = {"9" * 400}',
-            "key 'rate': it is an integer, allowed a number up to 1.8e308",
+            "key 'rate': an integer of over 63 bits, allowed a number up to 1.8e308",
         ),
         (
             '"periodic"\nperiod = "20ms"',

@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -343,6 +344,7 @@ def test_output_and_cache_have_defaults(
         (("--shape", "image=1x0x2"), "'image=1x0x2' is not NAME=SHAPE; write dimensions from 1"),
         (("--shape", "image=1", "--shape", "image=2"), "an input is named twice"),
         (("--target", "xavier"), "'xavier' is unknown, there is cpu, native, h100, h200, orin, "),
+        (("--target", "Orin"), "'Orin' is unknown (did you mean 'orin'?), there is cpu, native, "),
         (("--threads", "0"), "0 is not in the range 1<=x<=1024"),
         (("--seed", "-1"), "-1 is not in the range 0<=x<=9223372036854775807"),
         (("--seed", str(2**63)), "is not in the range 0<=x<=9223372036854775807"),
@@ -425,6 +427,29 @@ def test_an_impossible_bound_names_node_and_smallest_bound(
     assert any(f"{name!r} alone takes " in message for name in names)
     assert "limit 10 ns" in message
     assert "the smallest feasible bound" in message
+
+
+def test_what_is_only_estimated_is_called_so(run: Run, model: Path, tmp_path: Path) -> None:
+    output = tmp_path / "b"
+    message = run.refused(
+        "compile", model, "--target", "orin", "--max-segment", "10ns", "-o", output
+    )
+    assert re.match("by estimated costs, nodes? '.* alone takes .* the smallest feasible", message)
+    assert not output.exists()
+
+
+@pytest.mark.parametrize("command", ["profile", "explore"])
+def test_nothing_is_measured_as_on_a_device_that_is_elsewhere(
+    command: str, run: Run, model: Path, tmp_path: Path
+) -> None:
+    output = ("-o", tmp_path / "p.json") if command == "profile" else ()
+    result = run(command, model, "--target", "orin", *output, code=1)
+    assert "load" not in result.stderr  # before any work
+    assert (
+        f"target 'orin' is not here; run `preemptc {command} ... --target orin` where it is (here:"
+        in result.stderr
+    )
+    assert not (tmp_path / "p.json").exists()
 
 
 def _slowest(run: Run, model: Path, tmp_path: Path) -> Any:
@@ -584,6 +609,12 @@ def test_profiles_that_do_not_fit_are_refused(
     run("profile", model, "-o", path)
     branchy = work / "tiny_branchy.onnx"
     assert "a profile of another network" in run.refused("analyze", branchy, "--profile", path)
+    for command in (("analyze",), ("explore",), ("compile", *output)):
+        message = run.refused(*command, model, "--target", "orin", "--profile", path)
+        assert "p.json: a profile for target 'cpu', which executes another graph than 'orin'" in (
+            message
+        )
+        assert "write one with `preemptc profile MODEL --target orin -o FILE` on that" in message
     path.write_text(json.dumps({**json.loads(path.read_text()), "machine": None}))
     assert "machine: found None, expected an object" in run.refused(
         "explore", model, "--profile", path

@@ -1,5 +1,6 @@
 """`preemptc plan`: verdicts, bounds, proposals and bundles, from a task set to its bundles."""
 
+import importlib
 import json
 import re
 import shlex
@@ -19,12 +20,14 @@ from preempt_runtime.policies import POLICIES
 from preempt_runtime.schedulability import ANALYSED_POLICIES
 from preempt_runtime.task_table import CostSpec
 from preempt_runtime.taskset import read_taskset
+from preemptc import pipeline
 from preemptc import plan as plan_module
 from preemptc.cache import BuildCache
 from preemptc.cli import main
 from preemptc.plan import PlanOptions, TaskSetPlan
 from preemptc.plan_costs import bundle_costs, front_of_network
 from preemptc.search import SegmentCosts, pareto_front
+from preemptc.targets import TARGETS
 from tests.runtime.fake_bundles import manifest_of, write_bundle
 from tests.unit import onnx_models
 
@@ -349,6 +352,66 @@ def test_a_device_that_is_elsewhere_gives_estimates(work: Path) -> None:
     assert "alone takes" in result.stderr
 
 
+def test_a_profile_for_another_target_names_both_and_the_task(work: Path) -> None:
+    arguments = ["profile", str(work / "tiny.onnx"), "-o", str(work / "cpu.prof")]
+    CliRunner().invoke(main, [*arguments, "--cache", str(work / "cache")], catch_exceptions=False)
+    text = NETWORKS.replace('bundle = "urgent', 'profile = "cpu.prof"\nbundle = "urgent')
+    message = plan(text, work, "--target", "orin", code=1).stderr
+    assert "task 'urgent': " in message
+    assert "cpu.prof: a profile for target 'cpu', which executes another graph than 'orin'" in (
+        message
+    )
+    assert "`preemptc profile MODEL --target orin -o FILE`" in message
+
+
+def test_a_bound_that_estimates_refuse_names_task_node_and_key(work: Path) -> None:
+    text = ESTIMATED.replace('"50s"', '"50s"\nmax_segment = "1us"')
+    message = plan(text, work, "--target", "orin", code=1).stderr
+    assert re.search("task 'urgent': by estimated costs, nodes? '.*' alone takes", message)
+    assert "(in a task set --max-segment is the task's key max_segment)" in message
+
+
+def test_bundles_to_build_elsewhere_are_named_with_what_to_do_there(work: Path) -> None:
+    text = NETWORKS.replace("idle.bundle", "far.bundle").replace("urgent.b", "near.b")
+    found = plan(text, work, "--target", "orin", "--compile", "--precision", "fp16").stdout
+    assert "--compile on the device" not in found
+    assert "estimated (`preemptc build` on the device measures maxima)" in found
+    for name in ("near", "far"):
+        path = work / f"{name}.bundle"
+        assert path.is_dir()
+        assert f"run `preemptc build {path}` there" in " ".join(found.split())
+    # A second plan for another precision than the bundles' says so, whatever it is for.
+    note = f"{work}/far.bundle was compiled with --precision fp16, this is for fp32: give"
+    assert note in plan(text, work, "--target", "orin").stdout
+    assert note in " ".join(document(text, work, "--target", "orin")["notes"])
+    same = plan(text, work, "--target", "orin", "--precision", "fp16").stdout
+    assert "was compiled with --precision" not in same
+    assert "was compiled with --precision" not in plan(text, work).stdout  # for the CPU
+    assert note in plan(text, work, "--target", "orin", "--compile").stdout
+    assert "was compiled with --precision" not in plan(text, work, "--target", "orin").stdout
+
+
+def test_the_depth_analysed_is_the_one_that_the_device_allows(work: Path) -> None:
+    deep = NETWORKS.replace("[taskset]", "[taskset]\ndepth = 2")
+    assert "1 segment (depth 2 was asked for, device 'cpu' allows 1)" in plan(deep, work).stdout
+    found = document(deep, work)
+    assert (found["assumptions"]["depth"], found["requested_depth"]) == (1, 2)
+    document(deep, work, "--compile")
+    bundles = deep.replace('model = "tiny.onnx"\n', "")
+    assert document(bundles, work)["assumptions"]["depth"] == 1
+    shown = plan(deep, work, "--target", "orin").stdout
+    assert "in flight   2 segments\n" in shown
+    document(deep, work, "--target", "orin", "--compile")
+    assert document(bundles, work)["assumptions"]["depth"] == 2
+
+
+def test_targets_allow_the_depth_that_their_devices_do() -> None:
+    for target in TARGETS.values():
+        module = importlib.import_module(f"preempt_runtime.backends.{target.backend}")
+        devices = [each for each in vars(module).values() if hasattr(each, "max_depth")]
+        assert {device.max_depth for device in devices} == {target.max_depth}
+
+
 def test_a_long_network_is_cut_as_far_as_the_urgent_one_needs(work: Path) -> None:
     whole_ns = document(ESTIMATED, work, "--target", "orin")["tasks"][0]["cost_ns"]
     deadline_ns = whole_ns + whole_ns // 3
@@ -482,9 +545,30 @@ def test_an_error_of_a_compile_names_the_task_and_the_key(
         raise InfeasibleError("node 'n3' alone takes 9 ms")
 
     monkeypatch.setattr(plan_module, "compile_model", refuse)
-    stderr = plan(NETWORKS, work, "--compile", code=1).stderr
-    assert "robot.toml: task 'urgent', cut under " in stderr
-    assert "node 'n3' alone takes 9 ms (in a task set that is max_segment" in stderr
+    result = plan(NETWORKS, work, "--compile", code=1)
+    assert "robot.toml: task 'urgent', cut under " in result.stderr
+    assert "node 'n3' alone takes 9 ms (in a task set that is max_segment" in result.stderr
+    assert "verdict     not known: a network could not be compiled" in result.stdout
+    assert "measured maxima" not in result.stdout.replace("--compile measures maxima", "")
+
+
+def test_what_was_measured_before_a_compile_failed_is_shown(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse_idle(model: Path, bundle: Path, *others: Any) -> Any:
+        if bundle.name == "last.bundle":
+            raise InfeasibleError("node 'n3' alone takes 9 ms")
+        return pipeline.compile_model(model, bundle, *others)
+
+    monkeypatch.setattr(plan_module, "compile_model", refuse_idle)
+    text = NETWORKS.replace("idle.bundle", "last.bundle").replace("urgent.b", "first.b")
+    result = plan(text, work, "--compile", code=1)
+    assert re.search("urgent .* measured maxima\n", result.stdout)
+    assert re.search("idle .* predicted from measured medians\n", result.stdout)
+    assert "compiled\n" not in result.stdout
+    found = document(text, work, "--compile", code=1)
+    assert (found["schedulable"], found["compiled"], found["bundles"]) == (False, False, [])
+    assert "task 'idle', cut under" in found["failure"]
 
 
 def test_a_bundle_that_is_there_and_not_judged_by_is_told(work: Path) -> None:

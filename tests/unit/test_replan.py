@@ -121,6 +121,34 @@ def test_the_advised_bound_leaves_the_margin_and_can_be_followed() -> None:
     assert found.margin_frac == 0.03
 
 
+def test_the_error_counts_all_rounds_that_progress_told() -> None:
+    told: list[str] = []
+    bench = FakeBench(NUM_NODES, linear)
+    measure = bench.measure
+
+    def noisy(split_points: Any, **options: Any) -> Measurement:
+        """In every round another segment has an outlier."""
+        found = measure(split_points, **options)
+        segments = list(found.segments)
+        idx = len(told) % len(segments)
+        segments[idx] = replace(segments[idx], max_ns=2_000_000)
+        return replace(found, segments=tuple(segments))
+
+    bench.measure = noisy  # type: ignore[method-assign]
+    with pytest.raises(InfeasibleError) as caught:
+        plan_until_kept(
+            bench,
+            predicted(),
+            Goal(max_segment_ns=1_100_000, quantile="max"),
+            describe=lambda start, end: f"nodes {start} to {end}",
+            progress=lambda what, frac: told.append(what),
+        )
+    last = [what for what in told if what.startswith("plan: round ")][-1]
+    num_rounds = last.split("round ")[1].split(",")[0]
+    assert int(num_rounds) > 12  # under the bound with its margin, then without
+    assert f"after {num_rounds} rounds a segment still takes 2 ms" in str(caught.value)
+
+
 def test_one_segment_has_no_overhead_whatever_two_sessions_measure() -> None:
     bench = FakeBench(NUM_NODES, linear)
     measure = bench.measure

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
 from preempt_runtime.backends.cuda import Stream, open_cuda
 from preempt_runtime.backends.gpu_clocks import clock_fields
@@ -10,7 +9,7 @@ from preempt_runtime.backends.ort import library_version as reference_version
 from preempt_runtime.backends.tensorrt import Scratch, bind, deserialize, local_fields
 from preempt_runtime.errors import DeviceError, InputError
 from preempt_runtime.manifest import hash_key
-from preemptc.backends import BackendOptions, Progress, silent
+from preemptc.backends import DEFAULT_PRECISION, BackendOptions, Progress, silent
 from preemptc.backends.roofline import estimate_gpu, flops, moved_bytes
 from preemptc.backends.tensorrt.bench import WHOLE_ENGINE, TrtBench
 from preemptc.backends.tensorrt.build_watch import BuildWatch
@@ -41,7 +40,6 @@ from preemptc.onnx_io.files import MODEL_FILE
 from preemptc.profile import LatencyProfile
 from preemptc.targets import TARGETS, Target, local_device
 
-DEFAULT_PRECISION: Literal["fp32", "fp16"] = "fp32"
 DEFAULT_LEVEL = 3
 _LAYERS_FILE = "layers.json"
 _WHOLE_RUNS = 100

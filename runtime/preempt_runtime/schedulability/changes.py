@@ -13,7 +13,7 @@ from preempt_runtime.schedulability.model import AnalysedTask, Assumptions, scal
 from preempt_runtime.schedulability.screen import Least, Screen
 from preempt_runtime.units import fmt_exact_ns, fmt_ns, rounded_down_ns, rounded_up_ns
 
-Kind = Literal["bound", "priority", "cost", "deadline", "period"]
+Kind = Literal["depth", "bound", "priority", "cost", "deadline", "period"]
 _COST_FACTORS = tuple(percent / 100 for percent in range(95, 45, -5))
 _FEW_TASKS = 50
 _MOST_EFFORT = 1_000_000
@@ -41,10 +41,13 @@ class Problem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """One change of one task that makes every task schedulable; `text` says it to people."""
+    """One change that makes every task schedulable; `text` says it to people.
+
+    It is a change of one task; `task` is None where the whole set's depth is changed.
+    """
 
     kind: Kind
-    task: str
+    task: str | None
     text: str
 
 
@@ -65,6 +68,7 @@ def single_changes(problem: Problem, choice: Choice) -> tuple[Change, ...]:
     urgent = [task for task in problem.tasks if not task.is_best_effort]
     trials = _Trials(problem, choice)
     return (
+        *trials.afresh(_smaller_depth),
         *trials.afresh(_other_bounds),
         *trials.afresh(lambda these: _swaps(these, urgent, late)),
         *trials.afresh(_cheaper),
@@ -137,6 +141,20 @@ class _Trials:
 def _is_unknown(task: AnalysedTask, problem: Problem) -> bool:
     """Nothing bounds its releases, and it counts: no change of another task helps."""
     return task.period_ns is None and (problem.policy == "fifo" or not task.is_best_effort)
+
+
+def _smaller_depth(trials: _Trials) -> Iterator[Change]:
+    """The largest smaller depth; in order of release it changes nothing."""
+    problem = trials.problem
+    depth = problem.assumptions.depth
+    for fewer in () if problem.policy == "fifo" else range(depth - 1, 0, -1):
+        if not trials.may_go_on():
+            return
+        assumptions = replace(problem.assumptions, depth=fewer)
+        if replace(problem, assumptions=assumptions).is_solved():
+            text = f"depth = {fewer} instead of {depth} for all tasks"
+            yield Change(kind="depth", task=None, text=text)
+            return
 
 
 def _other_bounds(trials: _Trials) -> Iterator[Change]:

@@ -70,7 +70,7 @@ class Demand:
         share = self._share()
         has_surplus = blocking_ns > 0 or any(jitter for _, _, jitter in self._parts)
         if share > 1 or (share == 1 and has_surplus):
-            return Unbounded(f"jobs of its level and above ask for {_percent(share)} of the device")
+            return Unbounded(self._too_much(share))
         length_ns = smallest_fixed_point(lambda window_ns: blocking_ns + self(window_ns), 1)
         if length_ns is None or length_ns > MAX_BUSY_NS or self._num_jobs(length_ns) > MAX_POINTS:
             return Unbounded(
@@ -78,6 +78,20 @@ class Demand:
                 " the device"
             )
         return length_ns
+
+    def _too_much(self, share: Fraction | float) -> str:
+        """What asks for more than there is, jobs and overheads apart."""
+        overheads = (
+            ("resuming", fsum(load.resuming_ns / load.period_ns for load in self._loads)),
+            (
+                "less urgent segments launched ahead",
+                fsum(self._extra_ns / load.period_ns for load in self._loads),
+            ),
+        )
+        found = [(what, part) for what, part in overheads if part]
+        own = share if not found else float(share) - fsum(part for _, part in found)
+        more = "".join(f", and {what} may take {_percent(part)}" for what, part in found)
+        return f"jobs of its level and above ask for {_percent(own)} of the device{more}"
 
     def _num_jobs(self, window_ns: int) -> int:
         """Of a window that is not empty."""

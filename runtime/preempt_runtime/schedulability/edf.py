@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from preempt_runtime.schedulability.demand import Demand, Releases, Times
 from preempt_runtime.schedulability.fixed_priority import Bounded, longest_blocking_ns
-from preempt_runtime.schedulability.loads import Load, Unbounded, with_extra_cost
+from preempt_runtime.schedulability.loads import Load, Unbounded, with_resume_cost
 
 _NEVER_NS = 1 << 62
 
@@ -35,7 +35,7 @@ def edf_loads(loads: Sequence[Load], resume_cost_ns: int) -> tuple[Load, ...]:
         return tuple(loads)
     longest = max((load.deadline_ns for load in loads if load.num_segments > 1), default=0)
     return tuple(
-        with_extra_cost(load, resume_cost_ns) if load.deadline_ns < longest else load
+        with_resume_cost(load, resume_cost_ns) if load.deadline_ns < longest else load
         for load in loads
     )
 

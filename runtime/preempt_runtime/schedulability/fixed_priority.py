@@ -25,7 +25,7 @@ from preempt_runtime.schedulability.loads import (
     Unbounded,
     offsets_before,
     smallest_fixed_point,
-    with_extra_cost,
+    with_resume_cost,
 )
 
 SECOND_BOUND_UP_TO = 64
@@ -155,5 +155,5 @@ def charged_for_resuming(loads: Sequence[Load], resume_cost_ns: int) -> tuple[Lo
     if lowest is None:
         return tuple(loads)
     return tuple(
-        with_extra_cost(load, resume_cost_ns) if load.rank > lowest else load for load in loads
+        with_resume_cost(load, resume_cost_ns) if load.rank > lowest else load for load in loads
     )

@@ -26,7 +26,8 @@ class Load:
 
     `longest_ns` is the longest segment as it blocks others: with the cost of resuming, where the
     segment is not the first. `rank` is larger for a more urgent task; deadlines are those that
-    EDF uses. `period_ns` is 0 for a load that only blocks.
+    EDF uses. `period_ns` is 0 for a load that only blocks. `resuming_ns` of the cost is what it
+    makes others pay for going on.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Load:
     jitter_ns: int
     deadline_ns: int
     rank: int
+    resuming_ns: int = 0
 
     @property
     def is_best_effort(self) -> bool:
@@ -97,9 +99,9 @@ def inflated_ns(cost_ns: int, assumptions: Assumptions, corun_factor: float) -> 
     return with_margin_ns + assumptions.dispatch_ns
 
 
-def with_extra_cost(load: Load, extra_ns: int) -> Load:
-    """The load with jobs that cost so much more."""
-    return replace(load, cost_ns=load.cost_ns + extra_ns) if extra_ns else load
+def with_resume_cost(load: Load, resume_cost_ns: int) -> Load:
+    """The load whose jobs also pay for the one that each of them may interrupt."""
+    return replace(load, cost_ns=load.cost_ns + resume_cost_ns, resuming_ns=resume_cost_ns)
 
 
 def cost_from_seen_ns(seen_ns: int, assumptions: Assumptions, num_segments: int = 1) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from preempt_runtime.schedulability.edf import edf_busy_period_ns, is_demand_met
 from preempt_runtime.schedulability.fixed_priority import Bounded, PriorityLevel
-from preempt_runtime.schedulability.loads import Load, Unbounded, with_extra_cost
+from preempt_runtime.schedulability.loads import Load, Unbounded, with_resume_cost
 from preempt_runtime.schedulability.model import Assumptions
 
 
@@ -54,7 +54,7 @@ def deadline_tolerance_ns(
     if not ahead:
         return most_ns
     depth = assumptions.depth
-    charged = [with_extra_cost(load, assumptions.resume_cost_ns) for load in ahead]
+    charged = [with_resume_cost(load, assumptions.resume_cost_ns) for load in ahead]
 
     def is_borne(longest_ns: int) -> bool:
         busy_ns = edf_busy_period_ns(charged, longest_ns, depth)
