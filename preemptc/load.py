@@ -20,6 +20,7 @@ from preemptc.onnx_io.simplify import simplify
 from preemptc.onnx_io.versions import LIBRARY_VERSIONS, folding_version
 
 _DIGEST_FILE = "digest.txt"
+_REVISION = 2  # of what this stage writes: another one where the same file comes out differently
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -38,6 +39,7 @@ def load(path: Path, shapes: Shapes, cache: BuildCache) -> Model:
     fields = {
         "files": [cache.file_digest(file) for file in (path, *external_files(source))],
         "shapes": {name: list(shape) for name, shape in shapes.items()},
+        "revision": _REVISION,
         "versions": [__version__, *LIBRARY_VERSIONS.values(), folding_version()],
     }
     folder = cache.entry("load", fields, lambda folder: _make(source, path, shapes, folder))

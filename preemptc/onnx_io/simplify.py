@@ -22,6 +22,7 @@ from preemptc.onnx_io.files import (
     tensor_bytes,
 )
 from preemptc.onnx_io.graphs import captured_names
+from preemptc.onnx_io.order import move_constants_to_readers
 from preemptc.onnx_io.versions import folding_version
 
 MAX_TENSOR_BYTES = 64 << 30
@@ -35,6 +36,8 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 def simplify(source: OnnxFile, shapes: Shapes, name: str) -> OnnxFile:
     """The same network with static shapes, local functions inlined and constants folded.
+
+    What is still computed from weights alone stands right before its first reader.
 
     Args:
         shapes: a static shape for each input that has dynamic dimensions.
@@ -61,6 +64,7 @@ def simplify(source: OnnxFile, shapes: Shapes, name: str) -> OnnxFile:
     _check_folded(simple, name)
     if not simple.graph.node:
         raise ModelError(f"{name}: every output is a constant or an input, nothing is computed")
+    move_constants_to_readers(simple.graph)
     name_uniquely(simple)
     return OnnxFile(proto=simple, folder=source.folder)
 

@@ -1,0 +1,38 @@
+"""The order of a source graph's nodes: what is computed from weights alone stands at its reader."""
+
+import onnx
+
+from preemptc.onnx_io.graphs import captured_names
+
+
+def move_constants_to_readers(graph: onnx.GraphProto) -> None:
+    """Put each node that depends on no input right before its first reader, in place.
+
+    A DequantizeLinear of a weight may run at any time before the layer that reads it, and a
+    topological sort puts all of them first, ONNX Runtime's quantiser too. In that order every
+    prefix of the network up to its last weight is complete only where all layers before are, and
+    each cut hands all later weights over, dequantised. All other nodes keep their order, and so do
+    those that one reader waits for. What no node reads goes last.
+    """
+    varying = {value.name for value in graph.input} - {each.name for each in graph.initializer}
+    constant: dict[str, int] = {}  # the outputs of the nodes to move, with the node's index
+    reads: list[tuple[str, ...]] = []
+    for idx, node in enumerate(graph.node):
+        reads.append((*node.input, *captured_names(node)))
+        if varying.isdisjoint(reads[-1]):
+            constant.update(dict.fromkeys(filter(None, node.output), idx))
+        else:
+            varying.update(node.output)
+    needed: list[set[int]] = []  # of each node, the nodes to move that it waits for
+    for names in reads:
+        direct = {constant[name] for name in names if name in constant}
+        needed.append(direct.union(*(needed[idx] for idx in direct)))
+    movable = set(constant.values())
+    order: dict[int, None] = {}
+    for idx in range(len(reads)):
+        if idx not in movable:
+            order.update(dict.fromkeys((*sorted(needed[idx]), idx)))
+    order.update(dict.fromkeys(sorted(movable)))
+    copies = [onnx.NodeProto.FromString(graph.node[i].SerializeToString()) for i in order]
+    del graph.node[:]
+    graph.node.extend(copies)
