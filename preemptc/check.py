@@ -120,7 +120,7 @@ class _AgainstSource:
         """Compare for one set of inputs."""
         for name, expected in source.items():
             comparison = self._comparisons.setdefault(
-                name, _Comparison(name=name, source_frac=self._tolerance.source_frac)
+                name, _Comparison(name=name, tolerance=self._tolerance)
             )
             comparison.add(expected, found[name])
             comparison.has_number |= not may_be_nan and has_number(found[name])
@@ -141,7 +141,7 @@ class _Comparison:
     """One output of the optimised graph beside the source graph's, over all sets of inputs."""
 
     name: str
-    source_frac: float
+    tolerance: Tolerance
     max_abs_diff: float = 0.0
     num_elements: int = 0
     num_unlike: int = 0
@@ -152,16 +152,16 @@ class _Comparison:
         """Compare for one set of inputs."""
         difference = max_abs_diff(expected, found)
         self.max_abs_diff = max(self.max_abs_diff, difference)
-        if expected.dtype.kind != "f":
+        limit = self.tolerance.source_limits.get(self.name, 0.0)
+        if expected.dtype.kind != "f" and not limit:
             self.num_elements += expected.size
             self.num_unlike += int(np.count_nonzero(expected != found))
             return
-        allowed = self.source_frac * max(1.0, largest(expected))
+        allowed = max(limit, self.tolerance.source_frac * max(1.0, largest(expected)))
         if not difference <= allowed and self._float_fault is None:
             self._float_fault = (
                 f"output {self.name!r} of the optimised network differs from the source graph by"
-                f" {difference:.3g}, allowed {allowed:.3g}; try another version of the library, or"
-                " a higher precision"
+                f" {difference:.3g}, allowed {allowed:.3g}; {self.tolerance.advice}"
             )
 
     def fault(self, what: str) -> str | None:
@@ -173,7 +173,7 @@ class _Comparison:
             return (
                 f"output {self.name!r} of the optimised network differs from the source"
                 f" graph in {self.num_unlike} of {self.num_elements} elements, allowed {allowed};"
-                " try another version of the library, or a higher precision"
+                f" {self.tolerance.advice}"
             )
         if not self.has_number:
             return (

@@ -73,18 +73,24 @@ class Tolerance:
     """How far outputs may be apart, as a share of the largest value of each output.
 
     `chained_frac` is for the chain against the whole network (0: bit by bit), `source_frac` for
-    the whole network against the source graph in its own precision.
+    the whole network against the source graph in its own precision; `source_limits` are
+    differences that certain outputs may have from the source whatever their largest value is.
+    `advice` tells people what to do where the source differs more.
     """
 
     chained_frac: float
     source_frac: float
     reason: str
+    source_limits: Mapping[str, float] = field(default_factory=dict)
+    advice: str = "try another version of the library, or a higher precision"
 
 
 EXACT = Tolerance(
     chained_frac=0.0,
     source_frac=1e-2,
     reason="the chain runs the very nodes of the whole graph; optimisation reorders float sums",
+    advice="ONNX Runtime's optimisations change what the network computes; try another version of"
+    " ONNX Runtime",
 )
 
 

@@ -81,6 +81,25 @@ def test_a_tolerance_is_a_share_of_the_largest_value() -> None:
         check_segments(bench, GRAPH, (1,), seed=0)
 
 
+def test_an_output_may_have_a_limit_of_its_own() -> None:
+    tolerance = Tolerance(
+        chained_frac=0.0,
+        source_frac=0.05,
+        reason="int8",
+        source_limits={"y": 3.0},
+        advice="quantise otherwise",
+    )
+    for dtype in ("float32", "int8"):
+        source, near, far = (of(10, each, dtype=dtype) for each in (0, 3, 4))
+        bench = OutputBench([source], [near])
+        bench.tolerance = tolerance
+        assert check_segments(bench, GRAPH, (1,), seed=0).source_max_abs_diff == 3.0
+        bench = OutputBench([source], [far])
+        bench.tolerance = tolerance
+        with pytest.raises(BuildError, match=r"by 4, allowed 3; quantise otherwise$"):
+            check_segments(bench, GRAPH, (1,), seed=0)
+
+
 @pytest.mark.parametrize("bad_set", [0, 1, 2])
 def test_every_set_is_compared_with_the_source(bad_set: int) -> None:
     whole = [of(1.0), of(1.0), of(1.0)]

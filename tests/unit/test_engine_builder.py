@@ -169,7 +169,7 @@ def test_an_interrupt_stops_a_build_that_can_be_stopped(make: Make, net: Path) -
 
 
 def test_a_quantised_piece_is_recognised() -> None:
-    from preemptc.backends.tensorrt.quantized import is_quantized
+    from preemptc.onnx_io.quantized import is_quantized
 
     assert is_quantized(onnx_models.quantised())
     assert not is_quantized(onnx_models.chain())

@@ -13,8 +13,9 @@ import onnxruntime as ort
 from preempt_runtime.backends.ort import OrtBuffers, bind, open_session
 from preempt_runtime.errors import BuildError, DeviceError
 from preempt_runtime.manifest import TensorSpec
-from preemptc.backends import EXACT, Artefacts, Measurement, Tensors
+from preemptc.backends import Artefacts, Measurement, Tensors
 from preemptc.backends.ort.profiler import profiling_inputs, whole_buffers
+from preemptc.backends.ort.tolerance import tolerance_of
 from preemptc.backends.reference import SourceReference
 from preemptc.backends.stats import latency_from_samples, measurement_from_samples
 from preemptc.interface import graph_spec, tensor_spec
@@ -30,8 +31,6 @@ _GLANCE_RUNS = 9
 class OrtBench:
     """Sessions of one lowered graph's segments, each opened once and kept."""
 
-    tolerance = EXACT
-
     def __init__(self, model: Model, lowered: Lowered, threads: int) -> None:
         self._model, self._lowered, self._threads = model, lowered, threads
         self._proto = read_graph(lowered.path)
@@ -39,6 +38,7 @@ class OrtBench:
         self._failed: dict[tuple[int, int], str] = {}
         self._whole: OrtBuffers | None = None
         self._source = SourceReference(model.path, threads)
+        self.tolerance = tolerance_of(read_graph(model.path), model.path.parent)
         self.num_built = 0
         self.library_ns = 0
 

@@ -32,11 +32,11 @@ from preemptc.backends.tensorrt.profiler import (
     measured_profile,
     node_samples,
 )
-from preemptc.backends.tensorrt.quantized import is_quantized
 from preemptc.backends.tensorrt.timing import time_in_turn
 from preemptc.interface import graph_spec
 from preemptc.model import Lowered, Model
 from preemptc.onnx_io.files import MODEL_FILE
+from preemptc.onnx_io.quantized import is_quantized
 from preemptc.profile import LatencyProfile
 from preemptc.targets import TARGETS, Target, local_device
 

@@ -11,7 +11,7 @@ import onnx
 
 from preemptc.backends.positions import source_positions
 from preemptc.backends.tensorrt.groups import FusedLayer, fusion_groups, merged_graph
-from preemptc.backends.tensorrt.quantized import is_quantized, prepare_quantized
+from preemptc.backends.tensorrt.quantized import prepare_quantized
 from preemptc.model import Lowered, Model
 from preemptc.onnx_io.files import (
     MODEL_FILE,
@@ -23,6 +23,7 @@ from preemptc.onnx_io.files import (
 )
 from preemptc.onnx_io.graphs import graph_from_proto
 from preemptc.onnx_io.precision import half_precision
+from preemptc.onnx_io.quantized import is_quantized
 
 GROUPS_FILE = "groups.json"
 _AWKWARD = re.compile(r"[^\w/.:-]+")  # TensorRT joins names with blanks, plus signs and brackets

@@ -15,14 +15,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
 from preemptc.onnx_io.files import all_graphs
+from preemptc.onnx_io.quantized import DEQUANTIZE, QUANTIZE
 
-QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 _CONVOLUTIONS = ("Conv", "ConvTranspose")
-
-
-def is_quantized(proto: onnx.ModelProto) -> bool:
-    """Whether the graph quantises or dequantises anything."""
-    return any(node.op_type in (QUANTIZE, DEQUANTIZE) for node in proto.graph.node)
 
 
 def prepare_quantized(

@@ -14,11 +14,11 @@ from preemptc.backends.tensorrt.build_watch import BuildWatch
 from preemptc.backends.tensorrt.engine_builder import EngineBuilder, PassingBuildError
 from preemptc.backends.tensorrt.formats import Layout, boundary_formats, format_tag, layouts
 from preemptc.backends.tensorrt.lower import read_groups
-from preemptc.backends.tensorrt.quantized import is_quantized
 from preemptc.cache import guard
 from preemptc.model import Lowered, TensorInfo
 from preemptc.onnx_io.files import one_line, read_graph, save_piece
 from preemptc.onnx_io.graphs import extract
+from preemptc.onnx_io.quantized import is_quantized
 from preemptc.segments import Segment
 
 _FORGOTTEN_S = 3600  # a partial file this old belongs to no process that still runs
