@@ -18,7 +18,7 @@ $(VENV)/.installed: pyproject.toml runtime/pyproject.toml
 	@touch $@
 
 demo: setup ## Compile two networks, run them with and without preemption, show what it gains
-	$(BIN)/python -m bench.demo
+	$(BIN)/python -m bench.start
 
 test: setup lint type unit ## Lint, type-check and run every test that needs no GPU
 

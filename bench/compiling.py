@@ -5,7 +5,7 @@ from typing import Any
 
 from preempt_runtime.errors import InfeasibleError
 from preempt_runtime.units import fmt_ns
-from preemptc.backends import BackendOptions
+from preemptc.backends import BackendOptions, Progress, silent
 from preemptc.cache import BuildCache
 from preemptc.compile_options import CompileOptions
 from preemptc.goal import Goal
@@ -26,16 +26,21 @@ def options_for(goal: Goal, threads: int | None) -> CompileOptions:
 
 
 def measured_bound(
-    model: Path, cache: BuildCache, *, threads: int | None, parts: int = 10
+    model: Path,
+    cache: BuildCache,
+    *,
+    threads: int | None,
+    parts: int = 10,
+    progress: Progress = silent,
 ) -> dict[str, Any]:
     """`bound_of` the profile that is measured now, or stands in the cache and still holds.
 
     A cached profile from a moment when the machine had another speed is measured again.
     """
     options = options_for(Goal(num_segments=1), threads)
-    prepared = prepare(model, options, cache)
-    with prepared.backend.bench(prepared.model, prepared.lowered) as bench:
-        profile = profile_model(prepared, options, cache, bench=bench)
+    prepared = prepare(model, options, cache, progress)
+    with prepared.backend.bench(prepared.model, prepared.lowered, progress) as bench:
+        profile = profile_model(prepared, options, cache, progress, bench)
     return bound_of(profile, parts=parts)
 
 
@@ -54,7 +59,13 @@ def bound_of(profile: LatencyProfile, *, parts: int = 10) -> dict[str, Any]:
 
 
 def compile_at_speed(
-    model: Path, output: Path, cache: BuildCache, *, threads: int | None, parts: int = 10
+    model: Path,
+    output: Path,
+    cache: BuildCache,
+    *,
+    threads: int | None,
+    parts: int = 10,
+    progress: Progress = silent,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The bound and the report of a compile under it, both of one speed of the machine.
 
@@ -62,15 +73,17 @@ def compile_at_speed(
     came from, the bound is derived again from what holds now, twice at most; `rederived` of the
     bound counts how often.
     """
-    bound = measured_bound(model, cache, threads=threads, parts=parts)
+    bound = measured_bound(model, cache, threads=threads, parts=parts, progress=progress)
     for rederived in range(_REDERIVATIONS + 1):
-        report = compile_under(model, output, bound["bound_ns"], cache, threads=threads)
+        bound_ns = bound["bound_ns"]
+        report = compile_under(model, output, bound_ns, cache, threads=threads, progress=progress)
         whole_ns = report["measured"]["whole_p50_ns"]
         bound = {**bound, "rederived": rederived, "compiled_whole_p50_ns": whole_ns}
         is_other = is_other_speed(bound["profiled_whole_p50_ns"] / max(1, whole_ns))
         if not is_other or rederived == _REDERIVATIONS:
             break
-        again = measured_bound(model, cache, threads=threads, parts=parts)
+        progress("the machine has another speed now, deriving the bound again", 0.0)
+        again = measured_bound(model, cache, threads=threads, parts=parts, progress=progress)
         if again["bound_ns"] == bound["bound_ns"]:  # the profile holds: the compile was disturbed
             break
         bound = again
@@ -97,7 +110,13 @@ def bound_text(bound: dict[str, Any], report: dict[str, Any], *, parts: int) -> 
 
 
 def compile_under(
-    model: Path, output: Path, bound_ns: int, cache: BuildCache, *, threads: int | None
+    model: Path,
+    output: Path,
+    bound_ns: int,
+    cache: BuildCache,
+    *,
+    threads: int | None,
+    progress: Progress = silent,
 ) -> dict[str, Any]:
     """The report of a compile under the bound, raised where measured segments leave no plan.
 
@@ -108,9 +127,12 @@ def compile_under(
     """
     refused: list[str] = []
     while True:
-        goal = Goal(max_segment_ns=round(bound_ns * _RAISE_FACTOR ** len(refused)))
+        raised_ns = round(bound_ns * _RAISE_FACTOR ** len(refused))
+        if refused:
+            progress(f"no plan kept that bound, trying {fmt_ns(raised_ns)}", 0.0)
+        options = options_for(Goal(max_segment_ns=raised_ns), threads)
         try:
-            report = compile_model(model, output, options_for(goal, threads), cache)
+            report = compile_model(model, output, options, cache, progress)
             return {**report, "refused": refused}
         except InfeasibleError as err:
             refused.append(str(err))

@@ -33,12 +33,15 @@ from preempt_runtime.trace import trace_from_records, write_trace
 from preempt_runtime.units import fmt_ns
 from preemptc.cache import BuildCache, write_atomically
 from preemptc.goal import Goal
+from preemptc.interruption import INTERRUPTED
 from preemptc.pipeline import compile_model
+from preemptc.terminal import watched
 
 _PERIOD_FACTOR, _JITTER_FRAC = 5, 0.5
 _MIN_RELEASES_PER_LONG_JOB = 4
 _WARM_UP_JOBS = 12
 _NUM_SAMPLES = 4
+_USUAL_MINUTES = 2
 _URGENT_RUNS, _PAIRS_PER_BLOCK = 50, 10
 
 
@@ -92,13 +95,25 @@ def _compile(options: DemoOptions) -> Compiled:
         role: make(name, options.out / f"{role}.onnx", options.seed)
         for role, name in ((URGENT, options.urgent), (BEST_EFFORT, options.best_effort))
     }
-    _say(f"compiling {options.urgent} (urgent, uncut) and {options.best_effort} (best effort)")
-    urgent = options.out / "urgent.bundle"
-    compile_model(paths[URGENT], urgent, options_for(Goal(num_segments=1), threads), cache)
-    output = options.out / "best_effort.bundle"
-    bound, report = compile_at_speed(
-        paths[BEST_EFFORT], output, cache, threads=threads, parts=options.parts
+    _say(
+        f"the demo takes about {_USUAL_MINUTES} minutes on 2 idle cores, longer on a busy machine:"
+        " what it measures is measured again when the machine's speed changes"
     )
+    _say(f"compiling {options.urgent} (urgent, uncut)")
+    urgent, output = options.out / "urgent.bundle", options.out / "best_effort.bundle"
+    uncut = options_for(Goal(num_segments=1), threads)
+    with watched() as progress:
+        compile_model(paths[URGENT], urgent, uncut, cache, progress)
+    _say(f"compiling {options.best_effort} (best effort)")
+    with watched() as progress:
+        bound, report = compile_at_speed(
+            paths[BEST_EFFORT],
+            output,
+            cache,
+            threads=threads,
+            parts=options.parts,
+            progress=progress,
+        )
     _say(
         f"{options.best_effort}: {report['segments']} segments under"
         f" {bound_text(bound, report, parts=options.parts)}; bitwise equal:"
@@ -192,7 +207,7 @@ def _settings(load: Workload, options: DemoOptions) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit code: 0 the report is written, 1 it could not be made."""
+    """The exit code: 0 the report is written, 1 it could not be made, 130 after Ctrl-C."""
     logging.basicConfig(level=logging.WARNING)
     options = _options(arguments)
     try:
@@ -203,6 +218,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PreemptError as err:
         print(f"error: {err}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("demo: interrupted", file=sys.stderr)
+        return INTERRUPTED
     _print(report, options)
     return 0
 

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -29,9 +30,16 @@ def show(document: Mapping[str, Any], tables: Sequence[Table], *, as_json: bool)
             console.print(rich_table(table), end="\n\n")
 
 
+_ALIVE_S = 5.0
+_REDRAW_S = 0.2
+
+
 @contextlib.contextmanager
 def watched() -> Iterator[Watch]:
     """What a stage tells of its progress to: a bar on a terminal, else a line per step.
+
+    A step that is told again goes on: every few seconds that is a line of its own, with how long
+    the step has taken. So stages may tell as often as they like.
 
     The bar is drawn by the stages' own calls: a thread that redraws would stand beside what is
     being measured. Whatever libraries print meanwhile goes to stderr, too: stdout is for results.
@@ -50,7 +58,14 @@ def _watching() -> Iterator[Watch]:
     with Progress(*columns, console=console, transient=True, auto_refresh=False) as bars:
         task = bars.add_task("", total=None)
 
+        shown, drawn_s = "", 0.0
+
         def draw(what: str, frac: float) -> None:
+            nonlocal shown, drawn_s
+            now_s = time.monotonic()
+            if what == shown and now_s - drawn_s < _REDRAW_S:
+                return
+            shown, drawn_s = what, now_s
             total = 1.0 if frac else None
             bars.update(task, description=what, completed=frac, total=total, refresh=True)
 
@@ -58,13 +73,19 @@ def _watching() -> Iterator[Watch]:
 
 
 def _line_per_step() -> Watch:
-    shown = ""
+    step, begin_s, told_s = "", 0.0, 0.0
 
     def write(what: str, frac: float) -> None:
-        nonlocal shown
-        if what != shown:
-            shown = what
-            with contextlib.suppress(OSError):  # a log that is full must not end the work
-                click.echo(f"preemptc: {what}", err=True)
+        nonlocal step, begin_s, told_s
+        now_s = time.monotonic()
+        if what != step:
+            step, begin_s, line = what, now_s, what
+        elif now_s - told_s >= _ALIVE_S:
+            line = f"{what}: {now_s - begin_s:.0f} s"
+        else:
+            return
+        told_s = now_s
+        with contextlib.suppress(OSError):  # a log that is full must not end the work
+            click.echo(f"preemptc: {line}", err=True)
 
     return write

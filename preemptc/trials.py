@@ -131,12 +131,13 @@ class Trials:
 
     def _round(self, plan: SplitPlan) -> bool:
         self.num_rounds += 1
-        self.progress(f"plan: round {self.num_rounds}, {plan.num_segments} segments", 0.0)
         return self._build(plan)
 
     def _build(self, plan: SplitPlan) -> bool:
         """Build the plan's segments; False when one failed, which the search then leaves out."""
-        for span in plan.segments:
+        for idx, span in enumerate(plan.segments):
+            done_frac = idx / plan.num_segments
+            self.progress(f"plan: round {self.num_rounds}, {plan.num_segments} segments", done_frac)
             try:
                 self._bench.build(*span)
             except BuildError:

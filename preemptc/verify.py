@@ -36,13 +36,21 @@ class PlanCheck:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verification:
-    """A bundle that is whole, and whose plans for this machine compute the same."""
+    """A bundle that is whole, and whose plans for this machine compute the same.
+
+    A bundle that is not built yet has no such plan: its files were checked, and nothing else.
+    """
 
     bundle: Path
     manifest_sha256: str
     num_files: int
     num_bytes: int
     plans: tuple[PlanCheck, ...]
+
+    @property
+    def are_outputs_checked(self) -> bool:
+        """Whether any plan was run here."""
+        return any(plan.skipped is None for plan in self.plans)
 
 
 def verify_bundle(
@@ -51,25 +59,22 @@ def verify_bundle(
     """Hash every file, then run every plan for this machine beside the whole network.
 
     Raises:
-        BundleError: a file differs from the manifest, or no plan was built for this machine.
+        BundleError: a file differs from the manifest, or plans were built, none for this machine.
         InputError: the recorded inputs do not fit.
         BuildError: an output differs; names it, and by how much.
     """
     progress("verify: files", 0.0)
     bundle = open_bundle(path, manifest_sha256=manifest_sha256)
     bundle.verify_files()
-    backend = open_backend(backend_name(bundle, None))
-    choose_plan(bundle, backend.key_fields())  # refuses, with what differs, if none fits
-    reasons = {plan.id: _why_not(bundle, plan, backend) for plan in bundle.manifest.plans}
-    runnable = [plan for plan in bundle.manifest.plans if reasons[plan.id] is None]
-    num_inputs = {}
-    for graph in bundle.manifest.graphs:
-        plans = [plan for plan in runnable if plan.graph == graph.id]
-        if plans:
-            progress(f"verify: outputs of graph {graph.id}", 0.5)
-            sets = _input_sets(graph, inputs)
-            _compare_plans(bundle, plans, sets, backend)
-            num_inputs[graph.id] = len(sets)
+    if any(plan.key is not None for plan in bundle.manifest.plans):
+        backend = open_backend(backend_name(bundle, None))
+        fields = backend.key_fields()
+        choose_plan(bundle, fields)  # refuses, with what differs, if none fits
+        reasons = {plan.id: _why_not(bundle, plan, fields) for plan in bundle.manifest.plans}
+        num_inputs = _check_outputs(bundle, reasons, inputs, backend, progress)
+    else:
+        reasons = {plan.id: _why_not(bundle, plan, {}) for plan in bundle.manifest.plans}
+        num_inputs = {}
     return Verification(
         bundle=bundle.root,
         manifest_sha256=bundle.manifest_sha256,
@@ -88,9 +93,32 @@ def verify_bundle(
     )
 
 
-def _why_not(bundle: Bundle, plan: PlanSpec, backend: Backend) -> str | None:
+def _check_outputs(
+    bundle: Bundle,
+    reasons: Mapping[str, str | None],
+    inputs: Path | None,
+    backend: Backend,
+    progress: Progress,
+) -> dict[str, int]:
+    """How many inputs the plans of each graph were run on; those with a reason are left out."""
+    num_inputs = {}
+    for graph in bundle.manifest.graphs:
+        plans = [
+            plan
+            for plan in bundle.manifest.plans
+            if reasons[plan.id] is None and plan.graph == graph.id
+        ]
+        if plans:
+            progress(f"verify: outputs of graph {graph.id}", 0.5)
+            sets = _input_sets(graph, inputs)
+            _compare_plans(bundle, plans, sets, backend)
+            num_inputs[graph.id] = len(sets)
+    return num_inputs
+
+
+def _why_not(bundle: Bundle, plan: PlanSpec, fields: Mapping[str, str | int]) -> str | None:
     try:
-        choose_plan(bundle, backend.key_fields(), plan_id=plan.id)
+        choose_plan(bundle, fields, plan_id=plan.id)
     except BundleError as err:
         return str(err)
     return None

@@ -20,7 +20,7 @@ from preempt_runtime.manifest import (
     PlanSpec,
     TensorSpec,
 )
-from preempt_runtime.network_memory import memory_from_manifest
+from preempt_runtime.network_memory import boundary_bytes, interface_bytes, memory_from_manifest
 from preempt_runtime.units import fmt_bytes
 from preemptc.commands.options import bundle_argument, json_option
 from preemptc.machine_speed import machine_speed, speed_notes
@@ -216,10 +216,10 @@ def _plan_table(contents: Contents, plan: PlanSpec) -> Table:
     )
 
 
-def _memory_document(contents: Contents, plan: PlanSpec) -> Mapping[str, Any] | None:
+def _memory_document(contents: Contents, plan: PlanSpec) -> Mapping[str, Any]:
     memory, num_jobs = memory_from_manifest(contents.manifest, plan), contents.num_jobs
     if memory is None:
-        return None
+        return _unbuilt_memory_document(contents, plan)
     return {
         "jobs": num_jobs,
         "engine_bytes": memory.engine_bytes,
@@ -238,12 +238,39 @@ def _memory_document(contents: Contents, plan: PlanSpec) -> Mapping[str, Any] | 
     }
 
 
+def _unbuilt_memory_document(contents: Contents, plan: PlanSpec) -> Mapping[str, Any]:
+    """The planned tensors; what only a build tells is None."""
+    device_bytes, host_bytes = _planned_tensor_bytes(contents, plan)
+    return {
+        "jobs": contents.num_jobs,
+        **dict.fromkeys(("engine_bytes", "weights_bytes", "scratch_bytes")),
+        "per_job": {
+            **dict.fromkeys(("contexts", "graphs")),
+            "device_bytes": device_bytes,
+            "host_bytes": host_bytes,
+        },
+        **dict.fromkeys(("contexts", "graphs", "device_bytes")),
+        "host_bytes": contents.num_jobs * host_bytes,
+    }
+
+
+def _planned_tensor_bytes(contents: Contents, plan: PlanSpec) -> tuple[int, int]:
+    """What one job will take on the GPU and of pinned memory, if the build keeps the plan."""
+    host_bytes = interface_bytes(contents.manifest, plan)
+    return boundary_bytes(plan) + host_bytes, host_bytes
+
+
 def _memory_facts(contents: Contents, plan: PlanSpec) -> Mapping[str, str]:
     """What the jobs of one task take; where the GPU shares the CPU's memory, pinned alone."""
     memory, num_jobs = memory_from_manifest(contents.manifest, plan), contents.num_jobs
-    if memory is None:
-        return {}
     label = "a job in flight" if num_jobs == 1 else f"{num_jobs} jobs in flight"
+    if memory is None:
+        device_bytes, host_bytes = _planned_tensor_bytes(contents, plan)
+        return {
+            label: f"as planned: tensors {fmt_bytes(num_jobs * device_bytes)},"
+            f" pinned {fmt_bytes(num_jobs * host_bytes)}",
+            "contexts, graphs, scratch": "known after `preemptc build`",
+        }
     host = fmt_bytes(num_jobs * memory.host_bytes_per_job)
     if not memory.is_on_gpu:
         return {label: f"{host} of tensors"}

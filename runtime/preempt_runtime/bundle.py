@@ -36,6 +36,8 @@ from preempt_runtime.units import fmt_bytes
 PARTIAL_PREFIX = ".tmp-"
 """Begins the name of the directory that a compile writes into before it renames it."""
 
+_NOTHING_BUILT = "nothing is built for it yet"
+_CPU, _NATIVE = "cpu", "native"  # targets that are this machine, whichever it is
 _log = logging.getLogger("preempt_runtime.bundle")
 
 
@@ -180,15 +182,23 @@ def choose_plan(
         _log.info("%s: plan %s left out: %s", bundle.root, brief(plan.id), "; ".join(differences))
         left_out.append((plan, differences))
     closest, differences = min(left_out, key=lambda entry: (entry[0].key is None, len(entry[1])))
-    advice = (
-        f"build it on this machine: preemptc build {bundle.root}"
-        if closest.key is None
-        else f"compile it on this machine: preemptc compile"
-        f" {bundle.root / 'graph' / 'model.onnx'} --target {closest.target}"
-    )
+    if closest.key is None:
+        raise BundleError(f"{bundle.root}: plan {brief(closest.id)} is {_unbuilt(bundle, closest)}")
     raise BundleError(
         f"{bundle.root}: no plan for this machine; the closest, {brief(closest.id)}:"
-        f" {'; '.join(differences)}; {advice}"
+        f" {'; '.join(differences)}; compile it on this machine: preemptc compile"
+        f" {bundle.root / 'graph' / 'model.onnx'} --target {closest.target}"
+    )
+
+
+def _unbuilt(bundle: Bundle, plan: PlanSpec) -> str:
+    """What a plan without a key was made for, and the command that builds it, where."""
+    option, where = {
+        _CPU: (f" --target {_CPU}", "on this machine"),
+        _NATIVE: ("", "on this machine"),
+    }.get(plan.target, ("", "on the board or machine with that GPU"))
+    return (
+        f"made for {plan.target}, {_NOTHING_BUILT}: `preemptc build {bundle.root}{option}` {where}"
     )
 
 
@@ -199,7 +209,7 @@ def _differences(
     wished_fields: Mapping[str, str | int],
 ) -> list[str]:
     if plan.key is None:
-        return ["nothing is built for it yet"]
+        return [_NOTHING_BUILT]
     key_fields = manifest.keys[plan.key]
     wished = {name: value for name, value in wished_fields.items() if name in key_fields}
     return [

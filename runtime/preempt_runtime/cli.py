@@ -10,7 +10,7 @@ import logging
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from preempt_runtime import __version__
@@ -20,11 +20,11 @@ from preempt_runtime.cli_simulate import add_simulate, run_simulate
 from preempt_runtime.cli_values import duration, integer, path, policy
 from preempt_runtime.clock import MonotonicClock
 from preempt_runtime.doctor import AskedPlan, Finding, doctor
-from preempt_runtime.errors import PreemptError
+from preempt_runtime.errors import InputError, PreemptError
 from preempt_runtime.load_taskset import bundle_path, check_taskset_output
 from preempt_runtime.loading import FindBackend, open_backend
 from preempt_runtime.policies import POLICIES
-from preempt_runtime.process import ProcessOptions
+from preempt_runtime.process import OptionReport, ProcessOptions
 from preempt_runtime.run_report import document_from_report, print_report
 from preempt_runtime.run_taskset import RunOptions, run_taskset
 from preempt_runtime.stdout import (
@@ -37,6 +37,7 @@ from preempt_runtime.tables import print_table
 from preempt_runtime.task_table import MAX_SEED
 from preempt_runtime.taskset import read_taskset
 from preempt_runtime.trace import TraceRecorder
+from preempt_runtime.units import fmt_ns
 
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 
@@ -87,6 +88,7 @@ def _run(arguments: argparse.Namespace, find_backend: FindBackend) -> int:
         clock=MonotonicClock(spin_ns=arguments.spin),
         instruments=(recorder,) if arguments.trace is not None else (),
     )
+    report = replace(report, options=(*report.options, *_spin_option(arguments.spin)))
     put_results(
         lambda: document_from_report(report),
         lambda out: print_report(report, out),
@@ -94,6 +96,13 @@ def _run(arguments: argparse.Namespace, find_backend: FindBackend) -> int:
         write_file=trace_writer(arguments.trace, recorder, taskset),
     )
     return 0 if report.ended_by is None else 128 + report.ended_by
+
+
+def _spin_option(spin_ns: int) -> tuple[OptionReport, ...]:
+    """The clock is this command's, so nothing can refuse it."""
+    if not spin_ns:
+        return ()
+    return (OptionReport(name="spin", requested=fmt_ns(spin_ns), applied=True, reason=""),)
 
 
 def _run_options(arguments: argparse.Namespace) -> RunOptions:
@@ -119,6 +128,7 @@ def _doctor(arguments: argparse.Namespace, find_backend: FindBackend) -> int:
             if target.is_dir():
                 found = [AskedPlan(bundle=open_bundle(target))]
             else:
+                _check_taskset(target)
                 taskset = read_taskset(target)
                 threads = max(threads or 0, taskset.threads or 0) or None
                 found = [
@@ -150,6 +160,22 @@ def _doctor(arguments: argparse.Namespace, find_backend: FindBackend) -> int:
         as_json=arguments.json,
     )
     return 0 if is_well else 1
+
+
+def _check_taskset(target: Path) -> None:
+    """Return if the doctor's target, which is no directory, may be a task set.
+
+    Raises:
+        InputError: it is not there, or it is a network.
+    """
+    with contextlib.suppress(OSError):  # reading it will tell why
+        if not target.exists():
+            raise InputError(f"{target}: no such bundle or task set; check the path")
+    if target.suffix.lower() == ".onnx":
+        raise InputError(
+            f"{target}: an ONNX network; compile it first (`preemptc compile {target}`), and name"
+            " the bundle"
+        )
 
 
 def _parser() -> argparse.ArgumentParser:

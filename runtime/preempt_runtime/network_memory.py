@@ -84,7 +84,6 @@ def memory_from_manifest(manifest: Manifest, plan: PlanSpec) -> NetworkMemory | 
     """
     if plan.key is None:
         return None
-    graph = manifest.graph_of(plan)
     paths = [segment.path for segment in plan.segments]
     sizes = {artefact.path: artefact.num_bytes for artefact in manifest.artefacts}
     told = [_told(manifest, path) for path in paths]
@@ -97,11 +96,22 @@ def memory_from_manifest(manifest: Manifest, plan: PlanSpec) -> NetworkMemory | 
         backend=str(manifest.keys[plan.key].get("backend")),
         num_segments=len(paths),
         engine_bytes=sum(sizes[path] for path in paths),
-        boundary_bytes=sum(spec.num_bytes for spec in plan.boundaries),
-        interface_bytes=sum(spec.num_bytes for spec in (*graph.inputs, *graph.outputs)),
+        boundary_bytes=boundary_bytes(plan),
+        interface_bytes=interface_bytes(manifest, plan),
         weights_bytes=sum(known_weights) if len(known_weights) == len(paths) else None,
         scratch_bytes=scratch_block_bytes(max(known_scratch)) if all_known else None,
     )
+
+
+def boundary_bytes(plan: PlanSpec) -> int:
+    """All tensors that segments hand over."""
+    return sum(spec.num_bytes for spec in plan.boundaries)
+
+
+def interface_bytes(manifest: Manifest, plan: PlanSpec) -> int:
+    """Inputs and outputs of the plan's graph."""
+    graph = manifest.graph_of(plan)
+    return sum(spec.num_bytes for spec in (*graph.inputs, *graph.outputs))
 
 
 def extension_from_engines(engines: Mapping[str, tuple[int, int | None]]) -> dict[str, Any]:

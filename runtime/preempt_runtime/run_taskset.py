@@ -132,6 +132,7 @@ def run_taskset(
         course = _execute(setup, options, clock, instruments, os_calls)
         in_force = (
             *_depth_option(taskset.depth, setup.depth, loaded.device),
+            *_buffer_options(taskset.tasks, setup.depth, loaded.device),
             *scheduling,
             *course.memory,
         )
@@ -253,6 +254,32 @@ def _depth_option(asked: int, depth: int, device: Device) -> tuple[OptionReport,
         return ()
     reason = f"device {device.name!r} allows {device.max_depth}" if depth < asked else ""
     return (OptionReport(name="depth", requested=str(asked), applied=not reason, reason=reason),)
+
+
+def _buffer_options(
+    tasks: Iterable[TaskSpec], depth: int, device: Device
+) -> tuple[OptionReport, ...]:
+    """Of each task with several jobs in flight, whether the depth in force lets them be."""
+    reports = []
+    for task in tasks:
+        if task.buffers == 1:
+            continue
+        reason = ""
+        if depth < task.buffers:
+            reason = f"a depth of {depth} uses {depth} at most; "
+            if device.max_depth < task.buffers:
+                reason += f"device {device.name!r} allows a depth of {device.max_depth}"
+            else:
+                reason += f"give the task set depth = {task.buffers}"
+        reports.append(
+            OptionReport(
+                name=f"buffers of task {task.name}",
+                requested=str(task.buffers),
+                applied=not reason,
+                reason=reason,
+            )
+        )
+    return tuple(reports)
 
 
 def arrivals_of(task: TaskSpec) -> Arrivals:

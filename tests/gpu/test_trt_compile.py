@@ -117,8 +117,8 @@ def test_a_portable_bundle_is_built_where_the_gpu_is(
     assert not (portable / "engines").exists()
     line = refusal(*run_taskset(portable, tmp_path))
     assert line.endswith(
-        "nothing is built for it yet; build it on this machine:"
-        f" preemptc build {portable.resolve()}"
+        f"plan 'segments' is made for {planned.plans[0].target}, nothing is built for it yet:"
+        f" `preemptc build {portable.resolve()}` on the board or machine with that GPU"
     )
     report = shop.compiler.json("build", portable)
     built = open_bundle(portable)

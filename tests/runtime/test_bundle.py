@@ -283,11 +283,32 @@ def test_plan_that_was_named(root: Path) -> None:
     bundle = open_bundle(root)
     with pytest.raises(BundleError, match="no plan 'gpu', it holds 'cpu', 'portable'"):
         choose_plan(bundle, LOCAL_FIELDS, plan_id="gpu")
-    with pytest.raises(BundleError, match="'portable': nothing is built for it yet"):
-        choose_plan(bundle, LOCAL_FIELDS, plan_id="portable")
     empty = replace(bundle, manifest=replace(bundle.manifest, plans=()))
     with pytest.raises(BundleError, match="no plan, it holds none"):
         choose_plan(empty, LOCAL_FIELDS)
+
+
+@pytest.mark.parametrize(
+    ("target", "command"),
+    [
+        ("orin", "`preemptc build {}` on the board or machine with that GPU"),
+        ("native", "`preemptc build {}` on this machine"),
+        ("cpu", "`preemptc build {} --target cpu` on this machine"),
+    ],
+)
+@pytest.mark.parametrize("local_fields", [{}, LOCAL_FIELDS])
+def test_what_is_not_built_names_its_target_and_the_command(
+    root: Path, target: str, command: str, local_fields: dict[str, str | int]
+) -> None:
+    bundle = open_bundle(root)
+    plans = (replace(bundle.manifest.plans[1], target=target),)
+    unbuilt = replace(bundle, manifest=replace(bundle.manifest, plans=plans))
+    with pytest.raises(BundleError) as refused:
+        choose_plan(unbuilt, local_fields)
+    assert str(refused.value) == (
+        f"{bundle.root}: plan 'portable' is made for {target}, nothing is built for it yet:"
+        f" {command.format(bundle.root)}"
+    )
 
 
 def with_second_machine(root: Path) -> Bundle:

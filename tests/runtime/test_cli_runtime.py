@@ -124,6 +124,17 @@ def test_a_trace_is_written_with_a_track_for_each_task(
     assert (slices.count("urgent[0]"), slices.count("long[2]")) == (5, 3)
 
 
+def test_spinning_is_reported_among_the_options(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--spin", "200us", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["options"] == [
+        {"name": "spin", "requested": "200 us", "applied": True, "reason": ""}
+    ]
+    assert run("--spin", "200us") == 0
+    assert "\noption spin = 200 us: in force\n" in capsys.readouterr().out
+
+
 def test_options_are_reported_where_they_are_refused(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -436,14 +447,22 @@ def test_the_doctor_fails_what_cannot_be_loaded(
     write_bundle(folder / "foreign.bundle", manifest_of(fields={**FIELDS, "library": "9"}))
     (folder / "empty").mkdir()
     (folder / "bad.toml").write_text("[taskset]\n", encoding="utf-8")
-    assert main("doctor", "foreign.bundle", "empty", "bad.toml", "none", "--json") == 1
+    (folder / "net.onnx").write_bytes(bytes(64))
+    (folder / "gone.toml").symlink_to("nowhere")
+    targets = ("foreign.bundle", "empty", "bad.toml", "none.bundle", "net.onnx", "gone.toml")
+    assert main("doctor", *targets, "--json") == 1
     document = json.loads(capsys.readouterr().out)
     failed = {f["what"]: f["found"] for f in document["findings"] if f["level"] == "fail"}
     assert document["ok"] is False
     assert "library: bundle has '9', this machine '2.0'" in failed["bundle foreign.bundle"]
     assert "no manifest.json" in failed["empty"]
     assert "key 'task' is missing" in failed["bad.toml"]
-    assert "cannot read the task set: No such file or directory" in failed["none"]
+    for name in ("none.bundle", "gone.toml"):
+        assert failed[name] == f"{name}: no such bundle or task set; check the path"
+    assert failed["net.onnx"] == (
+        "net.onnx: an ONNX network; compile it first (`preemptc compile net.onnx`), and name the"
+        " bundle"
+    )
 
 
 @pytest.mark.usefixtures("quick_doctor")

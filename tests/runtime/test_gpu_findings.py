@@ -173,15 +173,24 @@ def test_without_a_bundle_a_gpu_is_looked_at_where_one_is(tmp_path: Path) -> Non
     assert "GPU" not in {finding.what for finding in findings}
 
 
+def on_the_cpu() -> Bundle:
+    return bundle_of("a", manifest_of(fields={"backend": "ort"}))
+
+
+def unbuilt(root: Path, target: str = "orin") -> Bundle:
+    bundle = write_bundle(root)
+    (plan,) = bundle.manifest.plans
+    plans = (dataclasses.replace(plan, key=None, target=target),)
+    return dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, plans=plans))
+
+
 def test_a_gpu_bundle_needs_no_onnx_runtime_and_no_room_on_the_host(tmp_path: Path) -> None:
     bundle = write_bundle(tmp_path / "net")
     interpreter = dataclasses.replace(view_of(tmp_path).interpreter, wheels={})
     findings = examine(tmp_path, GOOD, bundle, interpreter=interpreter)
-    assert (findings["ONNX Runtime"].level, findings["ONNX Runtime"].found) == (
-        "ok",
-        "not installed",
-    )
-    assert "memory" not in findings
+    assert not {"ONNX Runtime", "memory"} & findings.keys()
+    both = examine(tmp_path, GOOD, bundle, on_the_cpu(), interpreter=interpreter)
+    assert both["ONNX Runtime"].level == "fail", "the other one runs on the CPU"
 
 
 NOTHING = changed(
@@ -203,6 +212,27 @@ def test_no_gpu_and_no_library_fail_where_a_bundle_needs_them(
     assert findings["GPU"].found == "no usable NVIDIA GPU: cuInit failed"
     assert findings["GPU driver"].found == "cannot tell: it does not say"
     assert "GPU clocks" not in findings, "what needs a GPU is not asked of none"
+
+
+def test_a_bundle_that_is_not_built_brings_the_lines_of_its_target(tmp_path: Path) -> None:
+    findings = examine(tmp_path, NOTHING, unbuilt(tmp_path / "net"))
+    assert [findings[what].level for what in ("GPU", "TensorRT", "bundle net")] == ["fail"] * 3
+    assert "GPU driver" in findings
+    assert "is made for orin, nothing is built for it yet" in findings["bundle net"].found
+    assert not {"ONNX Runtime", "memory"} & findings.keys()
+
+
+def test_a_bundle_to_build_on_this_gpu_needs_no_memory_yet(tmp_path: Path) -> None:
+    findings = examine(tmp_path, GOOD, unbuilt(tmp_path / "net"))
+    assert {findings[what].level for what in ("GPU", "GPU driver", "TensorRT")} == {"ok"}
+    assert findings["GPU memory"].found == "7.81 GiB free"
+    assert findings["bundle net"].level == "fail"
+
+
+def test_a_cpu_bundle_that_is_not_built_asks_for_no_gpu(tmp_path: Path) -> None:
+    findings = examine(tmp_path, NOTHING, unbuilt(tmp_path / "net", "cpu"))
+    assert "GPU" not in findings
+    assert {"ONNX Runtime", "memory"} <= findings.keys()
 
 
 @pytest.mark.parametrize(

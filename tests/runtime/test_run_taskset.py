@@ -456,6 +456,27 @@ def test_a_depth_that_the_device_does_not_allow_is_reported(folder: Path) -> Non
     assert f"option depth = 3: refused: {reason}\n" in file.getvalue()
 
 
+@pytest.mark.parametrize(
+    ("max_depth", "depth", "reason"),
+    [
+        (4, 3, ""),
+        (4, 2, "a depth of 2 uses 2 at most; give the task set depth = 3"),
+        (1, 1, "a depth of 1 uses 1 at most; device 'fake' allows a depth of 1"),
+        (2, 2, "a depth of 2 uses 2 at most; device 'fake' allows a depth of 2"),
+    ],
+)
+def test_buffers_that_the_depth_cannot_use_are_reported(
+    folder: Path, max_depth: int, depth: int, reason: str
+) -> None:
+    text = TWO_TASKS.replace('name = "pair"', f'name = "pair"\ndepth = {depth}')
+    bench = Bench(folder, text.replace("best_effort", "buffers = 3\nbest_effort"))
+    bench.device.max_depth = max_depth
+    (option,) = (option for option in bench.run().options if option.name != "depth")
+    assert option == OptionReport(
+        name="buffers of task long", requested="3", applied=not reason, reason=reason
+    )
+
+
 def measured(segments: tuple[int, ...], *, longest_frac: float) -> Manifest:
     """A bundle whose segments were measured at that share of what they take on the device."""
     manifest = manifest_of(segments)

@@ -57,7 +57,7 @@ def quick_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trials, "_FINAL_BUDGET_NS", 0)
     monkeypatch.setattr(profiler, "_BUDGET_NS", 20_000_000)
     boundary = BoundaryCost(fixed_ns=100, ns_per_byte=0.0)
-    monkeypatch.setattr(profiler, "measure_boundary", lambda threads: boundary)
+    monkeypatch.setattr(profiler, "measure_boundary", lambda threads, progress: boundary)
 
 
 def options(**goal: int | float) -> CompileOptions:
@@ -682,7 +682,7 @@ def test_a_disk_that_fills_up_in_onnx_runtime_is_one_line(
         if prepared is None:
             prepare(path, options(num_segments=1), cache)
         else:
-            profiler._node_samples(prepared.lowered, threads=1, num_runs=1)
+            profiler._node_samples(prepared.lowered, threads=1, num_runs=1, progress=silent)
     assert not list(cache.root.rglob(".tmp-*"))
 
 

@@ -1,6 +1,8 @@
 import asyncio
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +27,13 @@ from bench.report import (
 )
 from bench.rows import failed_row, markdown, not_reached, row_of
 from docs import example
+from models.make import make
 from preempt_runtime.errors import InputError
 from preempt_runtime.manifest import Latency
 from preempt_runtime.metrics import metrics_from_records
 from preempt_runtime.records import JobRecord, JobState
 from preempt_runtime.system_view import CpuTimes
+from preemptc.backends import Progress
 from preemptc.cache import BuildCache
 from preemptc.profile import BoundaryCost, LatencyProfile
 
@@ -383,6 +387,75 @@ def test_rows_are_merged_by_network_in_the_order_of_the_zoo(tmp_path: Path) -> N
     ]
     assert json.loads((tmp_path / "cpu-networks.json").read_text())["rows"] == merged
     assert (tmp_path / "cpu-networks.md").read_text().count("no bundle") == 2
+
+
+def test_a_compile_under_a_share_tells_its_steps(tmp_path: Path) -> None:
+    told: list[str] = []
+    make("tiny_cnn", tmp_path / "net.onnx")
+    compile_at_speed(
+        tmp_path / "net.onnx",
+        tmp_path / "net.bundle",
+        BuildCache(tmp_path / "cache"),
+        threads=1,
+        parts=2,
+        progress=lambda what, frac: told.append(what),
+    )
+    steps = [what for idx, what in enumerate(told) if what not in told[:idx]]
+    assert steps[:4] == ["load", "lower", "profile: whole network", "profile: nodes"]
+    assert any(what.startswith("plan: round 1, ") for what in steps)
+    assert told.count("profile: whole network") >= 15, "a sign of life for each run"
+    assert sum(what.startswith("measure: ") for what in told) >= 9
+
+
+def demo_arguments(folder: Path) -> list[str]:
+    small = ["--urgent", "tiny_cnn", "--best-effort", "tiny_cnn", "--out", str(folder)]
+    return [*small, "--cache", str(folder / "cache")]
+
+
+def test_the_demo_shows_its_compiles_and_ctrl_c_ends_it_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*arguments: object, progress: Progress, **options: object) -> None:
+        progress("plan: round 1, 9 segments", 0.0)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo, "compile_at_speed", interrupted)
+    assert demo.main(demo_arguments(tmp_path)) == 130
+    out, err = capsys.readouterr()
+    lines = err.splitlines()
+    assert out == ""
+    assert "about 2 minutes on 2 idle cores" in lines[0]
+    assert lines[1:3] == ["compiling tiny_cnn (urgent, uncut)", "preemptc: load"]
+    assert "preemptc: deliver" in lines
+    assert lines[-3:] == [
+        "compiling tiny_cnn (best effort)",
+        "preemptc: plan: round 1, 9 segments",
+        "demo: interrupted",
+    ]
+
+
+@pytest.mark.parametrize("when", ["importing", "compiling"])
+def test_ctrl_c_is_no_bug_of_the_demo(tmp_path: Path, when: str) -> None:
+    module, name = {"importing": ("numpy", ""), "compiling": ("bench.demo", "make")}[when]
+    code = f"""
+import importlib, importlib.abc, os, signal, sys
+def interrupt(*arguments):
+    os.kill(os.getpid(), signal.SIGINT)
+class Interrupt(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == {module!r}: interrupt()
+sys.argv[1:] = {demo_arguments(tmp_path)!r}
+if {name!r}:
+    setattr(importlib.import_module({module!r}), {name!r}, interrupt)
+else:
+    sys.meta_path.insert(0, Interrupt())
+from bench.start import main
+sys.exit(main())
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (found.returncode, found.stdout) == (130, ""), found.stderr
+    assert found.stderr.splitlines()[-1] == "demo: interrupted"
+    assert "Traceback" not in found.stderr
 
 
 @pytest.fixture(scope="module")

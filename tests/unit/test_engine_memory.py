@@ -2,13 +2,17 @@
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from models.make import make
 from preempt_runtime.network_memory import memory_from_manifest
+from preempt_runtime.units import fmt_bytes
 from preemptc.backends import Artefacts, EngineMemory
 from preemptc.cli import main
 from preemptc.pack import engine_memory
@@ -81,3 +85,38 @@ def test_a_plan_that_is_not_built_has_no_memory(tmp_path: Path) -> None:
     manifest = write_bundle(tmp_path / "net.bundle").manifest
     plan = dataclasses.replace(manifest.plans[0], key=None)
     assert memory_from_manifest(manifest, plan) is None
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_inspect_counts_the_planned_tensors_of_what_is_not_built(tmp_path: Path, jobs: int) -> None:
+    make("tiny_cnn", tmp_path / "net.onnx")
+    arguments = ["compile", str(tmp_path / "net.onnx"), "--target", "orin", "--segments", "3"]
+    root, environment = tmp_path / "net.bundle", {"PREEMPTC_CACHE": str(tmp_path / "cache")}
+    made = CliRunner().invoke(main, [*arguments, "-o", str(root)], env=environment)
+    assert made.exit_code == 0, made.output
+    manifest = json.loads((root / "manifest.json").read_text())
+    (graph,), (plan,) = manifest["graphs"], manifest["plans"]
+    host_bytes = sum(map(num_bytes, (*graph["inputs"], *graph["outputs"])))
+    device_bytes = host_bytes + sum(map(num_bytes, plan["boundaries"]))
+    assert device_bytes > host_bytes > 0
+    assert inspected(root, "--jobs", str(jobs)) == {
+        "jobs": jobs,
+        **dict.fromkeys(("engine_bytes", "weights_bytes", "scratch_bytes")),
+        "per_job": {
+            **dict.fromkeys(("contexts", "graphs")),
+            "device_bytes": device_bytes,
+            "host_bytes": host_bytes,
+        },
+        **dict.fromkeys(("contexts", "graphs", "device_bytes")),
+        "host_bytes": jobs * host_bytes,
+    }
+    text = CliRunner().invoke(main, ["inspect", str(root), "--jobs", str(jobs)]).stdout
+    label = "a job in flight" if jobs == 1 else f"{jobs} jobs in flight"
+    tensors = f"tensors {fmt_bytes(jobs * device_bytes)}, pinned {fmt_bytes(jobs * host_bytes)}"
+    assert f"{label} as planned: {tensors}" in " ".join(text.split())
+    assert "contexts, graphs, scratch known after `preemptc build`" in " ".join(text.split())
+
+
+def num_bytes(tensor: Any) -> int:
+    shape: list[int] = tensor["shape"]
+    return math.prod(shape) * int(np.dtype(tensor["dtype"]).itemsize)

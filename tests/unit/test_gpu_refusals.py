@@ -1,5 +1,6 @@
 """What both command lines say where TensorRT or the GPU is missing: one line and exit code 1."""
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -81,3 +82,32 @@ def test_no_gpu(refused: Callable[..., str]) -> None:
     line = refused(NO_GPU, variables={"CUDA_VISIBLE_DEVICES": "-1"})
     assert "no usable NVIDIA GPU: cuInit failed: CUDA_ERROR_NO_DEVICE (no CUDA-capable" in line
     assert "CUDA_VISIBLE_DEVICES is '-1'" in line
+
+
+def test_verify_checks_the_files_of_what_is_not_built(shop: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(shop / "net.bundle", tmp_path / "net.bundle")
+    compiler = Compiler(shop / "cache")
+    found = compiler.json("verify", root)
+    (plan,) = found["plans"]
+    assert (found["outputs_checked"], plan["num_inputs"]) == (False, 0)
+    assert plan["skipped"] == (
+        f"{root}: plan 'segments' is made for orin, nothing is built for it yet:"
+        f" `preemptc build {root}` on the board or machine with that GPU"
+    )
+    code, stdout, _ = compiler("verify", root)
+    assert code == 0
+    assert stdout.startswith(f"{root}: files verified, no outputs run\n")
+    assert "as the manifest says" in stdout
+    assert f"not run here: {plan['skipped']}" in stdout
+    with (root / "graph" / "model.onnx").open("ab") as file:
+        file.write(b"x")
+    assert "the manifest says" in compiler.refused("verify", root)
+
+
+def test_running_what_is_not_built_says_where_to_build_it(shop: Path, tmp_path: Path) -> None:
+    root = shop / "net.bundle"
+    line = refusal(*elsewhere("preempt-rt", "run", taskset_of(root, tmp_path), folder=tmp_path))
+    assert line.endswith(
+        f"is made for orin, nothing is built for it yet: `preemptc build {root}` on the board or"
+        " machine with that GPU"
+    )

@@ -11,7 +11,7 @@ import pytest
 from preempt_runtime.errors import PreemptError
 from preempt_runtime.stdout import is_stdout_broken
 from preemptc.report import facts
-from preemptc.terminal import show
+from preemptc.terminal import show, watched
 
 TABLES = (facts("title", {"name": "\u00e9"}),)
 
@@ -61,3 +61,21 @@ def test_ctrl_c_while_it_starts_is_one_line_and_130() -> None:
     )
     found = subprocess.run([sys.executable, "-c", code, "targets"], capture_output=True, text=True)
     assert (found.returncode, found.stdout, found.stderr) == (130, "", "preemptc: interrupted\n")
+
+
+def test_a_step_that_takes_long_is_told_again_every_few_seconds(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now_s = 100.0
+    monkeypatch.setattr("preemptc.terminal.time.monotonic", lambda: now_s)
+    with watched() as progress:
+        for second in range(13):
+            now_s = 100.0 + second
+            progress("profile", second / 13)
+        now_s += 0.1
+        progress("check", 0.0)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines() == [
+        "preemptc: profile", "preemptc: profile: 5 s", "preemptc: profile: 10 s", "preemptc: check",
+    ]  # fmt: skip

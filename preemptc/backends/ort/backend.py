@@ -62,7 +62,7 @@ class OrtBackend:
 
     def bench(self, model: Model, lowered: Lowered, progress: Progress = silent) -> OrtBench:
         """Sessions of this graph's segments, their files beside the graph's weights."""
-        return OrtBench(model, lowered, self.threads)
+        return OrtBench(model, lowered, self.threads, progress)
 
 
 def open_backend(target: str, options: BackendOptions) -> OrtBackend:

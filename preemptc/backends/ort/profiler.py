@@ -25,7 +25,7 @@ from preempt_runtime.device import Array
 from preempt_runtime.errors import BuildError
 from preempt_runtime.inputs import random_inputs
 from preempt_runtime.manifest import GraphSpec, TensorSpec
-from preemptc.backends import Progress
+from preemptc.backends import Progress, silent
 from preemptc.backends.stats import interquartile_mean, latency_from_samples
 from preemptc.interface import graph_spec
 from preemptc.model import Lowered
@@ -49,13 +49,10 @@ def profile(lowered: Lowered, threads: int, progress: Progress) -> LatencyProfil
     Raises:
         BuildError: a run failed, with ONNX Runtime's text.
     """
-    progress("profile: whole network", 0.0)
-    whole = latency_from_samples(_time_whole(lowered, threads))
+    whole = latency_from_samples(_time_whole(lowered, threads, progress))
     num_runs = int(np.clip(_BUDGET_NS // max(1, whole.p50_ns), _MIN_RUNS, _MAX_RUNS))
-    progress("profile: nodes", 0.3)
-    samples = _node_samples(lowered, threads, num_runs)
-    progress("profile: boundaries", 0.7)
-    boundary = measure_boundary(threads)
+    samples = _node_samples(lowered, threads, num_runs, progress)
+    boundary = measure_boundary(threads, progress)
     progress("profile: done", 1.0)
     means = [interquartile_mean(samples[node.name]) for node in lowered.graph.nodes]
     scale = whole.p50_ns / max(1.0, sum(means))
@@ -89,13 +86,23 @@ def profiling_inputs(lowered: Lowered) -> dict[str, Array]:
     return random_inputs(graph_spec(lowered), seed=0, task="profile")
 
 
-def _time_whole(lowered: Lowered, threads: int) -> list[int]:
+def _time_whole(lowered: Lowered, threads: int, progress: Progress) -> list[int]:
+    def alive() -> None:
+        progress("profile: whole network", 0.0)
+
+    alive()
     buffers = whole_buffers(lowered, threads)
     buffers.write_inputs(profiling_inputs(lowered))
-    return _timed(lambda: buffers.run_segment(0), _BUDGET_NS, _MIN_RUNS, _MAX_RUNS)
+    return _timed(lambda: buffers.run_segment(0), alive, _BUDGET_NS, _MIN_RUNS, _MAX_RUNS)
 
 
-def _timed(run: Callable[[], None], budget_ns: int, min_runs: int, max_runs: int) -> list[int]:
+def _timed(
+    run: Callable[[], None],
+    alive: Callable[[], None],
+    budget_ns: int,
+    min_runs: int,
+    max_runs: int,
+) -> list[int]:
     for _ in range(_WARM_UP_RUNS):
         run()
     samples: list[int] = []
@@ -105,12 +112,16 @@ def _timed(run: Callable[[], None], budget_ns: int, min_runs: int, max_runs: int
         run()
         end_ns = time.perf_counter_ns()
         samples.append(end_ns - start_ns)
+        alive()
         if len(samples) >= min_runs and end_ns - begin_ns > budget_ns:
             break
     return samples
 
 
-def _node_samples(lowered: Lowered, threads: int, num_runs: int) -> dict[str, list[int]]:
+def _node_samples(
+    lowered: Lowered, threads: int, num_runs: int, progress: Progress
+) -> dict[str, list[int]]:
+    progress("profile: nodes", 0.3)
     inputs = profiling_inputs(lowered)
     # Beside the graph: that is where a user chose to have space.
     with tempfile.TemporaryDirectory(prefix=".tmp-", dir=lowered.path.parent) as folder:
@@ -121,8 +132,9 @@ def _node_samples(lowered: Lowered, threads: int, num_runs: int) -> dict[str, li
             session = ort.InferenceSession(
                 str(lowered.path), options, providers=["CPUExecutionProvider"]
             )
-            for _ in range(num_runs + _WARM_UP_RUNS):
+            for idx in range(num_runs + _WARM_UP_RUNS):
                 session.run(None, inputs)
+                progress("profile: nodes", 0.3 + 0.4 * idx / (num_runs + _WARM_UP_RUNS))
             events: list[dict[str, Any]] = json.loads(Path(session.end_profiling()).read_text())
         except Exception as err:  # onnxruntime raises its own classes, without a common root
             check_disk(Path(folder))
@@ -145,7 +157,7 @@ def samples_from_events(
     return {name: times[_WARM_UP_RUNS:] or [0] for name, times in samples.items()}
 
 
-def measure_boundary(threads: int) -> BoundaryCost:
+def measure_boundary(threads: int, progress: Progress = silent) -> BoundaryCost:
     """What one more segment costs here: `_CHAIN_LENGTH` operators as one session and as many.
 
     Fits fixed and per-byte cost to the paired difference at several tensor sizes, by least
@@ -153,6 +165,7 @@ def measure_boundary(threads: int) -> BoundaryCost:
     """
     sizes, costs = [], []
     for num_bytes in _BOUNDARY_BYTES:
+        progress("profile: boundaries", 0.7)
         sizes.append(num_bytes)
         costs.append(max(1.0, _boundary_ns(num_bytes, threads)))
     x, y = np.asarray(sizes, dtype=float), np.asarray(costs)

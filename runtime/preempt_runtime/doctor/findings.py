@@ -70,8 +70,10 @@ Check = Callable[[Subject], Iterable[Finding]]
 
 
 def backend_of(bundle: Bundle, plan: PlanSpec) -> str | None:
-    """The backend that a plan was built for; None where nothing is built."""
-    fields = bundle.manifest.keys.get(plan.key, {}) if plan.key is not None else {}
+    """The backend that a plan was built for, or will be; None where its key does not say."""
+    if plan.key is None:
+        return "ort" if plan.target == "cpu" else "tensorrt"
+    fields = bundle.manifest.keys[plan.key]
     return str(fields["backend"]) if "backend" in fields else None
 
 
