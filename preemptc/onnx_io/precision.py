@@ -4,7 +4,7 @@ import onnx
 import onnx.version_converter
 
 from preempt_runtime.errors import BuildError
-from preemptc.onnx_io.files import one_line
+from preemptc.onnx_io.files import all_graphs, one_line
 
 _TYPED_QUANTIZATION = 19  # the opset
 
@@ -43,4 +43,8 @@ def _opset(proto: onnx.ModelProto) -> int:
 
 
 def _is_quantized(proto: onnx.ModelProto) -> bool:
-    return any(node.op_type == "QuantizeLinear" for node in proto.graph.node)
+    return any(
+        node.op_type in ("QuantizeLinear", "DequantizeLinear")
+        for graph in all_graphs(proto.graph)
+        for node in graph.node
+    )

@@ -5,6 +5,8 @@ from pathlib import Path
 import onnx
 from onnx import numpy_helper
 
+from preemptc.onnx_io.files import all_graphs
+
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 _MOVES = frozenset(
     {"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Gather"}
@@ -12,8 +14,12 @@ _MOVES = frozenset(
 
 
 def is_quantized(proto: onnx.ModelProto) -> bool:
-    """Whether the graph quantises or dequantises anything."""
-    return any(node.op_type in (QUANTIZE, DEQUANTIZE) for node in proto.graph.node)
+    """Whether the graph or one inside it, such as a Loop's, quantises or dequantises anything."""
+    return any(
+        node.op_type in (QUANTIZE, DEQUANTIZE)
+        for graph in all_graphs(proto.graph)
+        for node in graph.node
+    )
 
 
 def output_steps(proto: onnx.ModelProto, folder: Path) -> dict[str, float]:

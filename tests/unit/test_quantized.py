@@ -9,7 +9,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from preemptc.backends.tensorrt.quantized import prepare_quantized
+from preemptc.backends.tensorrt.quantized import is_quantized, prepare_quantized
 from preemptc.cache import BuildCache
 from preemptc.load import load
 from preemptc.onnx_io.files import read_graph
@@ -107,6 +107,98 @@ def test_float_weights_quantise_to_the_same_values(has_bias: bool, tmp_path: Pat
     feeders = {name: node.op_type for node in proto.graph.node for name in node.output}
     dequantisers = [node for node in proto.graph.node if node.op_type == "DequantizeLinear"]
     assert {feeders[node.input[0]] for node in dequantisers} == {"QuantizeLinear"}
+
+
+WEIGHTS = np.random.default_rng(6).integers(-100, 101, (4, 3, 3, 3)).astype(np.int8)
+
+
+def weights_only(
+    *inputs: object, axis: int = 0, opset: int = 17, **attributes: int
+) -> onnx.ModelProto:
+    """A convolution whose kernel `w` is a DQ of constants: values, scale and maybe zero point."""
+    names = [f"w_{letter}" for letter in "qsz"[: len(inputs)]]
+    arrays = zip(names, map(np.asarray, inputs), strict=True)
+    weights = [numpy_helper.from_array(array, name) for name, array in arrays]
+    nodes = [
+        helper.make_node("DequantizeLinear", names, ["w"], "w.DQ", axis=axis),
+        helper.make_node("Conv", ["x", "w"], ["y"], "conv"),
+    ]
+    nodes[0].attribute.extend(helper.make_attribute(*each) for each in attributes.items())
+    x, y = onnx_models.f32("x", list(X.shape)), onnx_models.f32("y", [1, 4, 30, 30])
+    graph = helper.make_graph(nodes, "net", [x], [y], weights)
+    opsets = [helper.make_opsetid("", opset)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=10)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 3, -4, -1])
+@pytest.mark.parametrize("has_zero_point", [False, True])
+def test_float_weights_of_any_axis(axis: int, has_zero_point: bool, tmp_path: Path) -> None:
+    width = WEIGHTS.shape[axis]
+    given: list[object] = [WEIGHTS, np.linspace(0.01, 0.02, width, dtype=np.float32)]
+    if has_zero_point:
+        given.append(np.arange(width, dtype=np.int8))
+    source = weights_only(*given, axis=axis)  # its int8 weights are called `w_q`
+    proto = onnx.shape_inference.infer_shapes(source)
+    prepare_quantized(proto, tmp_path, wants_float_weights=True)
+    onnx.checker.check_model(proto, full_check=True)
+    assert proto.graph.node[0].op_type == "QuantizeLinear"
+    np.testing.assert_allclose(output_of(proto), output_of(source), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int32])
+@pytest.mark.parametrize(
+    ("scale", "attributes"),
+    [
+        (np.full((4, 3, 3, 1), 0.5, np.float32), {"axis": 3, "block_size": 3}),
+        (np.full(4, 0.5, np.float32), {"axis": 9}),
+        (np.full(5, 0.5, np.float32), {"axis": 0}),
+    ],
+    ids=["blocks", "no such axis", "too many scales"],
+)
+def test_what_no_scale_an_axis_describes_is_left(
+    dtype: type, scale: object, attributes: dict[str, int], tmp_path: Path
+) -> None:
+    proto = weights_only(WEIGHTS.astype(dtype), scale, opset=21, **attributes)
+    prepare_quantized(proto, tmp_path, wants_float_weights=True)
+    assert [node.op_type for node in proto.graph.node] == ["DequantizeLinear", "Conv"]
+
+
+def test_a_quantiser_in_a_loop_counts() -> None:
+    image = [1, 3]
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["go"], ["goes"], "go"),
+            helper.make_node("QuantizeLinear", ["v", "s", "z"], ["q"], "Q"),
+            helper.make_node("DequantizeLinear", ["q", "s", "z"], ["w"], "DQ"),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("i", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
+            onnx_models.f32("v", image),
+        ],
+        [helper.make_tensor_value_info("goes", TensorProto.BOOL, []), onnx_models.f32("w", image)],
+    )
+    constants = {"n": np.int64(2), "true": np.bool_(True), "s": np.float32(0.1), "z": np.int8(0)}
+    graph = helper.make_graph(
+        [helper.make_node("Loop", ["n", "true", "x"], ["y"], "loop", body=body)],
+        "net",
+        [onnx_models.f32("x", image)],
+        [onnx_models.f32("y", image)],
+        [numpy_helper.from_array(np.asarray(v), name) for name, v in constants.items()],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    assert is_quantized(proto)
+    half = half_precision(proto, "net")
+    assert half.opset_import[0].version == 19
+    ort.InferenceSession(half.SerializeToString())  # it accepts the types
+
+
+def test_half_precision_of_weights_that_only_a_dequantiser_reads(tmp_path: Path) -> None:
+    source = weights_only(WEIGHTS, np.full(4, 0.01, np.float32), np.zeros(4, np.int8))
+    half = half_precision(prepared(source, tmp_path), "net")
+    expected = output_of(source)
+    assert np.abs(output_of(half) - expected).max() < 5e-3 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("opset", [13, 17, 19])

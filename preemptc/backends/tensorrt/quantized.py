@@ -55,41 +55,94 @@ def _tell_kernel_shapes(proto: onnx.ModelProto) -> None:
 def _rewrite_weights(proto: onnx.ModelProto, folder: Path, *, wants_float_weights: bool) -> None:
     weights = {tensor.name: tensor for tensor in proto.graph.initializer}
     outputs = {value.name for value in proto.graph.output}
+    taken = _taken_names(proto)
     nodes: list[onnx.NodeProto] = []
     for node in proto.graph.node:
         given = [weights.get(name) for name in node.input if name]
         tensors = [tensor for tensor in given if tensor is not None]
         is_constant = node.op_type == DEQUANTIZE and len(tensors) == len(given)
         kind = tensors[0].data_type if is_constant else None
-        if kind == TensorProto.INT32 and node.output[0] not in outputs:
-            values = _dequantised(node, tensors, folder)
-            proto.graph.initializer.append(numpy_helper.from_array(values, node.output[0]))
-            continue
-        if kind == TensorProto.INT8 and wants_float_weights:
-            values = _dequantised(node, tensors, folder)
-            proto.graph.initializer.append(numpy_helper.from_array(values, f"{node.output[0]}_f"))
-            nodes.append(onnx.NodeProto.FromString(node.SerializeToString()))
-            nodes[-1].op_type, nodes[-1].name = QUANTIZE, f"{node.name}_Q"
-            nodes[-1].input[0], nodes[-1].output[0] = f"{node.output[0]}_f", f"{node.output[0]}_q"
+        is_bias = kind == TensorProto.INT32 and node.output[0] not in outputs
+        if (is_bias or (kind == TensorProto.INT8 and wants_float_weights)) and (
+            values := _dequantised(node, tensors, folder)
+        ) is not None:
+            if is_bias:
+                proto.graph.initializer.append(numpy_helper.from_array(values, node.output[0]))
+                continue
+            nodes.append(_quantiser(proto, node, values, taken))
             node.input[0] = nodes[-1].output[0]
         nodes.append(node)
     _replace(proto.graph.node, nodes)
     _drop_unread(proto)
 
 
+def _quantiser(
+    proto: onnx.ModelProto, node: onnx.NodeProto, values: NDArray[Any], taken: set[str]
+) -> onnx.NodeProto:
+    """A Q that makes of `values`, added to the weights, what the DQ `node` takes.
+
+    It has a zero point in any case: one without makes uint8.
+    """
+    dequantised = node.output[0]
+    quantiser: onnx.NodeProto = onnx.NodeProto.FromString(node.SerializeToString())
+    quantiser.op_type, quantiser.name = QUANTIZE, f"{node.name}_Q"
+    quantiser.input[0] = _new_name(f"{dequantised}_f", taken)
+    quantiser.output[0] = _new_name(f"{dequantised}_q", taken)
+    proto.graph.initializer.append(numpy_helper.from_array(values, quantiser.input[0]))
+    if len(quantiser.input) < 3 or not quantiser.input[2]:
+        (scale,) = (each for each in proto.graph.initializer if each.name == node.input[1])
+        zeros = np.zeros(tuple(scale.dims), np.int8)
+        del quantiser.input[2:]
+        quantiser.input.append(_new_name(f"{dequantised}_zero", taken))
+        proto.graph.initializer.append(numpy_helper.from_array(zeros, quantiser.input[2]))
+    return quantiser
+
+
+def _taken_names(proto: onnx.ModelProto) -> set[str]:
+    """Names that no new tensor may have, in the graph or in those inside it."""
+    return {
+        name
+        for graph in all_graphs(proto.graph)
+        for name in (
+            *(each.name for each in (*graph.initializer, *graph.input, *graph.output)),
+            *(name for node in graph.node for name in (*node.input, *node.output)),
+        )
+    }
+
+
+def _new_name(wanted: str, taken: set[str]) -> str:
+    """The name, or the first like it that is not taken; it is taken from now on."""
+    names = (f"{wanted}_{number}" for number in count())
+    found = wanted if wanted not in taken else next(name for name in names if name not in taken)
+    taken.add(found)
+    return found
+
+
 def _dequantised(
     node: onnx.NodeProto, tensors: Sequence[onnx.TensorProto], folder: Path
-) -> NDArray[Any]:
-    """The float values of a DQ of constants: `tensors` are values, scale and maybe zero point."""
+) -> NDArray[Any] | None:
+    """The float values of a DQ of constants: `tensors` are values, scale and maybe zero point.
+
+    None where there is not one scale for all or one for each slice along the axis: blocks of
+    opset 21, and networks that are wrong.
+    """
     values, scale, *zero_point = (numpy_helper.to_array(each, str(folder)) for each in tensors)
     axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
+    axis = axis if values.ndim > 1 else 0
     shape = [1] * values.ndim
-    if scale.ndim == 1 and values.ndim:
-        shape[axis if values.ndim > 1 else 0] = -1
-    shifted = values.astype(np.int64)
-    if zero_point:
-        shifted = shifted - zero_point[0].astype(np.int64).reshape(shape if scale.ndim else ())
-    found: NDArray[Any] = (shifted * scale.reshape(shape if scale.ndim else ())).astype(scale.dtype)
+    if scale.size != 1:
+        is_along = -values.ndim <= axis < values.ndim and scale.shape == (values.shape[axis],)
+        if not is_along:
+            return None
+        shape[axis] = -1
+    if any(each.size != scale.size for each in zero_point):
+        return None
+    # int8 is exact in any float; int32 is not
+    shifted = values.astype(scale.dtype if values.dtype == np.int8 else np.int64)
+    for each in zero_point:
+        shifted = shifted - each.astype(shifted.dtype).reshape(shape)
+    with np.errstate(all="ignore"):  # what a scale of infinity makes is the network's own affair
+        found: NDArray[Any] = (shifted * scale.reshape(shape)).astype(scale.dtype)
     return found
 
 
@@ -107,7 +160,7 @@ def _split_shared(proto: onnx.ModelProto) -> None:
     for node in proto.graph.node:
         for name in dict.fromkeys(node.input):
             readers.setdefault(name, []).append(node)
-    taken = {name for node in proto.graph.node for name in (*node.input, *node.output)}
+    taken = _taken_names(proto)
     nodes: list[onnx.NodeProto] = []
     for node in proto.graph.node:
         nodes.append(onnx.NodeProto.FromString(node.SerializeToString()))
@@ -115,10 +168,8 @@ def _split_shared(proto: onnx.ModelProto) -> None:
             continue
         for reader in readers.get(node.output[0], [])[1:]:
             copied = onnx.NodeProto.FromString(node.SerializeToString())
-            number = next(n for n in count() if f"{node.output[0]}_{n}" not in taken)
-            copied.output[0] = f"{node.output[0]}_{number}"
-            copied.name = f"{node.name}_{number}"
-            taken.add(copied.output[0])
+            copied.output[0] = _new_name(f"{node.output[0]}_copy", taken)
+            copied.name = f"{node.name}_copy"
             for idx, name in enumerate(reader.input):
                 if name == node.output[0]:
                     reader.input[idx] = copied.output[0]
