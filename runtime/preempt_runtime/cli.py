@@ -126,7 +126,9 @@ def _doctor(arguments: argparse.Namespace, find_backend: FindBackend) -> int:
     for target in arguments.targets:
         try:
             if target.is_dir():
-                found = [AskedPlan(bundle=open_bundle(target))]
+                alone = AskedPlan(bundle=open_bundle(target))
+                plans.setdefault((alone.bundle.root, None), alone)
+                found = []
             else:
                 _check_taskset(target)
                 taskset = read_taskset(target)
@@ -142,7 +144,10 @@ def _doctor(arguments: argparse.Namespace, find_backend: FindBackend) -> int:
         except PreemptError as err:
             unreadable.append(Finding(level="fail", what=target.name, found=str(err)))
             continue
-        plans.update({(plan.bundle.root, plan.plan_id): plan for plan in found})
+        for plan in found:  # tasks share what is loaded, not the buffers of their jobs
+            key = plan.bundle.root, plan.plan_id
+            others = plans[key].buffers if key in plans else 0
+            plans[key] = replace(plan, buffers=others + plan.buffers)
     findings = [
         *unreadable,
         *doctor(

@@ -17,6 +17,7 @@ from pathlib import Path
 
 ORT_WHEELS = ("onnxruntime", "onnxruntime-gpu")
 _CAP_IPC_LOCK, _CAP_SYS_NICE = 14, 23
+_DIGITS = 19  # of what fits in 64 bits, nearly
 _NUM_TIMES = 8  # user to steal; guest times are contained in user
 
 
@@ -81,7 +82,8 @@ class SystemView:
     def cpu_times(self) -> CpuTimes | None:
         """The first line of `/proc/stat`."""
         lines = (self.text("proc/stat") or "").splitlines()
-        ticks = [int(word) for word in lines[0].split()[1:] if word.isdecimal()] if lines else []
+        numbers = map(whole_number, lines[0].split()[1:] if lines else ())
+        ticks = [number for number in numbers if number is not None]
         if len(ticks) < _NUM_TIMES:
             return None
         return CpuTimes(total_ticks=sum(ticks[:_NUM_TIMES]), steal_ticks=ticks[_NUM_TIMES - 1])
@@ -242,6 +244,16 @@ def text_below(root: Path, relative: str) -> str | None:
         return (root / relative).read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
         return None
+
+
+def whole_number(text: str | None) -> int | None:
+    """The number that a file of the kernel's holds; None of anything else.
+
+    >>> whole_number("612000000"), whole_number("-1"), whole_number("9" * 20), whole_number(None)
+    (612000000, None, None, None)
+    """
+    is_number = text is not None and text.isascii() and text.isdecimal() and len(text) <= _DIGITS
+    return int(text) if text is not None and is_number else None
 
 
 def _limit(which: int) -> int | None:

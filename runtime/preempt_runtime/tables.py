@@ -4,9 +4,12 @@ import importlib.util
 from collections.abc import Sequence
 from typing import TextIO
 
+from preempt_runtime.units import printable
+
 
 def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], file: TextIO) -> None:
     """Write the table to `file`."""
+    rows = [[printable(cell) for cell in row] for row in rows]
     if file.isatty() and importlib.util.find_spec("rich") is not None:
         _print_rich(headers, rows, file)
     else:

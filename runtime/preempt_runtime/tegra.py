@@ -17,14 +17,14 @@ from preempt_runtime.gpu_view import (
     THROTTLING,
     GpuClocks,
 )
-from preempt_runtime.system_view import text_below
+from preempt_runtime.system_view import text_below, whole_number
 
 _GPU_FOLDER = re.compile(r"(.*\.)?(gpu|ga10b|gv11b|gp10b)(-gpc-0)?")  # Orin 17000000.gpu; Thor
 _EMC_RATES = (
     "sys/kernel/debug/bpmp/debug/clk/emc/rate",
     "sys/class/devfreq/bwmgr/cur_freq",
 )
-_MODE = re.compile(r"pmode:0*(\d+)")
+_MODE = re.compile(r"pmode:0*([0-9]{1,9})")
 _NO_DEVFREQ = "no GPU below /sys/class/devfreq"
 
 
@@ -40,14 +40,15 @@ def tegra_clocks(root: Path) -> GpuClocks:
     folder = _gpu_folder(root)
     names = {SM_CLOCK: "cur_freq", LOWEST_CLOCK: "min_freq", HIGHEST_CLOCK: "max_freq"}
     for name, file in names.items():
-        hertz = text_below(root, f"{folder}/{file}") or ""
-        if hertz.isdecimal():
+        hertz = whole_number(text_below(root, f"{folder}/{file}"))
+        if hertz is not None:
             fields[name] = _mhz(hertz)
         else:
             unknown[name] = f"/{folder}/{file} cannot be read" if folder else _NO_DEVFREQ
-    rates = [text for path in _EMC_RATES if (text := text_below(root, path) or "").isdecimal()]
-    if rates:
-        fields[MEMORY_CLOCK] = _mhz(rates[0])
+    rates = [whole_number(text_below(root, path)) for path in _EMC_RATES]
+    rate = next((hertz for hertz in rates if hertz is not None), None)
+    if rate is not None:
+        fields[MEMORY_CLOCK] = _mhz(rate)
     else:
         unknown[MEMORY_CLOCK] = f"/{_EMC_RATES[0]} cannot be read; try as root"
     mode = _power_mode(root)
@@ -63,8 +64,8 @@ def tegra_clocks(root: Path) -> GpuClocks:
     return GpuClocks(fields=fields, unknown=unknown)
 
 
-def _mhz(hertz: str) -> int:
-    return round(int(hertz) / 1e6)
+def _mhz(hertz: int) -> int:
+    return round(hertz / 1e6)
 
 
 def _gpu_folder(root: Path) -> str | None:
@@ -93,10 +94,10 @@ def _alerts(root: Path) -> list[str] | None:
     for folder in sorted(_children(root / "sys/class/thermal")):
         relative = folder.relative_to(root)
         kind = text_below(root, f"{relative}/type") or ""
-        state = text_below(root, f"{relative}/cur_state") or ""
-        if kind.endswith("-alert") and state.isdecimal():
+        state = whole_number(text_below(root, f"{relative}/cur_state"))
+        if kind.endswith("-alert") and state is not None:
             has_any = True
-            if int(state):
+            if state:
                 raised.append(kind)
     return raised if has_any else None
 
@@ -106,9 +107,9 @@ def over_current_events(root: Path) -> dict[str, int]:
     found = {}
     for folder in sorted(_children(root / "sys/class/hwmon")):
         for file in sorted(folder.glob("oc*_event_cnt")):
-            text = text_below(root, str(file.relative_to(root))) or ""
-            if text.isdecimal():
-                found[file.name.removesuffix("_event_cnt")] = int(text)
+            count = whole_number(text_below(root, str(file.relative_to(root))))
+            if count is not None:
+                found[file.name.removesuffix("_event_cnt")] = count
     return found
 
 

@@ -87,3 +87,12 @@ def fmt_bytes(num_bytes: float) -> str:
         if abs(num_bytes) >= scale:
             return f"{_three_digits(num_bytes / scale)} {unit}"
     return f"{num_bytes:.0f} B"
+
+
+def printable(text: str) -> str:
+    r"""The text in one line, without what a terminal would obey: names come from outside.
+
+    >>> printable("ev\x1b[31mil\nname")
+    'ev\\x1b[31mil\\nname'
+    """
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)

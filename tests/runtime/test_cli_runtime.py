@@ -16,6 +16,7 @@ import pytest
 import preempt_runtime
 from preempt_runtime import cli
 from preempt_runtime.clock import VirtualClock
+from preempt_runtime.doctor import AskedPlan, Finding
 from preempt_runtime.loading import Backend
 from preempt_runtime.tables import plain_table, print_table
 from tests.runtime.fake_bundles import (
@@ -437,6 +438,28 @@ def test_the_doctor_examines_task_sets_and_bundles(
     assert len(by_name) == len(document["findings"])
     assert by_name["bundle long.bundle"]["found"].startswith("plan 'cut', 3 segments, estimated")
     assert document["ok"] == all(f["level"] != "fail" for f in document["findings"])
+
+
+@pytest.mark.usefixtures("quick_doctor")
+def test_the_doctor_counts_the_buffers_of_all_tasks_of_a_bundle(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[AskedPlan] = []
+
+    def doctor(plans: list[AskedPlan], **options: object) -> tuple[Finding, ...]:
+        asked.extend(plans)
+        return ()
+
+    monkeypatch.setattr(cli, "doctor", doctor)
+    tasks = (("a", 60), ("b", 3))
+    text = "".join(
+        f'[[task]]\nname = "{name}"\nbundle = "short.bundle"\npriority = 1\nbuffers = {buffers}\n'
+        f'[task.arrival]\nkind = "closed_loop"\n'
+        for name, buffers in tasks
+    )
+    (folder / "two.toml").write_text(text, encoding="utf-8")
+    assert main("doctor", "two.toml", "short.bundle") == 0
+    assert [plan.buffers for plan in asked] == [63]
 
 
 @pytest.mark.usefixtures("quick_doctor")

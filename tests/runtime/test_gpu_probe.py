@@ -11,10 +11,11 @@ import pytest
 from preempt_runtime.backends import cuda_driver, gpu_probe, nvml
 from preempt_runtime.backends.gpu_hazards import hazards
 from preempt_runtime.backends.gpu_probe import LocalGpu
+from preempt_runtime.doctor import doctor
 from preempt_runtime.gpu_view import GpuProcess, GpuView
 from preempt_runtime.unknown import Unknown
 from tests.runtime.fake_cuda import OUT_OF_MEMORY
-from tests.runtime.fake_nvml import MEMORY_V2, FakeNvml, NVMLError, process
+from tests.runtime.fake_nvml import H200, MEMORY_V2, FakeNvml, NVMLError, process
 from tests.runtime.fake_tensorrt import FakeTensorRT
 from tests.runtime.tensorrt_world import install, write_bundle
 from tests.runtime.test_doctor import QUIET_TREE, view_of, write_tree
@@ -226,3 +227,48 @@ def test_without_nvml_open_files_betray_other_users(
     (tmp_path / "proc/8/fd/3").symlink_to("/dev/nvhost-ctrl-gpu")
     (found,) = hazards(is_warm=False, view=view_of(tmp_path))
     assert found.endswith(": blender (pid 8)")
+
+
+ODD: list[object] = [
+    None,
+    -1,
+    10**400,
+    float("nan"),
+    "\x1b[31m",
+    b"\xff",
+    [],
+    {},
+    [None],
+    TypeError("odd"),
+]
+
+
+@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize("name", sorted(H200))
+def test_whatever_nvml_says_the_doctor_and_a_run_go_on(
+    name: str, odd: object, trt: FakeTensorRT, fake: FakeNvml, tmp_path: Path
+) -> None:
+    write_tree(tmp_path, QUIET_TREE)
+    members = {
+        "ComputeRunningProcesses": [types.SimpleNamespace(pid=odd, usedGpuMemory=odd)],
+        "GraphicsRunningProcesses": [types.SimpleNamespace(pid=41, usedGpuMemory=odd)],
+        "MemoryInfo": {MEMORY_V2: types.SimpleNamespace(used=odd)},
+        "EccMode": [odd],
+    }
+    for value in (odd, members.get(name, odd)):
+        fake.values[name] = value
+        view = view_of(tmp_path)
+        findings = doctor([], view=view, gpu=LocalGpu(tmp_path), pause=lambda _: None)
+        assert findings
+        LocalGpu(tmp_path).view()
+        for is_warm in (False, True):
+            hazards(is_warm=is_warm, view=view)
+
+
+def test_names_of_processes_cannot_write_to_the_terminal(
+    trt: FakeTensorRT, fake: FakeNvml, tmp_path: Path
+) -> None:
+    write_tree(tmp_path, {**QUIET_TREE, "proc/41/comm": "ev\x1b[31mil\nx"})
+    fake.values["ComputeRunningProcesses"] = [process(41)]
+    (hazard,) = hazards(is_warm=False, view=view_of(tmp_path))
+    assert r"ev\x1b[31mil\nx (pid 41" in hazard

@@ -82,6 +82,9 @@ def test_each_refusal_is_a_reason(fake: FakeNvml) -> None:
         (NVMLLibraryMismatchError("too old"), "too old"),
         (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"), "'utf-8' codec can't decode"),
         (OSError("gone"), "gone"),
+        (TypeError("odd"), "odd"),
+        (MemoryError(), "MemoryError"),
+        (None, "nothing"),
     )
     with open_nvml(ADDRESS) as found:
         assert isinstance(found, Nvml)
@@ -225,7 +228,7 @@ def test_every_function_that_is_asked_for_exists_in_nvidia_ml_py() -> None:
     names = {"nvmlInit", "nvmlShutdown", "nvmlSystemGetDriverVersion"}
     for path in (folder / "gpu_clocks.py", folder / "gpu_probe.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and _name(node.func) in ("ask", "_ask"):
+            if isinstance(node, ast.Call) and _name(node.func) in ("ask", "_ask", "number"):
                 texts = [arg.value for arg in node.args if isinstance(arg, ast.Constant)]
                 names |= {f"nvmlDeviceGet{text}" for text in texts if isinstance(text, str)}
     names |= {
@@ -246,3 +249,23 @@ def _name(function: ast.expr) -> str:
     if isinstance(function, ast.Attribute):
         return function.attr
     return function.id if isinstance(function, ast.Name) else ""
+
+
+@pytest.mark.parametrize("odd", [None, -1, 10**400, float("nan"), "x", b"", [], TypeError("odd")])
+def test_odd_values_are_unknown(fake: FakeNvml, tmp_path: Path, odd: Any) -> None:
+    for name in ("ClockInfo", "MaxClockInfo"):
+        fake.values[name] = odd if isinstance(odd, Exception) else {1: odd, 2: odd}
+    for name in ("EnforcedPowerLimit", "PersistenceMode", "CurrentClocksEventReasons"):
+        fake.values[name] = odd
+    assert not clocks_of(tmp_path).fields.keys() - {"gpu_persistence"}
+
+
+@pytest.mark.parametrize("odd", ["", "-5", "nan", "9" * 400, "9" * 5000, "\u0663", "\u00b2", "1 2"])
+def test_odd_files_of_a_jetson_are_unknown(tmp_path: Path, odd: str) -> None:
+    names = [name for name in ORIN if name.startswith("sys/") and not name.endswith("type")]
+    names.append("sys/kernel/debug/bpmp/debug/clk/emc/rate")
+    mode = {"var/lib/nvpmodel/status": f"pmode:{odd}"}
+    write_tree(tmp_path, {**ORIN, **dict.fromkeys(names, odd), **mode})
+    numbers = {name for name in clocks_of(tmp_path).fields if name.endswith("_mhz")}
+    assert not numbers & {"gpu_lowest_clock_mhz", "gpu_highest_clock_mhz"}
+    assert over_current_events(tmp_path) == {}

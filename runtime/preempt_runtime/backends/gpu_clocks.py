@@ -65,16 +65,16 @@ def _nvml_clocks(nvml: Nvml | Unknown) -> GpuClocks:
     )
     if isinstance(nvml, Unknown):
         return GpuClocks(fields={}, unknown=dict.fromkeys(names, nvml.reason))
-    reasons = nvml.ask("CurrentClocksEventReasons", "CurrentClocksThrottleReasons")
+    reasons = nvml.number("CurrentClocksEventReasons", "CurrentClocksThrottleReasons")
     persistence = nvml.ask("PersistenceMode")
     values = (
-        nvml.ask("ClockInfo", args=(SM_DOMAIN,)),
-        nvml.ask("ClockInfo", args=(MEMORY_DOMAIN,)),
-        nvml.ask("MaxClockInfo", args=(SM_DOMAIN,)),
-        nvml.ask("MaxClockInfo", args=(MEMORY_DOMAIN,)),
-        nvml.ask("EnforcedPowerLimit", "PowerManagementLimit"),
+        nvml.number("ClockInfo", args=(SM_DOMAIN,)),
+        nvml.number("ClockInfo", args=(MEMORY_DOMAIN,)),
+        nvml.number("MaxClockInfo", args=(SM_DOMAIN,)),
+        nvml.number("MaxClockInfo", args=(MEMORY_DOMAIN,)),
+        nvml.number("EnforcedPowerLimit", "PowerManagementLimit"),
         persistence if isinstance(persistence, Unknown) else ("off", "on")[bool(persistence)],
-        reasons if isinstance(reasons, Unknown) else _text_of_reasons(int(reasons)),
+        reasons if isinstance(reasons, Unknown) else _text_of_reasons(reasons),
     )
     found = dict(zip(names, values, strict=True))
     return GpuClocks(

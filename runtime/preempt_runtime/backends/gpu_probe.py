@@ -16,7 +16,7 @@ from preempt_runtime.backends.cuda_driver import (
     pci_bus_id,
 )
 from preempt_runtime.backends.gpu_clocks import clocks_now
-from preempt_runtime.backends.nvml import Nvml, open_nvml
+from preempt_runtime.backends.nvml import Nvml, open_nvml, whole_number
 from preempt_runtime.backends.trt_context import scratch_bytes
 from preempt_runtime.backends.trt_library import deserialize, library_version
 from preempt_runtime.bundle import Bundle
@@ -114,14 +114,15 @@ def _processes(nvml: Nvml | Unknown, kind: str, text: str) -> tuple[GpuProcess, 
     found = nvml.ask(*names)
     if isinstance(found, Unknown):
         return found
-    return tuple(
-        GpuProcess(
-            pid=int(process.pid),
-            kind=text,
-            num_bytes=None if process.usedGpuMemory is None else int(process.usedGpuMemory),
-        )
-        for process in found
-    )
+    processes = []
+    for process in found if isinstance(found, list | tuple) else (found,):
+        pid = whole_number(getattr(process, "pid", None), f"{names[0]}, pid")
+        if isinstance(pid, Unknown):
+            return pid
+        used = whole_number(getattr(process, "usedGpuMemory", None), "usedGpuMemory")
+        num_bytes = None if isinstance(used, Unknown) else used
+        processes.append(GpuProcess(pid=pid, kind=text, num_bytes=num_bytes))
+    return tuple(processes)
 
 
 def _unseen_bytes(
@@ -193,7 +194,12 @@ def _health(nvml: Nvml | Unknown) -> MemoryHealth:
 
 def _ask(nvml: Nvml | Unknown, function: str, item: int | None = None) -> Any:
     found: Any = nvml if isinstance(nvml, Unknown) else nvml.ask(function)
-    return found if item is None or isinstance(found, Unknown) else found[item]
+    if item is None or isinstance(found, Unknown):
+        return found
+    try:
+        return found[item]
+    except (TypeError, LookupError):
+        return Unknown(f"nvmlDeviceGet{function}: {type(found).__name__} without a value {item}")
 
 
 def _truth(value: Any) -> bool | Unknown:

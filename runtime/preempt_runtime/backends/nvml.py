@@ -16,6 +16,7 @@ except ImportError:  # part of the extra [gpu]; without it less can be told
     pynvml = None
 
 SM_DOMAIN, MEMORY_DOMAIN = 1, 2  # NVML_CLOCK_SM, NVML_CLOCK_MEM
+_TOO_LARGE = 2**64
 _INSTALL = "NVML is not asked: pip install nvidia-ml-py"
 
 
@@ -35,13 +36,21 @@ class Nvml:
         found: Any = Unknown("")
         for function in functions:
             found = _call(f"nvmlDeviceGet{function}", self._handle, *args)
+            if found is None:
+                found = Unknown(f"nvmlDeviceGet{function}: nothing")
             if not isinstance(found, Unknown):
                 return found
         return found
 
+    def number(self, *functions: str, args: tuple[object, ...] = ()) -> int | Unknown:
+        """Like `ask`, of what is a whole number and not negative."""
+        return whole_number(self.ask(*functions, args=args), functions[0])
+
     def driver(self) -> str | Unknown:
         """The driver's version."""
         found = _call("nvmlSystemGetDriverVersion")
+        if isinstance(found, bytes):  # of older nvidia-ml-py
+            return found.decode(errors="replace")
         return found if isinstance(found, Unknown) else str(found)
 
     def used_bytes(self) -> int | Unknown:
@@ -50,7 +59,16 @@ class Nvml:
         if version is None:
             return Unknown("nvidia-ml-py is too old")
         found = self.ask("MemoryInfo", args=(version,))
-        return found if isinstance(found, Unknown) else int(found.used)
+        return whole_number(getattr(found, "used", found), "MemoryInfo")
+
+
+def whole_number(value: Any, what: str) -> int | Unknown:
+    """What NVML gave as a number, if it is one that NVML could give; an `Unknown` stays one."""
+    if isinstance(value, Unknown):
+        return value
+    if isinstance(value, int) and 0 <= value < _TOO_LARGE:
+        return int(value)
+    return Unknown(f"NVML's {what} is {type(value).__name__}, or out of range")
 
 
 @contextlib.contextmanager
@@ -75,11 +93,8 @@ def open_nvml(pci_bus_id: str | Unknown) -> Iterator[Nvml | Unknown]:
 
 def _call(function: str, *args: object) -> Any:
     """The function's result, or an `Unknown` with NVML's own text."""
-    refusals = [pynvml.NVMLError, AttributeError, OSError, ValueError]
-    if hasattr(pynvml, "NVMLLibraryMismatchError"):  # no NVMLError: the driver is too old
-        refusals.append(pynvml.NVMLLibraryMismatchError)
     try:
         return getattr(pynvml, function)(*args)
-    except tuple(refusals) as err:
+    except Exception as err:  # NVMLError, and what ctypes and old drivers make of the rest
         text = " ".join(str(err).split()) or type(err).__name__
         return Unknown(f"{function}: {text}")

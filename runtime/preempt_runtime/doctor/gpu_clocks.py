@@ -23,6 +23,7 @@ from preempt_runtime.strict_json import Place, document_from_json
 from preempt_runtime.tegra import is_tegra, over_current_events
 from preempt_runtime.unknown import Unknown
 
+_MAX_TEXT = 100  # of a clock or the name of a power mode
 _SAME_FRAC = 0.02  # clocks move in steps of 7 to 15 MHz
 _WATCHED = {
     SM_CLOCK: ("SM clock", "MHz", 1),
@@ -167,7 +168,7 @@ def recorded_clocks(bundle: Bundle) -> Mapping[str, str | int | float] | Unknown
     fields = {
         name: value
         for name, value in (machine.items() if isinstance(machine, dict) else ())
-        if name in _WATCHED and isinstance(value, str | int | float)
+        if name in _WATCHED and isinstance(value, str | int | float) and len(str(value)) < _MAX_TEXT
     }
     if not fields:
         return Unknown("its profile holds no clocks; measure it again: preemptc build")

@@ -4,7 +4,7 @@ import os
 
 from preempt_runtime.doctor.findings import Finding, Subject, cannot_tell
 from preempt_runtime.gpu_view import GpuProbe, GpuView
-from preempt_runtime.system_view import SystemView
+from preempt_runtime.system_view import SystemView, whole_number
 from preempt_runtime.unknown import Unknown
 
 _NUM_STREAMS = 2  # the runtime's own: real time and best effort
@@ -96,7 +96,7 @@ def _check_connections(view: SystemView) -> Finding:
             what="hardware queues",
             found=f"{_QUEUES} is not set, the runtime sets 32; {_NUM_STREAMS} streams",
         )
-    is_enough = text.isdecimal() and int(text) >= _NUM_STREAMS
+    is_enough = (whole_number(text) or 0) >= _NUM_STREAMS
     return Finding(
         level="ok" if is_enough else "warn",
         what="hardware queues",
