@@ -7,7 +7,7 @@ import numpy as np
 
 from preemptc.backends import Measurement
 from preemptc.search import SplitPlan
-from preemptc.segment_costs import SegmentCosts, Span
+from preemptc.segment_costs import NEVER_NS, SegmentCosts, Span
 
 TRIED_FRAC = 1.5  # a stretch predicted up to here over the bound is built before it is refused
 _FITTING_SWEEPS = 8
@@ -19,9 +19,11 @@ def costs_at_speed(costs: SegmentCosts, factor: float) -> SegmentCosts:
         costs,
         work_ns=tuple(round(cost_ns * factor) for cost_ns in costs.work_ns),
         boundary_ns=tuple(round(cost_ns * factor) for cost_ns in costs.boundary_ns),
-        measured_ns={span: round(ns * factor) for span, ns in costs.measured_ns.items()},
+        measured_ns={
+            span: min(round(ns * factor), NEVER_NS) for span, ns in costs.measured_ns.items()
+        },
         measured_bound_ns={
-            span: round(ns * factor) for span, ns in costs.measured_bound_ns.items()
+            span: min(round(ns * factor), NEVER_NS) for span, ns in costs.measured_bound_ns.items()
         },
     )
 

@@ -1,8 +1,9 @@
 """Trials: the plans of one compile that were built and measured, and what they taught."""
 
+import math
 from dataclasses import dataclass, replace
 
-from preempt_runtime.errors import BuildError
+from preempt_runtime.errors import BuildError, DeviceError
 from preemptc.backends import Bench, Measurement, Progress
 from preemptc.learnt_costs import costs_at_speed, learnt_costs
 from preemptc.search import SplitPlan
@@ -168,6 +169,12 @@ class Trials:
             )
             if plan.num_segments == 1:  # twice the same network: a difference is noise
                 measurement = replace(measurement, ratio_p50=1.0, ratio_error=0.0)
+            if not 0 <= measurement.ratio_p50 < math.inf:
+                raise DeviceError(
+                    f"the chain took {measurement.ratio_p50} of the whole network's time, a number"
+                    " from 0 was expected: the device's clock does not tell so short a time; take"
+                    " a larger network or batch"
+                )
             tried = MeasuredPlan(plan=plan, measurement=measurement)
             is_slow = measurement.whole.p50_ns > _SLOW_FACTOR * self._whole_ns
             if bound_ns is None or self.longest_ns(tried) <= bound_ns or not is_slow:

@@ -1,10 +1,12 @@
 """From the first plan that keeps the bound to a cheaper one, nearer to the best there is."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from preempt_runtime.errors import DeviceError
 from preemptc import improve
 from preemptc.backends import Measurement
 from preemptc.goal import Goal
@@ -207,3 +209,14 @@ def test_a_machine_that_becomes_slow_meanwhile_costs_nothing_that_was_found() ->
 def test_nothing_is_lower_than_itself() -> None:
     found, _ = compiled(RandomNetwork(0))
     assert not improve.is_lower(found, found)
+
+
+@pytest.mark.parametrize("ratio", [float("nan"), float("inf"), -1.0])
+def test_a_ratio_that_is_none_ends_the_compile_with_a_line(ratio: float) -> None:
+    class Timeless(FakeBench):
+        def measure(self, split_points: Sequence[int], **budget: Any) -> Measurement:
+            return replace(super().measure(split_points, **budget), ratio_p50=ratio)
+
+    bench = Timeless(40, lambda start, end: (end - start) * NODE_NS)
+    with pytest.raises(DeviceError, match=f"^the chain took {ratio} of the whole"):
+        plan(bench, even_costs(CUT_NS), even_goal(CUT_NS))
