@@ -7,17 +7,19 @@ second.
 
 import contextlib
 import importlib
+import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
 from preempt_runtime.errors import PreemptError
 from preempt_runtime.stdout import STDOUT_BROKEN, check_stdout, is_stdout_broken
+from preempt_runtime.units import printable
 from preemptc import __version__
-from preemptc.interruption import INTERRUPTED, LINE
+from preemptc.interruption import INTERRUPTED, LINE, was_interrupted
 
 SUMMARIES: Mapping[str, str] = MappingProxyType(
     {
@@ -35,10 +37,38 @@ SUMMARIES: Mapping[str, str] = MappingProxyType(
 
 
 def _refuse(reason: str) -> None:
-    words = " ".join(reason.split())
-    line = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in words)
     with contextlib.suppress(OSError):  # stderr may be as full as stdout
-        click.echo(f"preemptc: error: {line}", err=True)
+        click.echo(f"preemptc: error: {_one_line(reason)}", err=True)
+
+
+def _one_line(text: str) -> str:
+    return printable(" ".join(text.split()))
+
+
+class _Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return _one_line(super().format(record))
+
+
+@contextlib.contextmanager
+def _warnings() -> Iterator[None]:
+    """Warnings to stderr as it is now, a line each; no handler is left behind."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setLevel(logging.WARNING)
+    handler.setFormatter(_Formatter("preemptc: warning: %(message)s"))
+    loggers = [logging.getLogger(name) for name in ("preemptc", "preempt_runtime")]
+    for logger in loggers:
+        logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
+
+
+def _interrupted(ctx: click.Context) -> NoReturn:
+    click.echo(LINE, err=True)
+    ctx.exit(INTERRUPTED)
 
 
 class CommandGroup(click.Group):
@@ -77,13 +107,15 @@ class CommandGroup(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; an error raised on purpose becomes one line and exit code 1."""
         try:
-            return super().invoke(ctx)
+            with _warnings():
+                return super().invoke(ctx)
         except PreemptError as err:
+            if was_interrupted():
+                _interrupted(ctx)
             _refuse(str(err))
             ctx.exit(1)
         except KeyboardInterrupt:
-            click.echo(LINE, err=True)
-            ctx.exit(INTERRUPTED)
+            _interrupted(ctx)
 
 
 @click.group(name="preemptc", cls=CommandGroup)

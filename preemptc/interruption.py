@@ -19,6 +19,15 @@ _TICK_S = 0.1
 
 _T = TypeVar("_T")
 _abandoned: list[threading.Thread] = []
+_is_interrupted = threading.Event()
+
+
+def was_interrupted() -> bool:
+    """Whether KeyboardInterrupt was raised, of which a library may have made another error.
+
+    One that was being imported says that it cannot be.
+    """
+    return _is_interrupted.is_set()
 
 
 def end_on_interrupt() -> None:
@@ -33,11 +42,9 @@ def end_on_interrupt() -> None:
         return
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
-    is_raised = False
 
     def interrupt(signum: int, frame: FrameType | None) -> NoReturn:
-        nonlocal is_raised
-        is_raised = True
+        _is_interrupted.set()
         signal.signal(signal.SIGINT, signal.default_int_handler)
         raise KeyboardInterrupt
 
@@ -45,7 +52,7 @@ def end_on_interrupt() -> None:
         while os.read(reader, 1) != bytes([signal.SIGINT]):
             pass
         end_s = time.monotonic() + _GRACE_S
-        while not is_raised:
+        while not _is_interrupted.is_set():
             if time.monotonic() > end_s:
                 os.write(2, f"{LINE}\n".encode())
                 os._exit(INTERRUPTED)

@@ -290,5 +290,9 @@ def save_piece(proto: onnx.ModelProto, path: Path) -> None:
     Renamed into place: another process may be writing the same piece.
     """
     partial = path.with_name(f"{path.name}.{os.getpid()}")
-    partial.write_bytes(proto.SerializeToString(deterministic=True))
-    os.replace(partial, path)
+    try:
+        partial.write_bytes(proto.SerializeToString(deterministic=True))
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise

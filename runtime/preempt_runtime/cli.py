@@ -37,7 +37,7 @@ from preempt_runtime.tables import print_table
 from preempt_runtime.task_table import MAX_SEED
 from preempt_runtime.taskset import read_taskset
 from preempt_runtime.trace import TraceRecorder
-from preempt_runtime.units import fmt_ns
+from preempt_runtime.units import fmt_ns, printable
 
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 
@@ -70,9 +70,7 @@ def main(argv: Sequence[str] | None = None, find_backend: FindBackend = open_bac
 
 
 def _refuse(reason: PreemptError | str) -> int:
-    words = " ".join(str(reason).split())
-    line = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in words)
-    print(f"preempt-rt: error: {line}", file=sys.stderr)
+    print(f"preempt-rt: error: {printable(' '.join(str(reason).split()))}", file=sys.stderr)
     return 1
 
 

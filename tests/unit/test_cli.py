@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import math
 import os
 import re
@@ -23,8 +24,8 @@ from click.testing import CliRunner, Result
 from models.make import make
 from preempt_runtime.backends import ort
 from preempt_runtime.bundle import open_bundle
-from preempt_runtime.errors import BundleError, DeviceError
-from preemptc import targets, terminal
+from preempt_runtime.errors import BuildError, BundleError, DeviceError
+from preemptc import cli, targets, terminal
 from preemptc.cli import SUMMARIES, main
 from preemptc.commands import analyze, compile, explore, inspect
 from preemptc.targets import CPU, LocalDevice, local_device
@@ -152,6 +153,33 @@ def test_a_bug_keeps_its_traceback(
     monkeypatch.setattr(compile, "compile_model", broken)
     with pytest.raises(ZeroDivisionError, match="a bug"):
         run("compile", model, "-o", tmp_path / "b")
+
+
+def test_a_warning_is_one_line(
+    run: Run, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object) -> None:
+        logging.getLogger("preemptc.backends").warning("a\nfile \x1b[31mis damaged")
+        raise BuildError("full")
+
+    monkeypatch.setattr(compile, "compile_model", refuse)
+    found = run("compile", model, "-o", tmp_path / "b", code=1)
+    assert found.stderr.splitlines() == [
+        r"preemptc: warning: a file \x1b[31mis damaged",
+        "preemptc: error: full",
+    ]
+
+
+def test_an_error_that_a_library_makes_of_ctrl_c_is_an_interrupt(
+    run: Run, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken_off(*arguments: object) -> None:
+        raise DeviceError("ONNX Runtime is missing or broken")
+
+    monkeypatch.setattr(compile, "compile_model", broken_off)
+    monkeypatch.setattr(cli, "was_interrupted", lambda: True)
+    found = run("compile", model, "-o", tmp_path / "b", code=130)
+    assert found.stderr == "preemptc: interrupted; nothing half-written\n"
 
 
 def test_ctrl_c_is_one_line_and_leaves_nothing_half_written(model: Path, tmp_path: Path) -> None:

@@ -1,11 +1,15 @@
 """Engines of segments beside the lowered graph: kept, refused for good, or damaged."""
 
+import errno
+import os
 from pathlib import Path
 
+import onnx
 import pytest
 
 from preempt_runtime.errors import BuildError
 from preemptc.backends import silent
+from preemptc.backends.tensorrt import segment_engines
 from preemptc.backends.tensorrt.engine_builder import EngineBuilder, EngineOptions
 from preemptc.backends.tensorrt.formats import ALL_LINEAR, LIKELIEST
 from preemptc.backends.tensorrt.groups import FusedLayer
@@ -14,6 +18,7 @@ from preemptc.backends.tensorrt.segment_engines import SegmentEngines
 from preemptc.cache import BuildCache
 from preemptc.load import load
 from preemptc.model import Lowered
+from preemptc.onnx_io.files import save_piece
 from preemptc.segments import Segment, segments_from_split_points
 from tests.runtime.tensorrt_world import install
 from tests.unit import onnx_models
@@ -136,3 +141,41 @@ def test_a_quantised_network_is_cut_where_int8_crosses(fake: FakeBuilder, tmp_pa
     tail = segments_of(lowered, 5)[1]
     engines.engine(tail, LIKELIEST)
     assert fake.flags == [], "TensorRT 8.6 wants ranges where a network has int8 and no Q or DQ"
+
+
+def test_a_full_disk_is_no_refusal_and_leaves_no_part(
+    fake: FakeBuilder, lowered: Lowered, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    engines, (first, _) = engines_of(lowered), segments_of(lowered, 2)
+    monkeypatch.setattr(segment_engines, "write_output", full)
+    for _ in range(2):  # it is not remembered as one, either
+        with pytest.raises(OSError, match="No space"):
+            engines.engine(first, LIKELIEST)
+    monkeypatch.undo()
+
+    before = {path.name for path in lowered.path.parent.iterdir()}
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space"):
+        save_piece(onnx.ModelProto(), lowered.path.parent / "segment-0-1.onnx")
+    assert {path.name for path in lowered.path.parent.iterdir()} == before
+
+
+@pytest.mark.parametrize("suffix", [".engine", ".refused"])
+@pytest.mark.parametrize("odd", ["pipe", "endless", "loop", "long", "binary"])
+def test_what_is_no_engine_and_no_note_is_built_anew(
+    odd: str, suffix: str, fake: FakeBuilder, lowered: Lowered
+) -> None:
+    (first, _) = segments_of(lowered, 2)
+    path = engines_of(lowered).path(first, LIKELIEST).with_suffix(suffix)
+    if odd == "pipe":
+        os.mkfifo(path)
+    elif odd in ("endless", "loop"):
+        path.symlink_to("/dev/zero" if odd == "endless" else path)
+    else:
+        path.write_bytes(b"a" * (1 << 20) if odd == "long" else b"\xff\xfe")
+    assert engines_of(lowered).engine(first, LIKELIEST)
+    assert engines_of(lowered).engine(first, LIKELIEST)
+    assert len(fake.builds) == 1

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import multiprocessing
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -109,6 +110,33 @@ def test_a_useless_file_is_ignored_with_one_line_and_replaced(
     assert path.read_bytes() == sound
     build(tmp_path, net)
     assert fake.num_timed == 12
+
+
+@pytest.mark.parametrize("odd", ["pipe", "endless", "loop"])
+def test_what_is_no_file_is_replaced_unread(
+    odd: str, fake: FakeBuilder, net: Path, tmp_path: Path
+) -> None:
+    path = file_of(tmp_path).path
+    path.parent.mkdir(parents=True)
+    if odd == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero" if odd == "endless" else path)
+    build(tmp_path, net)
+    build(tmp_path, net)
+    assert fake.num_timed == 6
+
+
+def test_names_in_a_file_cannot_write_to_the_terminal(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = TimingFile(tmp_path, {**FIELDS, "\x1b[31m\n": 1})
+    file.write(b"")
+    other = file_of(tmp_path)
+    other.path.parent.mkdir(parents=True)
+    other.path.write_bytes(file.path.read_bytes())
+    assert other.read() == b""
+    assert r"made for another \x1b[31m\n;" in caplog.text
 
 
 def test_bytes_that_tensorrt_cannot_read_are_ignored(

@@ -14,13 +14,13 @@ from preemptc.backends.tensorrt.build_watch import BuildWatch
 from preemptc.backends.tensorrt.engine_builder import EngineBuilder, PassingBuildError
 from preemptc.backends.tensorrt.formats import Layout, boundary_formats, format_tag, layouts
 from preemptc.backends.tensorrt.lower import read_groups
-from preemptc.cache import guard
 from preemptc.model import Lowered, TensorInfo
 from preemptc.onnx_io.files import one_line, read_graph, save_piece
 from preemptc.onnx_io.graphs import extract
 from preemptc.onnx_io.quantized import is_quantized
 from preemptc.segments import Segment
 
+_MAX_REFUSAL_BYTES = 1 << 16
 _FORGOTTEN_S = 3600  # a partial file this old belongs to no process that still runs
 
 
@@ -62,6 +62,7 @@ class SegmentEngines:
 
         Raises:
             BuildError: TensorRT refused this segment, now or in an earlier process.
+            OSError: the cache cannot be written, which is no refusal: no other plan would help.
         """
         path = self.path(segment, layout)
         if path in self._failed:
@@ -84,9 +85,8 @@ class SegmentEngines:
         Raises:
             BuildError: what is there is a refusal.
         """
-        with suppress(OSError, ValueError):
-            if text := _refusal_path(path).read_text(encoding="utf-8").strip():
-                raise BuildError(text)
+        if text := _refusal(path):
+            raise BuildError(text)
         if not path.is_file():
             return None
         try:
@@ -101,11 +101,9 @@ class SegmentEngines:
         except PassingBuildError:
             raise
         except BuildError as err:
-            with guard(self._folder):
-                write_output(_refusal_path(path), one_line(err).encode())
+            _store(_refusal_path(path), one_line(err).encode())
             raise
-        with guard(self._folder):
-            write_output(path, blob)
+        _store(path, blob)
         self.num_built += 1
         return deserialize(blob, path.name)
 
@@ -146,6 +144,22 @@ def _has_grouped_convolutions(proto: Any) -> bool:
         if node.op_type in ("Conv", "ConvTranspose")
         for attribute in node.attribute
     )
+
+
+def _store(path: Path, content: bytes) -> None:
+    if not path.is_file():  # a pipe or a device in the way is no file of ours
+        with suppress(OSError):
+            path.unlink()
+    write_output(path, content)
+
+
+def _refusal(path: Path) -> str:
+    """What is noted of an engine that TensorRT refused; nothing if the note is none of ours."""
+    note = _refusal_path(path)
+    with suppress(OSError, ValueError):
+        if note.is_file() and note.stat().st_size <= _MAX_REFUSAL_BYTES:
+            return " ".join(note.read_text(encoding="utf-8").split())
+    return ""
 
 
 def _refusal_path(path: Path) -> Path:

@@ -7,12 +7,14 @@ TensorRT's own bytes. Nothing is read but what this program wrote in the same su
 import hashlib
 import json
 import logging
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from preempt_runtime.errors import BuildError
+from preempt_runtime.units import printable
 from preemptc.cache import BuildCache, digest_of, guard, write_atomically
 
 MAX_BYTES = 64 << 20  # a ResNet's times take about 1 MB: beyond this the file is begun anew
@@ -62,6 +64,9 @@ class TimingFile:
             "sha256": digest,
             "refused": refused,
         }
+        if not self.path.is_file():  # a pipe would be written into, which might not end
+            with suppress(OSError):
+                self.path.unlink()
         line = json.dumps(header, sort_keys=True).encode()
         write_atomically(self.path, line + b"\n" + payload)
 
@@ -89,7 +94,11 @@ class TimingFile:
 
     def _content(self) -> bytes | None:
         try:
-            if self.path.stat().st_size > MAX_BYTES + _MAX_HEADER_BYTES:
+            status = self.path.stat()
+            if not stat.S_ISREG(status.st_mode):  # reading a pipe or a device might not end
+                self.warn("is no regular file; it is ignored")
+                return None
+            if status.st_size > MAX_BYTES + _MAX_HEADER_BYTES:
                 return b""
             return self.path.read_bytes()
         except FileNotFoundError:
@@ -113,7 +122,7 @@ class TimingFile:
                 for name in {*fields, *self._fields}
                 if fields.get(name) != self._fields.get(name)
             )
-            return f"timing cache made for another {', '.join(names)}"
+            return f"timing cache made for another {printable(', '.join(names))}"
         if not is_whole or hashlib.sha256(payload).hexdigest() != digest:
             return "timing cache that is damaged"
         return None
