@@ -1,5 +1,6 @@
 """The buffers of one task's jobs in flight: free, with a job, or lent out with its outputs."""
 
+import itertools
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -85,12 +86,13 @@ class BufferPool:
         InputError: outputs are to stay on a device that has them in host memory.
     """
 
-    __slots__ = ("_lent", "free", "is_closed", "num_buffers")
+    __slots__ = ("_lent", "_new_loan", "free", "is_closed", "num_buffers")
 
     def __init__(self, task: Task) -> None:
         self.num_buffers = task.buffers
         self.free: deque[JobBuffers] = deque()
-        self._lent: dict[int, JobBuffers] = {}
+        self._lent: set[int] = set()  # one number for each time that some were lent
+        self._new_loan = itertools.count().__next__
         self.is_closed = False
         try:
             while len(self.free) < task.buffers:
@@ -122,16 +124,19 @@ class BufferPool:
     def lend(self, buffers: JobBuffers, returned: Callable[[], None]) -> DeviceOutputs:
         """The outputs in them; `returned` is called, on any thread, once they are released."""
         assert isinstance(buffers, LendableBuffers)
+        loan = self._new_loan()
 
         def give_back() -> None:
-            if id(buffers) in self._lent:
-                self.put(buffers)  # first, so that whoever sees that they are not lent finds them
-                del self._lent[id(buffers)]
+            if loan in self._lent:
+                # First, so that whoever sees that they are not lent finds them. They may be lent
+                # again before the next line.
+                self.put(buffers)
+                self._lent.discard(loan)
                 returned()
 
         lease = Lease(give_back)
         outputs = DeviceOutputs(buffers.outputs_on_device(lease), lease)
-        self._lent[id(buffers)] = buffers
+        self._lent.add(loan)
         return outputs
 
     def close(self) -> None:

@@ -75,8 +75,10 @@ class MonotonicClock:
             wake.wait()
             return
         timeout_ns = until_ns - self._spin_ns - time.monotonic_ns()
-        if timeout_ns > 0 and (wake.wait(min(timeout_ns / 1e9, _MAX_WAIT_S)) or not self._spin_ns):
-            return
+        if timeout_ns > 0:
+            timeout_s = min(timeout_ns / 1e9, _MAX_WAIT_S)
+            if wake.wait(timeout_s) or not self._spin_ns or timeout_s == _MAX_WAIT_S:
+                return
         while time.monotonic_ns() < until_ns and not wake.take():
             _IDLE.poll(0)  # lets other threads have the interpreter; sleep(0) takes 70 us
 

@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from preempt_runtime import clock as clock_module
 from preempt_runtime.clock import MonotonicClock, Wake
 
 
@@ -51,3 +52,11 @@ def test_other_threads_run_while_it_polls() -> None:
     clock.wait(clock.now_ns() + 100_000_000, Wake())
     thread.join()
     assert counts[0] > 1000
+
+
+def test_a_wait_of_hours_is_not_spent_polling(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clock_module, "_MAX_WAIT_S", 0.001)
+    clock = MonotonicClock(spin_ns=1_000_000)
+    start_ns = clock.now_ns()
+    clock.wait(start_ns + 60_000_000_000, Wake())  # returns early, and is asked again
+    assert clock.now_ns() - start_ns < 30_000_000_000

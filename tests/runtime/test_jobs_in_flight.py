@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from preempt_runtime.buffer_pool import DeviceOutputs
+from preempt_runtime.buffer_pool import BufferPool, DeviceOutputs
 from preempt_runtime.clock import MonotonicClock, VirtualClock
-from preempt_runtime.device import Array
+from preempt_runtime.device import Array, JobBuffers
 from preempt_runtime.errors import DeviceError, InputError, JobCancelledError
 from preempt_runtime.executor import Executor
 from preempt_runtime.handle import JobHandle
@@ -452,3 +452,24 @@ def test_a_done_callback_may_release_them() -> None:
     world.executor.run()
     assert found == [2, 3, 4]
     assert world.executor.num_held_outputs("t") == 0
+
+
+def test_buffers_that_are_lent_again_while_they_come_back_are_not_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pool = BufferPool(device_task(buffers=2))
+    first = pool.lend(pool.take(), lambda: None)
+    pool.take()
+    again: list[DeviceOutputs] = []
+    put = BufferPool.put
+
+    def put_slowly(own: BufferPool, buffers: JobBuffers) -> None:
+        put(own, buffers)
+        monkeypatch.undo()  # the dispatcher is faster than the thread that releases
+        again.append(own.lend(own.take(), lambda: None))
+
+    monkeypatch.setattr(BufferPool, "put", put_slowly)
+    first.release()
+    assert (pool.num_lent, len(pool.free)) == (1, 0)
+    again[0].release()
+    assert (pool.num_lent, len(pool.free)) == (0, 1)
