@@ -9,12 +9,13 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from preemptc.backends.tensorrt.quantized import is_quantized, prepare_quantized
+from preemptc.backends.tensorrt.quantized import prepare_quantized
 from preemptc.cache import BuildCache
 from preemptc.load import load
 from preemptc.onnx_io.files import read_graph
 from preemptc.onnx_io.graphs import graph_from_proto
 from preemptc.onnx_io.precision import half_precision
+from preemptc.onnx_io.quantized import is_quantized
 from tests.unit import onnx_models
 
 X = np.random.default_rng(5).standard_normal((1, 3, 32, 32), dtype=np.float32)

@@ -202,7 +202,7 @@ def test_a_cpu_compile_allows_for_steps(tmp_path: Path, monkeypatch: pytest.Monk
         monkeypatch.setattr(trials, name, 0)
     monkeypatch.setattr(profiler, "_BUDGET_NS", 20_000_000)
     boundary = BoundaryCost(fixed_ns=100, ns_per_byte=0.0)
-    monkeypatch.setattr(profiler, "measure_boundary", lambda threads: boundary)
+    monkeypatch.setattr(profiler, "measure_boundary", lambda threads, progress: boundary)
     step = 6 * 0.07 * 70.7
     path, bundle = tmp_path / "ties.onnx", tmp_path / "bundle"
     onnx.save(ties(step), path)
