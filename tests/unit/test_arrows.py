@@ -99,7 +99,7 @@ ALLOWED: dict[str, set[str]] = {
     "onnx_io.graphs": {"model", "onnx_io.files"},
     "onnx_io.order": {"onnx_io.graphs"},
     "onnx_io.precision": {"onnx_io.files"},
-    "onnx_io.quantized": set(),
+    "onnx_io.quantized": {"onnx_io.files"},
     "onnx_io.simplify": ONNX - {"onnx_io.simplify"},
     "backends": {*VALUES, "targets"},
     "backends.stats": {"backends"},
