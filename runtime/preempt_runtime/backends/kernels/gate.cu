@@ -126,23 +126,23 @@ static __device__ __forceinline__ void gate(Board* board, u32 slot, u64* stamps)
     if (stamps && lane == 0) stamps[1] = now_ns();
 }
 
-extern "C" __global__ void __launch_bounds__(32) preempt_gate_overlap(Board* board, u32 slot, u64* stamps) {
+extern "C" __global__ void preempt_gate_overlap(Board* board, u32 slot, u64* stamps) {
     gate<false>(board, slot, stamps);
 }
 
-extern "C" __global__ void __launch_bounds__(32) preempt_gate_exclusive(Board* board, u32 slot, u64* stamps) {
+extern "C" __global__ void preempt_gate_exclusive(Board* board, u32 slot, u64* stamps) {
     gate<true>(board, slot, stamps);
 }
 
 // The last node of a gated graph, one thread: the next in line may pass.
-extern "C" __global__ void __launch_bounds__(32) preempt_clear(Board* board, u32 slot, u64* stamps) {
+extern "C" __global__ void preempt_clear(Board* board, u32 slot, u64* stamps) {
     if (stamps) stamps[0] = now_ns();
     *(volatile u64*)&board->slots[slot] = EMPTY;
     atomicCAS(&board->owner, slot + 1, 0);
 }
 
 // One thread. Where no stream memory operation is, and to compare with one: it has to find an SM.
-extern "C" __global__ void __launch_bounds__(32) preempt_raise(Board* board, u32 slot, u64 key, u64* stamps) {
+extern "C" __global__ void preempt_raise(Board* board, u32 slot, u64 key, u64* stamps) {
     *(volatile u64*)&board->slots[slot] = key;
     if (stamps) stamps[0] = now_ns();
 }
