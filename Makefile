@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := preemptc runtime/preempt_runtime models bench tests docs
 
-.PHONY: help setup demo test lint type unit test-gpu golden bench bench-gpu bench-gpu-pair bench-gpu-deadlines bench-gpu-portable bench-gpu-quick bench-commands bench-policies bench-simulation bench-schedulability bench-deadlines publish fuzz size clean
+.PHONY: help setup demo test lint type unit test-gpu golden bench bench-gpu bench-gpu-pair bench-gpu-deadlines bench-gpu-portable bench-gpu-quick bench-commands bench-policies bench-simulation bench-schedulability bench-deadlines publish fuzz ptx size clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
@@ -79,6 +79,9 @@ publish: setup ## Put the newest results into docs/results and the README
 
 fuzz: setup ## 10,000 damaged bundles: only BundleError may come out
 	$(BIN)/python tests/runtime/fuzz_bundle.py --cases 10000 --seed 0
+
+ptx: setup ## Make the gates' PTX anew from their CUDA C (x86_64, no GPU needed)
+	$(BIN)/python -m tests.packaging.nvrtc
 
 size: ## Count the lines of each module
 	@wc -l $$(git ls-files 'preemptc/*.py' 'runtime/*.py') | sort -n

@@ -2,8 +2,8 @@
 
 It knows the instructions that the gates use and refuses others. A register holds one int where
 all lanes agree, else a tuple of 32. Lanes that diverge go on from the lowest address, and a
-`.sync` instruction waits for all of them. `Warp.step` ends behind each access to global memory
-or to the timer, so that a test decides what happens between two of them.
+`.sync` instruction waits for all of them. `Warp.step` makes one access to global memory or to the
+timer, so that a test decides what happens between two of them.
 """
 
 import re
@@ -74,7 +74,7 @@ def _kernel(name: str, params: str, body: str) -> Kernel:
         params=tuple(re.findall(r"\.param \.\w+ (\w+)", params)),
         code=tuple(code),
         labels=labels,
-        live=_liveness(code, labels),
+        live=tuple(each - _pauses(code) for each in _liveness(code, labels)),
     )
 
 
@@ -93,6 +93,11 @@ def _instruction(words: str) -> Instruction:
 
 def _registers(text: str) -> set[str]:
     return set(re.findall(r"%(?:p|r|rd)\d+", text))
+
+
+def _pauses(code: Sequence[Instruction]) -> set[str]:
+    """Registers that say how long to sleep: they change when, not what."""
+    return {each.operands[0] for each in code if each.name.startswith("nanosleep")}
 
 
 def _liveness(code: Sequence[Instruction], labels: dict[str, int]) -> tuple[frozenset[str], ...]:
@@ -139,19 +144,26 @@ class Warp:
 
     def key(self) -> object:
         """Equal where two warps of one kernel cannot be told apart any more."""
-        live: set[str] = set().union(*(self.kernel.live[pc] for pc in self.at)) if self.at else set()
+        live = frozenset().union(*(self.kernel.live[pc] for pc in self.at))
         values = tuple((name, self.registers.get(name, 0)) for name in sorted(live))
         return tuple(sorted(self.at.items())), values
 
     def step(self, memory: Memory) -> str:
-        """Go on until behind the next access; its instruction's name, empty if it ended."""
+        """Make the next access and go on until before the one after it, or to the end.
+
+        Returns:
+            the instruction's name, empty if none was left.
+        """
+        made = ""
         while self.at:
             pc, mask = self._next()
             instruction = self.kernel.code[pc]
-            self._execute(instruction, pc, mask, memory)
             if instruction.is_access and self._active(instruction, mask):
-                return instruction.name
-        return ""
+                if made:
+                    break
+                made = instruction.name
+            self._execute(instruction, pc, mask, memory)
+        return made
 
     def _next(self) -> tuple[int, int]:
         for pc in sorted(self.at):

@@ -85,10 +85,11 @@ static __device__ __forceinline__ void gate(Board* board, u32 slot, u64* stamps)
         u64 cause;
         if (__ballot_sync(WARP, held < own) == 0) {
             if (!IS_EXCLUSIVE) break;
-            u32 before = owner;
-            if (owner != slot + 1 && lane == 0) before = atomicCAS(&board->owner, 0, slot + 1);
+            if (owner == slot + 1) break;
+            u32 before = 0;
+            if (lane == 0) before = atomicCAS(&board->owner, 0, slot + 1);
             before = __shfl_sync(WARP, before, 0);
-            if (before == 0 || before == slot + 1) break;
+            if (before == 0) continue;  // look again: a more urgent job may have come meanwhile
             cause = OWNER_TAG | (before - 1);
         } else {
             if (IS_EXCLUSIVE && owner == slot + 1 && lane == 0) atomicCAS(&board->owner, slot + 1, 0);

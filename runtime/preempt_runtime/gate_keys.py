@@ -1,0 +1,80 @@
+"""The keys by which gates decide who waits: 64 bits, smaller = more urgent.
+
+From the highest bit: 2 of the tier, 56 of the rank within it, 1 that says the job is only
+announced, 5 of the slot. The slot makes keys of jobs in flight different from each other, so they
+are in a total order: of any two jobs exactly one waits for the other. A slot without a job holds
+`EMPTY`, which no key equals. Where half of a key is written already, the other half is still all
+ones: such a value is never smaller than the key, so nobody waits for more than he should.
+"""
+
+from typing import Literal
+
+from preempt_runtime.errors import InputError
+
+NUM_SLOTS = 32
+EMPTY = (1 << 64) - 1
+BARRIER = 1 << 6
+"""Plus a slot: more urgent than every job. It holds all gates of a board, to try its streams."""
+
+Tier = Literal["real-time", "best-effort"]
+_TIERS: dict[Tier, int] = {"real-time": 1, "best-effort": 2}
+_ANNOUNCED = 1 << 5
+_RANK_BITS = 56
+_ORDER_BITS = 32
+_MAX_PRIORITY = (1 << _RANK_BITS - _ORDER_BITS - 1) - 1
+
+
+def key_of(tier: Tier, rank: int, slot: int) -> int:
+    """The key of a job in that slot; `rank` by `priority_rank` or `deadline_rank`.
+
+    Raises:
+        InputError: rank or slot outside its bits.
+
+    >>> hex(key_of("real-time", 0x2A, 3)), hex(key_of("best-effort", 0, 31))
+    ('0x4000000000000a83', '0x800000000000001f')
+    """
+    if not 0 <= slot < NUM_SLOTS:
+        raise InputError(f"gate slot {slot}: expected 0 to {NUM_SLOTS - 1}")
+    if not 0 <= rank < 1 << _RANK_BITS:
+        raise InputError(f"gate rank {rank}: expected 0 to 2**{_RANK_BITS} - 1")
+    return _TIERS[tier] << 62 | rank << 6 | slot
+
+
+def announced(key: int) -> int:
+    """The key of a job that is to be released soon; expires, unlike the key itself."""
+    return key | _ANNOUNCED
+
+
+def is_announced(key: int) -> bool:
+    """Whether it is the key of a job that is not released yet."""
+    return bool(key & _ANNOUNCED)
+
+
+def slot_of(key: int) -> int:
+    """The slot whose job has this key."""
+    return key % NUM_SLOTS
+
+
+def priority_rank(priority: int, order: int) -> int:
+    """A larger priority comes first, among equals the smaller order: of release, say.
+
+    `order` counts on without end; two jobs in flight are 2**31 apart at most in any real run.
+
+    Raises:
+        InputError: priority outside 24 bits with a sign.
+
+    >>> priority_rank(5, 9) < priority_rank(5, 10) < priority_rank(4, 0)
+    True
+    """
+    if abs(priority) > _MAX_PRIORITY:
+        raise InputError(f"priority {priority}: gates know {-_MAX_PRIORITY} to {_MAX_PRIORITY}")
+    return (_MAX_PRIORITY - priority) << _ORDER_BITS | order % (1 << _ORDER_BITS)
+
+
+def deadline_rank(deadline_ns: int) -> int:
+    """The earlier absolute deadline comes first; on a clock that began at most two years ago.
+
+    >>> deadline_rank(1_000) < deadline_rank(1_001)
+    True
+    """
+    return deadline_ns
