@@ -30,6 +30,7 @@ __all__ = [
     "PinnedMemory",
     "Stream",
     "capture",
+    "captured",
     "copy_async",
     "driver_version",
     "gpu_properties",
@@ -228,6 +229,20 @@ def capture(stream: Stream, enqueue: Callable[[], None]) -> GraphExec:
     Raises:
         DeviceError: something in it cannot be captured; the stream can be used again.
     """
+    graph = captured(stream, enqueue)
+    try:
+        _, num_nodes = call("cuGraphGetNodes", graph)
+        return GraphExec(call("cuGraphInstantiate", graph, 0), int(num_nodes))
+    finally:
+        raw_call("cuGraphDestroy", graph)
+
+
+def captured(stream: Stream, enqueue: Callable[[], None]) -> Any:
+    """The driver's handle of such a graph before it is instantiated; the caller destroys it.
+
+    Raises:
+        DeviceError: as `capture` does.
+    """
     call("cuStreamBeginCapture", stream._raw, capture_mode("THREAD_LOCAL"))
     try:
         enqueue()
@@ -236,9 +251,4 @@ def capture(stream: Stream, enqueue: Callable[[], None]) -> GraphExec:
         if graph is not None and int(graph):  # none where what failed has spoilt the capture
             raw_call("cuGraphDestroy", graph)
         raise
-    graph = call("cuStreamEndCapture", stream._raw)
-    try:
-        _, num_nodes = call("cuGraphGetNodes", graph)
-        return GraphExec(call("cuGraphInstantiate", graph, 0), int(num_nodes))
-    finally:
-        raw_call("cuGraphDestroy", graph)
+    return call("cuStreamEndCapture", stream._raw)

@@ -65,6 +65,21 @@ def capture_mode(name: str) -> Any:
     return getattr(driver.CUstreamCaptureMode, f"CU_STREAM_CAPTURE_MODE_{name}")
 
 
+def constant(enumeration: str, name: str) -> Any:
+    """A member of one of the bindings' enumerations, by both names."""
+    return getattr(getattr(driver, enumeration), name)
+
+
+def new_struct(name: str) -> Any:
+    """An empty structure of the bindings, to be filled and handed to a function."""
+    return getattr(driver, name)()
+
+
+def has_binding(function: str) -> bool:
+    """Whether the bindings know the function; the driver may lack it all the same."""
+    return hasattr(driver, function)
+
+
 def initialise() -> None:
     """Start the driver in this process; without effect the second time.
 

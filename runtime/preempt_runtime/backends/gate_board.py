@@ -1,0 +1,237 @@
+"""The board: the device memory by which gates decide who waits. docs/gates.md has the protocol.
+
+What the host does to it goes over a stream of the board's own, so that it never stands behind
+a gate that waits; only raising and clearing are in the order of the job's stream.
+"""
+
+import logging
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from preempt_runtime.backends.cuda import DeviceMemory, PinnedMemory, Stream, copy_async
+from preempt_runtime.backends.cuda_driver import attribute, call
+from preempt_runtime.backends.cuda_module import Kernel, Module, pointer_arg, uint32_arg
+from preempt_runtime.errors import DeviceError
+from preempt_runtime.gate_keys import EMPTY, NUM_SLOTS, slot_of
+
+Mode = Literal["overlap", "exclusive"]
+Raising = Literal["write", "copy", "kernel"]
+
+PTX = Path(__file__).parent / "kernels" / "gate.ptx"
+MAX_REGISTERS = 32
+BOARD_BYTES = 1024
+DEFAULT_LIMIT_NS = 50_000_000
+DEFAULT_ANNOUNCE_NS = 2_000_000
+_TICK_NS = 1024
+_IS_OPEN, _ANNOUNCE, _LIMITS, _NUM_RECORDS, _RECORDS = 260, 264, 272, 400, 408
+_MAX_RECORDS = 16
+_RECORD = struct.Struct("<QQII")
+_TIMED_WAIT_NS = 500_000_000  # drivers that limit kernels stop them after two seconds or more
+_KINDS = {
+    1: "the holder of a key did nothing",
+    2: "an announcement expired",
+    3: "the owner of the GPU did nothing",
+    4: "it waited as long as this GPU lets a kernel run",
+}
+
+_log = logging.getLogger("preempt_runtime.backends.gates")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GiveUp:
+    """A gate that waited no longer; it voids the bounds of both jobs unless announced only.
+
+    `slot` is whose gate it was, `holder` the slot that it waited for; `time_ns` by the device.
+    """
+
+    reason: str
+    slot: int
+    holder: int
+    time_ns: int
+    is_expiry: bool
+
+
+class GateBoard:
+    """32 slots on the device, the kernels that look at them, and one mode for all of them.
+
+    Args:
+        mode: `exclusive`: one job at a time is past its gate. `overlap`: an urgent job starts
+            while the stretch that runs comes to its end.
+        raising: how a key is written in the order of a stream; None: by a memory operation,
+            which needs no SM, or by a copy where the GPU has none of 64 bits.
+        announce_ns: how long an announcement holds others back.
+
+    Raises:
+        DeviceError: no memory, or the driver refused the kernels.
+    """
+
+    def __init__(
+        self,
+        *,
+        mode: Mode,
+        raising: Raising | None = None,
+        announce_ns: int = DEFAULT_ANNOUNCE_NS,
+    ) -> None:
+        self.mode = mode
+        device = call("cuCtxGetDevice")
+        has_write = attribute("CAN_USE_64_BIT_STREAM_MEM_OPS", device)
+        self.raising: Raising = raising or ("write" if has_write else "copy")
+        self.has_time_limit = bool(attribute("KERNEL_EXEC_TIMEOUT", device))
+        self._free = list(range(NUM_SLOTS))
+        self._num_read = 0
+        with ExitStack() as stack:
+            module = stack.enter_context(Module(PTX, max_registers=MAX_REGISTERS))
+            self.gate = _kernel(module, f"preempt_gate_{mode}")
+            self.clear = _kernel(module, "preempt_clear")
+            self._raise = _kernel(module, "preempt_raise")
+            self._control = stack.enter_context(Stream(priority="high"))
+            self._memory = stack.enter_context(DeviceMemory(BOARD_BYTES))
+            self._image = stack.enter_context(PinnedMemory(BOARD_BYTES))
+            self._keys = stack.enter_context(PinnedMemory(8 * NUM_SLOTS))
+            self._word = stack.enter_context(PinnedMemory(8))
+            self._write_image(announce_ns)
+            self._stack = stack.pop_all()
+
+    @property
+    def pointer(self) -> int:
+        """Its address on the device."""
+        return self._memory.pointer
+
+    def kernel_args(self, slot: int, stamps: int = 0) -> list[tuple[int, type]]:
+        """Arguments of a gate or a clear of that slot; `stamps` is where it writes the time."""
+        return [pointer_arg(self.pointer), uint32_arg(slot), pointer_arg(stamps)]
+
+    def take_slot(self) -> int:
+        """A slot that nobody has, for one job in flight at a time.
+
+        Raises:
+            DeviceError: all are taken.
+        """
+        if not self._free:
+            raise DeviceError(
+                f"gates: {NUM_SLOTS} jobs may be in flight on one GPU, all slots are taken;"
+                " lower `buffers` of a task, or run it by segments"
+            )
+        return self._free.pop(0)
+
+    def return_slot(self, slot: int) -> None:
+        """Let another have it; its last job must have ended."""
+        self._free.append(slot)
+
+    def set_limit(self, slot: int, cost_ns: int) -> None:
+        """Let others take a key from that slot that stays for ten times its job's cost.
+
+        At least 50 ms: best effort may rightly wait for a long time, but for one job.
+        """
+        limit_ns = max(10 * cost_ns, DEFAULT_LIMIT_NS)
+        self._set_word(_LIMITS + 4 * slot, limit_ns // _TICK_NS)
+
+    def raise_key(self, key: int, stream: Stream) -> None:
+        """Enqueue that others wait for this job from now on.
+
+        Nothing that the stream has still to wait for may itself be behind a gate: others would
+        wait for this job while it waits for them.
+
+        Raises:
+            DeviceError: the driver's own text.
+        """
+        slot = slot_of(key)
+        address = self.pointer + 8 * slot
+        if self.raising == "write":
+            call("cuStreamWriteValue64", stream._raw, address, key, 0)
+        elif self.raising == "copy":
+            self._keys.array.view(np.uint64)[slot] = key  # the last job's copy was done long ago
+            copy_async(address, self._keys.pointer + 8 * slot, 8, stream)
+        else:
+            args = [*self.kernel_args(slot)[:2], pointer_arg(key), pointer_arg(0)]
+            self._raise.launch(stream, args, block=1)
+
+    def clear_slot(self, slot: int, stream: Stream) -> None:
+        """Enqueue the end of a job whose graph was not launched: others wait no longer."""
+        self.clear.launch(stream, self.kernel_args(slot), block=1)
+
+    @contextmanager
+    def opened(self, streams: Sequence[Stream]) -> Iterator[None]:
+        """Let every gate pass, wait for all work, and hold them again when the block ends.
+
+        Whatever synchronises the context belongs in here: to load, allocate, capture.
+
+        Raises:
+            DeviceError: work on one of the streams failed.
+        """
+        self._set_word(_IS_OPEN, 1)
+        try:
+            for stream in streams:
+                stream.synchronize()
+            yield
+        finally:
+            self._set_word(_IS_OPEN, 0)
+
+    def slots(self) -> tuple[int, ...]:
+        """The keys that the slots hold now, and `EMPTY` where there is no job."""
+        return struct.unpack_from(f"<{NUM_SLOTS}Q", self._read_image())
+
+    def give_ups(self) -> tuple[GiveUp, ...]:
+        """What gates recorded since the last call; at most the last 16, the others are counted."""
+        image = self._read_image()
+        (number,) = struct.unpack_from("<I", image, _NUM_RECORDS)
+        first = max(self._num_read, number - _MAX_RECORDS)
+        if first > self._num_read:
+            _log.warning("gates: %d records were overwritten", first - self._num_read)
+        self._num_read = number
+        return tuple(_give_up(image, idx % _MAX_RECORDS) for idx in range(first, number))
+
+    def close(self) -> None:
+        """Release memory and kernels; no gate may run any more."""
+        self._stack.close()
+
+    def __enter__(self) -> "GateBoard":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _write_image(self, announce_ns: int) -> None:
+        image = bytearray(BOARD_BYTES)
+        max_wait_ns = _TIMED_WAIT_NS if self.has_time_limit else 0
+        struct.pack_into(f"<{NUM_SLOTS}Q", image, 0, *[EMPTY] * NUM_SLOTS)
+        ticks = [each // _TICK_NS for each in (announce_ns, max_wait_ns)]
+        struct.pack_into("<II", image, _ANNOUNCE, *ticks)
+        limits = [DEFAULT_LIMIT_NS // _TICK_NS] * NUM_SLOTS
+        struct.pack_into(f"<{NUM_SLOTS}I", image, _LIMITS, *limits)
+        self._image.array[:] = np.frombuffer(bytes(image), np.uint8)
+        copy_async(self.pointer, self._image.pointer, BOARD_BYTES, self._control)
+        self._control.synchronize()
+
+    def _read_image(self) -> bytes:
+        copy_async(self._image.pointer, self.pointer, BOARD_BYTES, self._control)
+        self._control.synchronize()
+        return bytes(self._image.array)
+
+    def _set_word(self, offset: int, value: int) -> None:
+        self._word.array.view(np.uint32)[0] = min(value, 0xFFFFFFFF)
+        copy_async(self.pointer + offset, self._word.pointer, 4, self._control)
+        self._control.synchronize()
+
+
+def _kernel(module: Module, name: str) -> Kernel:
+    kernel = module.kernel(name)
+    kernel.prefer_shared_memory()
+    return kernel
+
+
+def _give_up(image: bytes, idx: int) -> GiveUp:
+    time_ns, cause, kind, slot = _RECORD.unpack_from(image, _RECORDS + idx * _RECORD.size)
+    return GiveUp(
+        reason=_KINDS[kind],
+        slot=slot,
+        holder=slot_of(cause),
+        time_ns=time_ns,
+        is_expiry=kind == 2,
+    )
