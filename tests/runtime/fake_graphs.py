@@ -21,6 +21,7 @@ from tests.runtime.ptx_machine import Kernel, Warp, kernels
 
 NOT_FOUND = 500
 UNSUPPORTED_PTX = 222
+LOSSY_QUERY = 912
 HANG = 702  # CUDA_ERROR_LAUNCH_TIMEOUT
 PROGRAMMATIC = 1
 _SIZES = {4: ctypes.c_uint32, 8: ctypes.c_uint64}
@@ -356,22 +357,30 @@ class GraphDriver(FakeDriver):
         ids = list(self._shapes[graph].nodes)
         return 0, ids[:number], len(ids)
 
-    def cuGraphGetEdges(self, graph: int, number: int = 0) -> tuple[Any, ...]:
-        if self.bindings == 13:
-            return self._edges(graph, number)
-        code, starts, ends, _, found = self._edges(graph, number)
-        return (LOSSY_QUERY, None) if any(self._shapes[graph].edges.values()) else (
-            code, starts, ends, found,
-        )  # fmt: skip
+    @property
+    def library(self) -> SimpleNamespace:
+        """What ctypes finds in the driver: a version before 12.3 has no form with data."""
 
-    def cuGraphGetEdges_v2(self, graph: int, number: int = 0) -> tuple[Any, ...]:
-        return self._edges(graph, number)
+        def without_data(graph: Any, starts: Any, ends: Any, count: Any) -> int:
+            has_special = any(self._shapes[graph.value].edges.values())
+            return LOSSY_QUERY if has_special else with_data(graph, starts, ends, None, count)
 
-    def _edges(self, graph: int, number: int) -> tuple[Any, ...]:
-        edges = self._shapes[graph].edges
-        some = list(edges)[:number]
-        data = [SimpleNamespace(type=edges[pair]) for pair in some]
-        return 0, [start for start, _ in some], [end for _, end in some], data, len(edges)
+        def with_data(graph: Any, starts: Any, ends: Any, data: Any, count: Any) -> int:
+            edges = self._shapes[graph.value].edges
+            for idx, (pair, kind) in enumerate(edges.items() if starts else ()):
+                starts[idx], ends[idx] = pair
+                if data:
+                    data[idx].from_port = data[idx].type = kind
+            count._obj.value = len(edges)
+            return 0
+
+        functions = {"cuGraphGetEdges": without_data}
+        if self.version >= 12030:
+            functions["cuGraphGetEdges_v2"] = with_data
+        return SimpleNamespace(**functions)
+
+    def CUgraphEdgeData(self) -> Any:
+        return SimpleNamespace()
 
     def cuGraphNodeGetType(self, node: int) -> tuple[int, CUgraphNodeType]:
         return 0, self._node(node).kind
@@ -457,6 +466,7 @@ class GraphDriver(FakeDriver):
         pairs = list(zip(starts, ends, strict=True))
         edges = self._shapes[graph].edges
         kinds = [each.type for each in data] if data else [0] * len(pairs)
+        assert not data or all(each.from_port == each.type for each in data)
         if number != len(pairs) or [edges.get(pair) for pair in pairs] != kinds:
             return (INVALID_VALUE,)
         for pair in pairs:
@@ -472,9 +482,6 @@ class GraphDriver(FakeDriver):
         assert self.open[executable] == "graph exec"
         self._put(stream, "graph", self._walked(stream, self._shapes[executable]))
         return (0,)
-
-
-LOSSY_QUERY = 912
 
 
 def _kernels_of(image: bytes) -> dict[str, Kernel]:

@@ -1,5 +1,6 @@
 """The edge to the CUDA driver: every call is checked, and the driver's text becomes ours."""
 
+import ctypes
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -73,6 +74,18 @@ def constant(enumeration: str, name: str) -> Any:
 def new_struct(name: str) -> Any:
     """An empty structure of the bindings, to be filled and handed to a function."""
     return getattr(driver, name)()
+
+
+def library() -> Any:
+    """The driver's library, for the few calls that the bindings get wrong.
+
+    Raises:
+        DeviceError: it is not there.
+    """
+    try:
+        return ctypes.CDLL("libcuda.so.1")
+    except OSError as err:
+        raise DeviceError(f"no CUDA driver: {err}; {_advice()}") from err
 
 
 def has_binding(function: str) -> bool:

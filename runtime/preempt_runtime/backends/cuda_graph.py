@@ -9,7 +9,9 @@ from preempt_runtime.backends.cuda_driver import (
     constant,
     driver_version,
     has_binding,
+    new_struct,
 )
+from preempt_runtime.backends.cuda_edges import DriverEdge, read_edges
 from preempt_runtime.backends.cuda_handle import Handle
 from preempt_runtime.backends.graph_shape import GraphEdge, GraphNode, GraphShape
 from preempt_runtime.errors import DeviceError
@@ -22,7 +24,7 @@ class CudaGraph(Handle):
 
     def __init__(self, raw: Any) -> None:
         super().__init__(raw)
-        self.nodes: list[Any] = _listed("cuGraphGetNodes", raw)[0]
+        self.nodes: list[Any] = _nodes(raw)
 
     def shape(self) -> GraphShape:
         """What every node is and which depend on each other, without what they compute.
@@ -32,8 +34,12 @@ class CudaGraph(Handle):
         """
         index = {int(node): idx for idx, node in enumerate(self.nodes)}
         edges = tuple(
-            GraphEdge(start=index[int(start)], end=index[int(end)], is_programmatic=bool(kind))
-            for start, end, kind, _ in self._edges()
+            GraphEdge(
+                start=index[edge.start],
+                end=index[edge.end],
+                is_programmatic=not edge.is_ordinary,
+            )
+            for edge in read_edges(self._raw)
         )
         return GraphShape(nodes=tuple(map(_described, self.nodes)), edges=edges)
 
@@ -61,36 +67,22 @@ class CudaGraph(Handle):
         """Drop the edges for whose nodes, by index, the function says so."""
         index = {int(node): idx for idx, node in enumerate(self.nodes)}
         gone = [
-            (start, end, data)
-            for start, end, _, data in self._edges()
-            if is_gone(index[int(start)], index[int(end)])
+            edge
+            for edge in read_edges(self._raw)
+            if is_gone(index[edge.start], index[edge.end])
         ]
-        pairs = [(start, end) for start, end, _ in gone]
-        data = [each for _, _, each in gone]
-        self._change("cuGraphRemoveDependencies", pairs, None if None in data else data)
+        pairs = [(self.nodes[index[edge.start]], self.nodes[index[edge.end]]) for edge in gone]
+        is_ordinary = all(edge.is_ordinary for edge in gone)
+        data = None if is_ordinary else [_edge_data(edge) for edge in gone]
+        self._change("cuGraphRemoveDependencies", pairs, data)
 
     def instantiate(self) -> GraphExec:
         """What can be launched; later changes of this graph do not reach it."""
         _, num_nodes = call("cuGraphGetNodes", self._raw)
         return GraphExec(call("cuGraphInstantiate", self._raw, 0), int(num_nodes))
 
-    def _edges(self) -> list[tuple[Any, Any, int, Any]]:
-        """Start, end, 0 or the kind of a special edge, and the driver's data if it has any.
-
-        The bindings for CUDA 12 name the form with data apart; those for 13 have no other.
-        """
-        function = "cuGraphGetEdges"
-        if has_binding(f"{function}_v2") and driver_version() >= _EDGE_DATA:
-            function = f"{function}_v2"
-        starts, ends, *data = _listed(function, self._raw)
-        if not data:
-            return [(start, end, 0, None) for start, end in zip(starts, ends, strict=True)]
-        return [
-            (start, end, int(each.type), each)
-            for start, end, each in zip(starts, ends, data[0], strict=True)
-        ]
-
     def _change(self, function: str, pairs: Sequence[tuple[Any, Any]], data: Any) -> None:
+        """The bindings for CUDA 12 name the form with data apart; those for 13 have no other."""
         if not pairs:
             return
         starts, ends = [start for start, _ in pairs], [end for _, end in pairs]
@@ -114,11 +106,16 @@ def capture_graph(stream: Stream, enqueue: Callable[[], None]) -> CudaGraph:
     return CudaGraph(captured(stream, enqueue))
 
 
-def _listed(function: str, graph: Any) -> tuple[list[Any], ...]:
-    """The lists that a function returns, which is asked for their length first."""
-    *_, number = call(function, graph)
-    *lists, found = call(function, graph, int(number))
-    return tuple(list(each)[: int(found)] for each in lists)
+def _nodes(graph: Any) -> list[Any]:
+    _, number = call("cuGraphGetNodes", graph)
+    nodes, found = call("cuGraphGetNodes", graph, int(number))
+    return list(nodes)[: int(found)]
+
+
+def _edge_data(edge: DriverEdge) -> Any:
+    data = new_struct("CUgraphEdgeData")
+    data.from_port, data.to_port, data.type = edge.from_port, edge.to_port, edge.kind
+    return data
 
 
 def _described(node: Any) -> GraphNode:
@@ -150,6 +147,3 @@ def _kernel_name(params: Any) -> str | None:
     except DeviceError:
         return None
     return name.decode(errors="replace")
-
-
-
