@@ -24,7 +24,9 @@ def missing() -> str | None:
     try:
         found = importlib.metadata.version(_DISTRIBUTION)
     except importlib.metadata.PackageNotFoundError:
-        return f"{_DISTRIBUTION} is not installed; `pip install {_DISTRIBUTION}=={VERSION}` (x86_64)"
+        return (
+            f"{_DISTRIBUTION} is not installed; `pip install {_DISTRIBUTION}=={VERSION}` (x86_64)"
+        )
     return None if found == VERSION else f"{_DISTRIBUTION} is {found}, the PTX is made by {VERSION}"
 
 
@@ -33,7 +35,9 @@ def compiled(source: Path) -> str:
     library = _library()
     program = ctypes.c_void_p()
     text = source.read_bytes()
-    _check(library.nvrtcCreateProgram(ctypes.byref(program), text, source.name.encode(), 0, None, None))
+    _check(
+        library.nvrtcCreateProgram(ctypes.byref(program), text, source.name.encode(), 0, None, None)
+    )
     options = (ctypes.c_char_p * len(_OPTIONS))(*_OPTIONS)
     code = library.nvrtcCompileProgram(program, len(_OPTIONS), options)
     log = _text(library, program, "ProgramLog")

@@ -110,7 +110,7 @@ class GraphDriver(FakeDriver):
         self.version, self.bindings, self.num_queues = version, bindings, num_queues
         self.attributes |= {123: 1}
         self.now_ns, self.step_ns = 1 << 30, 64
-        self.kinds: dict[str, CUgraphNodeType] = {}
+        self.kinds: dict[str, Any] = {}
         self.cooperative: set[str] = set()
         self.captured_edges: dict[tuple[int, int], int] | None = None
         self.patience = 200_000
@@ -374,7 +374,7 @@ class GraphDriver(FakeDriver):
             count._obj.value = len(edges)
             return 0
 
-        functions = {"cuGraphGetEdges": without_data}
+        functions: dict[str, Any] = {"cuGraphGetEdges": without_data}
         if self.version >= 12030:
             functions["cuGraphGetEdges_v2"] = with_data
         return SimpleNamespace(**functions)
@@ -382,7 +382,7 @@ class GraphDriver(FakeDriver):
     def CUgraphEdgeData(self) -> Any:
         return SimpleNamespace()
 
-    def cuGraphNodeGetType(self, node: int) -> tuple[int, CUgraphNodeType]:
+    def cuGraphNodeGetType(self, node: int) -> tuple[int, enum.IntEnum]:
         return 0, self._node(node).kind
 
     def cuGraphKernelNodeGetParams(self, node: int) -> tuple[int, Any]:

@@ -6,7 +6,6 @@ program says, one access to the board at a time. A `Moment` is one state of boar
 so a gate that polls makes a circle and no endless path.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -194,7 +193,8 @@ class Explored:
 
 def explore(first: Moment, limit: int = 300_000) -> Explored:
     """Every interleaving of the actors' steps."""
-    moments, successors = [first], []
+    moments = [first]
+    successors: list[tuple[int, ...]] = []
     index = {first: 0}
     while len(successors) < len(moments):
         here = moments[len(successors)]

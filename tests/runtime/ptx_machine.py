@@ -306,8 +306,8 @@ def _mov(warp: Warp, instruction: Instruction, mask: int, memory: Memory) -> Non
         warp.put(low, _apply(lambda each: each & 0xFFFFFFFF, value), mask)
         warp.put(high, _apply(lambda each: each >> 32, value), mask)
     elif source.startswith("{"):
-        low, high = map(warp.get, source.strip("{}").split("|"))
-        warp.put(target, _apply(lambda a, b: a | b << 32, low, high), mask)
+        halves = [warp.get(each) for each in source.strip("{}").split("|")]
+        warp.put(target, _apply(lambda a, b: a | b << 32, *halves), mask)
     else:
         wrap = (1 << _bits(instruction.name)) - 1
         warp.put(target, _apply(lambda each: each & wrap, warp.get(source)), mask)
@@ -345,7 +345,7 @@ def _ld(warp: Warp, instruction: Instruction, mask: int, memory: Memory) -> None
 
 
 def _one_lane(mask: int) -> int:
-    assert mask and mask & (mask - 1) == 0, "more than one lane writes"
+    assert mask.bit_count() == 1, "more than one lane writes"
     return mask.bit_length() - 1
 
 

@@ -1,5 +1,6 @@
 """The committed gate kernels, executed in every order of accesses that small cases can have."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
 from random import Random
@@ -60,7 +61,7 @@ def two_jobs(mode: str) -> Moment:
 @pytest.mark.parametrize("start", [two_jobs, three_jobs])
 @pytest.mark.parametrize("mode", MODES)
 def test_no_two_jobs_wait_for_each_other_and_each_board_is_left_idle(
-    mode: str, start: type[Moment]
+    mode: str, start: Callable[[str], Moment]
 ) -> None:
     explored = explore(start(mode))
     assert explored.stuck() == []
@@ -102,9 +103,7 @@ def test_the_most_urgent_job_passes_without_any_other_going_on(mode: str) -> Non
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_less_urgent_job_does_not_pass_a_raised_one(mode: str) -> None:
-    waiting = moment(
-        Actor(0, (Step("raise", URGENT),)), Actor(1, job(LATER, mode))
-    ).advanced(0)
+    waiting = moment(Actor(0, (Step("raise", URGENT),)), Actor(1, job(LATER, mode))).advanced(0)
     explored = explore(waiting)
     assert len(explored.stuck()) == len(explored.moments)  # without a limit it waits for ever
     assert all(each.num_running == 0 for each in explored.moments)
@@ -138,9 +137,9 @@ def test_a_client_that_died_after_its_raise_costs_its_limit(mode: str) -> None:
     found = {tuple(records(each)) for each in done}
     assert found == {(), ((HOLDER_LOST, 1),)}  # without a record where the raise came too late
     assert all(each.held(0) != URGENT for each in done if records(each))
-    assert not [
-        each for each in explored.stuck() if not each.actors[2].is_done
-    ], "as long as time passes, nobody is stuck"
+    assert not [each for each in explored.stuck() if not each.actors[2].is_done], (
+        "as long as time passes, nobody is stuck"
+    )
 
 
 @pytest.mark.parametrize(("is_same", "expected"), [(False, []), (True, [(HOLDER_LOST, 1)])])

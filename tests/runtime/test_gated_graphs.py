@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import pytest
 
@@ -32,12 +33,9 @@ class Gpu:
 
         def enqueue() -> None:
             for label in labels:
-                self.driver.enqueue(self.stream.handle, label, lambda each=label: self._run(each))
+                self.driver.enqueue(self.stream.handle, label, partial(self.ran.append, label))
 
         return capture_graph(self.stream, enqueue)
-
-    def _run(self, label: str) -> None:
-        self.ran.append(label)
 
     @property
     def kernels(self) -> list[str]:
@@ -140,8 +138,7 @@ def test_a_programmatic_edge_becomes_a_full_one_at_a_gate_alone(
                 ]
                 labels = {idx: node.label for idx, node in shape.nodes.items()}
                 kinds = {
-                    (labels[start], labels[end]): kind
-                    for (start, end), kind in shape.edges.items()
+                    (labels[start], labels[end]): kind for (start, end), kind in shape.edges.items()
                 }
                 assert kinds == {
                     ("preempt_gate_overlap", "a"): 0,
@@ -155,7 +152,10 @@ def test_a_programmatic_edge_becomes_a_full_one_at_a_gate_alone(
 def test_an_old_driver_says_what_it_cannot_tell(gpu_of: Opener) -> None:
     gpu = gpu_of(bindings=12, version=12020)
     gpu.driver.captured_edges = {(0, 1): PROGRAMMATIC}
-    with gpu.captured("a", "b") as captured, pytest.raises(DeviceError, match="cuGraphGetEdges failed: error 912"):
+    with (
+        gpu.captured("a", "b") as captured,
+        pytest.raises(DeviceError, match="cuGraphGetEdges failed: error 912"),
+    ):
         captured.shape()
 
 

@@ -111,6 +111,7 @@ ALLOWED: dict[str, set[str]] = {
     "segment_costs": set(),
     "segment_paths": {"segment_costs"},
     "search": {"candidates", "profile", "segment_costs", "segment_paths"},
+    "gate_search": {"search", "segment_costs"},
     "learnt_costs": {"backends", "search", "segment_costs"},
     "goal": {"search", "segment_costs"},
     "trials": {"backends", "learnt_costs", "search", "segment_costs"},

@@ -69,7 +69,9 @@ def _ask(graph: Any, has_data: bool, number: int, starts: Any, ends: Any, data: 
     count = ctypes.c_size_t(number)
     handle = ctypes.c_void_p(int(graph))
     if has_data:
-        code = cuda_driver.library().cuGraphGetEdges_v2(handle, starts, ends, data, ctypes.byref(count))
+        code = cuda_driver.library().cuGraphGetEdges_v2(
+            handle, starts, ends, data, ctypes.byref(count)
+        )
     else:
         code = cuda_driver.library().cuGraphGetEdges(handle, starts, ends, ctypes.byref(count))
     if code != 0:

@@ -67,9 +67,7 @@ class CudaGraph(Handle):
         """Drop the edges for whose nodes, by index, the function says so."""
         index = {int(node): idx for idx, node in enumerate(self.nodes)}
         gone = [
-            edge
-            for edge in read_edges(self._raw)
-            if is_gone(index[edge.start], index[edge.end])
+            edge for edge in read_edges(self._raw) if is_gone(index[edge.start], index[edge.end])
         ]
         pairs = [(self.nodes[index[edge.start]], self.nodes[index[edge.end]]) for edge in gone]
         is_ordinary = all(edge.is_ordinary for edge in gone)

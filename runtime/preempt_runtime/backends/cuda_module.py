@@ -48,7 +48,9 @@ class Kernel:
         attribute = _function_attribute("PREFERRED_SHARED_MEMORY_CARVEOUT")
         call("cuFuncSetAttribute", self.raw, attribute, 100)
 
-    def launch(self, stream: Stream, args: Sequence[Arg], *, grid: int = 1, block: int = 32) -> None:
+    def launch(
+        self, stream: Stream, args: Sequence[Arg], *, grid: int = 1, block: int = 32
+    ) -> None:
         """Enqueue it; the arguments are copied at once."""
         shape = (grid, 1, 1, block, 1, 1, 0)
         call("cuLaunchKernel", self.raw, *shape, stream._raw, _packed(args), 0)
@@ -78,7 +80,9 @@ class Module(Handle):
             text = path.read_bytes() + b"\0"
         except OSError as err:
             raise DeviceError(f"{path}: {err.strerror}; install preempt-runtime again") from err
-        options = [] if max_registers is None else [constant("CUjit_option", "CU_JIT_MAX_REGISTERS")]
+        options = (
+            [] if max_registers is None else [constant("CUjit_option", "CU_JIT_MAX_REGISTERS")]
+        )
         values = [] if max_registers is None else [max_registers]
         try:
             raw = call("cuModuleLoadDataEx", text, len(options), options, values)

@@ -101,7 +101,8 @@ class GateBoard:
     @property
     def pointer(self) -> int:
         """Its address on the device."""
-        return self._memory.pointer
+        address: int = self._memory.pointer
+        return address
 
     def kernel_args(self, slot: int, stamps: int = 0) -> list[tuple[int, type]]:
         """Arguments of a gate or a clear of that slot; `stamps` is where it writes the time."""

@@ -63,4 +63,3 @@ def _slot(board: GateBoard, stack: ExitStack) -> int:
     slot = board.take_slot()
     stack.callback(board.return_slot, slot)
     return slot
-

@@ -1,6 +1,6 @@
 """One captured graph with gates in it: preemption points inside one TensorRT engine.
 
-EXPERIMENTAL: no GPU has run this yet. Nothing in the runtime uses it, and bundles cannot ask for it.
+EXPERIMENTAL: no GPU has run this yet. Nothing in the runtime uses it, and no bundle can ask for it.
 """
 
 from collections.abc import Callable, Sequence
