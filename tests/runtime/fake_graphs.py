@@ -317,6 +317,9 @@ class GraphDriver(FakeDriver):
         grid_x, grid_y, grid_z, block_x, block_y, block_z, shared, stream, params, extra = rest
         assert (grid_x, grid_y, grid_z, block_y, block_z, shared, extra) == (1, 1, 1, 1, 1, 0, 0)
         launch = self._launch(function, params, block_x)
+        if stream in self._capturing:
+            self._capturing[stream].append((launch[0].name, launch))  # type: ignore[arg-type]
+            return (0,)
         self._put(stream, launch[0].name, self._warped(stream, launch))
         return (0,)
 
@@ -344,7 +347,11 @@ class GraphDriver(FakeDriver):
         for label, work in works:
             kind = self.kinds.get(label, kernel)
             is_cooperative = label in self.cooperative
-            node = Node(kind, label, work, grid=len(label), is_cooperative=is_cooperative)
+            node = Node(kind, label, grid=len(label), is_cooperative=is_cooperative)
+            if isinstance(work, tuple):
+                node.launch = work
+            else:
+                node.work = work
             graph.nodes[next(self._ids)] = node
         ids = list(graph.nodes)
         pairs = self.captured_edges

@@ -206,8 +206,12 @@ class Warp:
             self.at[pc] = self.at.get(pc, 0) | mask
 
     def get(self, operand: str) -> Value:
-        if operand.startswith("%tid"):
+        if operand == "%tid.x":
             return tuple(range(LANES))
+        if operand == "%ctaid.x":
+            return 0  # one block is all there is
+        if operand == "%ntid.x":
+            return self.lanes.bit_count()
         if operand.startswith("%"):
             return self.registers.get(operand, 0)
         return int(operand, 0)
@@ -264,6 +268,7 @@ _ARITHMETIC: dict[str, Callable[..., int]] = {
     "or": lambda a, b: a | b,
     "not": lambda a: ~a,
     "mul": lambda a, b: a * b,
+    "mad": lambda a, b, c: a * b + c,
     "cvt": lambda a: a,
     "cvta": lambda a: a,
     "shl": lambda a, b: a << b,
@@ -276,7 +281,7 @@ def _arithmetic(warp: Warp, instruction: Instruction, mask: int, memory: Memory)
     parts = instruction.name.split(".")
     bits = 64 if "wide" in parts else _bits(parts[1] if parts[0] == "cvt" else parts[-1])
     source = _bits(parts[-1])
-    assert parts[-1][0] != "s" or parts[0] in ("add", "sub"), instruction
+    assert parts[-1][0] != "s" or parts[0] in ("add", "sub", "mad"), instruction
     function, wrap, inside = _ARITHMETIC[parts[0]], (1 << bits) - 1, (1 << source) - 1
     values = [_apply(lambda each: each & inside, warp.get(o)) for o in instruction.operands[1:]]
     warp.put(instruction.operands[0], _apply(lambda *v: function(*v) & wrap, *values), mask)
@@ -335,7 +340,8 @@ def _ld(warp: Warp, instruction: Instruction, mask: int, memory: Memory) -> None
     if ".param" in instruction.name:
         warp.put(register, warp.args[warp.kernel.params.index(operand.strip("[]"))], mask)
         return
-    assert ".volatile.global." in instruction.name, "a gate must not read a cached value"
+    is_gate = warp.kernel.name.startswith("preempt_")
+    assert not is_gate or ".volatile." in instruction.name, "a gate must not read a cached value"
     size, address = _bits(instruction.name) // 8, warp.address(operand)
     if isinstance(address, int):
         warp.put(register, memory.read(address, size), mask)
@@ -351,11 +357,14 @@ def _one_lane(mask: int) -> int:
 
 def _st(warp: Warp, instruction: Instruction, mask: int, memory: Memory) -> None:
     operand, source = instruction.operands
-    lane, size = _one_lane(mask), _bits(instruction.name) // 8
-    address = _spread(warp.address(operand))[lane]
+    size, addresses = _bits(instruction.name) // 8, _spread(warp.address(operand))
+    lanes = [lane for lane in range(LANES) if mask >> lane & 1]
+    assert len({addresses[lane] for lane in lanes}) == len(lanes), "two lanes write one word"
     for idx, each in enumerate(source.strip("{}").split("|")):
-        value = _spread(warp.get(each))[lane] & ((1 << 8 * size) - 1)
-        memory.write(address + idx * size, size, value)
+        values = _spread(warp.get(each))
+        for lane in lanes:
+            word = values[lane] & ((1 << 8 * size) - 1)
+            memory.write(addresses[lane] + idx * size, size, word)
 
 
 def _atom(warp: Warp, instruction: Instruction, mask: int, memory: Memory) -> None:

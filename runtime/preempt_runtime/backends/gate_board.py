@@ -37,7 +37,7 @@ _KINDS = {
     1: "the holder of a key did nothing",
     2: "an announcement expired",
     3: "the owner of the GPU did nothing",
-    4: "it waited as long as this GPU lets a kernel run",
+    4: "it waited as long as a gate may",
 }
 
 _log = logging.getLogger("preempt_runtime.backends.gates")
@@ -66,6 +66,8 @@ class GateBoard:
         raising: how a key is written in the order of a stream; None: by a memory operation,
             which needs no SM, or by a copy where the GPU has none of 64 bits.
         announce_ns: how long an announcement holds others back.
+        max_wait_ns: after which a gate lets its job pass whatever it waits for; 0: never; None:
+            half a second where the GPU limits how long a kernel may run, as with a display.
 
     Raises:
         DeviceError: no memory, or the driver refused the kernels.
@@ -77,12 +79,14 @@ class GateBoard:
         mode: Mode,
         raising: Raising | None = None,
         announce_ns: int = DEFAULT_ANNOUNCE_NS,
+        max_wait_ns: int | None = None,
     ) -> None:
         self.mode = mode
         device = call("cuCtxGetDevice")
         has_write = attribute("CAN_USE_64_BIT_STREAM_MEM_OPS", device)
         self.raising: Raising = raising or ("write" if has_write else "copy")
-        self.has_time_limit = bool(attribute("KERNEL_EXEC_TIMEOUT", device))
+        if max_wait_ns is None:
+            max_wait_ns = _TIMED_WAIT_NS if attribute("KERNEL_EXEC_TIMEOUT", device) else 0
         self._free = list(range(NUM_SLOTS))
         self._num_read = 0
         with ExitStack() as stack:
@@ -95,7 +99,7 @@ class GateBoard:
             self._image = stack.enter_context(PinnedMemory(BOARD_BYTES))
             self._keys = stack.enter_context(PinnedMemory(8 * NUM_SLOTS))
             self._word = stack.enter_context(PinnedMemory(8))
-            self._write_image(announce_ns)
+            self._write_image(announce_ns, max_wait_ns)
             self._stack = stack.pop_all()
 
     @property
@@ -198,9 +202,8 @@ class GateBoard:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _write_image(self, announce_ns: int) -> None:
+    def _write_image(self, announce_ns: int, max_wait_ns: int) -> None:
         image = bytearray(BOARD_BYTES)
-        max_wait_ns = _TIMED_WAIT_NS if self.has_time_limit else 0
         struct.pack_into(f"<{NUM_SLOTS}Q", image, 0, *[EMPTY] * NUM_SLOTS)
         ticks = [each // _TICK_NS for each in (announce_ns, max_wait_ns)]
         struct.pack_into("<II", image, _ANNOUNCE, *ticks)
