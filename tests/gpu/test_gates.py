@@ -12,16 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from preempt_runtime.backends.cuda import CudaContext, Stream, open_cuda
-from preempt_runtime.backends.cuda_graph import capture_graph
-from preempt_runtime.backends.gate_board import GateBoard, Mode, Raising
-from preempt_runtime.backends.gate_canary import held_up
-from preempt_runtime.backends.gates import GatedGraph, run_gated
-from preempt_runtime.backends.tensorrt import TrtDevice, local_fields
-from preempt_runtime.backends.trt_buffers import execute
-from preempt_runtime.errors import DeviceError
-from preempt_runtime.gate_keys import EMPTY, announced, key_of
-from tests.gpu.gate_trials import (
+from bench.gate_trials import (
     Sizes,
     Workshop,
     finish,
@@ -31,6 +22,15 @@ from tests.gpu.gate_trials import (
     run_chain,
     run_many,
 )
+from preempt_runtime.backends.cuda import CudaContext, Stream, open_cuda
+from preempt_runtime.backends.cuda_graph import capture_graph
+from preempt_runtime.backends.gate_board import GateBoard, Mode, Raising
+from preempt_runtime.backends.gate_canary import held_up
+from preempt_runtime.backends.gates import GatedGraph, run_gated
+from preempt_runtime.backends.tensorrt import TrtDevice, local_fields
+from preempt_runtime.backends.trt_buffers import execute
+from preempt_runtime.errors import DeviceError
+from preempt_runtime.gate_keys import EMPTY, announced, key_of
 from tests.gpu.test_trt_runtime import check, engines_of, random_x, write_bundle, written
 
 pytestmark = pytest.mark.gpu
@@ -111,7 +111,8 @@ def test_b_a_chain_with_gates_is_bit_identical(
 
 
 def test_b_the_captured_chain_is_one(shop: Workshop) -> None:
-    shape = shop.chain(range(4)).captured.shape()
+    with shop.chain(range(4)) as chain:
+        shape = chain.captured.shape()
     assert shape.summary() == "4 kernels, a plain chain"
     assert shape.cuts() == (1, 2, 3)
     assert {node.name for node in shape.nodes} <= {"long_step", None}

@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 SOURCES = (
     ROOT / "runtime/preempt_runtime/backends/kernels/gate.cu",
-    ROOT / "tests/gpu/kernels/work.cu",
+    ROOT / "bench/kernels/work.cu",
 )
 VERSION = "12.2.140"
 _DISTRIBUTION = "nvidia-cuda-nvrtc-cu12"

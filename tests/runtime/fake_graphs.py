@@ -494,6 +494,6 @@ class GraphDriver(FakeDriver):
 def _kernels_of(image: bytes) -> dict[str, Kernel]:
     """The kernels of the PTX file that has this content."""
     root = Path(__file__).parents[2]
-    paths = [*root.glob("runtime/preempt_runtime/**/*.ptx"), *root.glob("tests/gpu/kernels/*.ptx")]
+    paths = [*root.glob("runtime/preempt_runtime/**/*.ptx"), *root.glob("bench/kernels/*.ptx")]
     (path,) = [path for path in paths if path.read_bytes() + b"\0" == image]
     return kernels(path)

@@ -162,9 +162,7 @@ def test_a_gpu_that_limits_kernels_is_not_waited_on_for_longer(driver: GraphDriv
         assert board.give_ups() == ()
         driver.now_ns += 2_000_000
         stream.synchronize()
-        assert [found.reason for found in board.give_ups()] == [
-            "it waited as long as a gate may"
-        ]
+        assert [found.reason for found in board.give_ups()] == ["it waited as long as a gate may"]
 
 
 def test_the_last_16_records_are_kept_and_the_loss_is_told(

@@ -5,10 +5,7 @@ from contextlib import ExitStack, closing
 
 import pytest
 
-from preempt_runtime.backends import cuda_driver
-from preempt_runtime.backends.cuda import Stream, open_cuda
-from preempt_runtime.backends.gate_board import Mode, Raising
-from tests.gpu.gate_trials import (
+from bench.gate_trials import (
     Hang,
     Sizes,
     Workshop,
@@ -19,6 +16,9 @@ from tests.gpu.gate_trials import (
     run_chain,
     run_many,
 )
+from preempt_runtime.backends import cuda_driver
+from preempt_runtime.backends.cuda import Stream, open_cuda
+from preempt_runtime.backends.gate_board import Mode, Raising
 from tests.runtime.fake_graphs import GraphDriver
 
 SMALL = Sizes(count=32, block=32, duration_ns=20_000, num_long=30, num_short=4, num_jobs=12)

@@ -55,6 +55,7 @@ def finish(*streams: Stream, patience_s: float = PATIENCE_S) -> None:
 
 @contextmanager
 def open_board(mode: Mode, raising: Raising | None = None) -> Iterator[GateBoard]:
+    """A board whose gates wait for no longer than a fifth of a second."""
     with GateBoard(mode=mode, raising=raising, max_wait_ns=MAX_WAIT_NS) as board:
         yield board
 
@@ -71,12 +72,12 @@ class Workshop:
         self._stream = self._stack.enter_context(Stream(priority="low"))
 
     def close(self) -> None:
+        """Release it, after its chains."""
         self._stack.close()
 
     def chain(self, numbers: Sequence[int], duration_ns: int = 0) -> "Chain":
-        chain = Chain(self, numbers, duration_ns)
-        self._stack.callback(chain.close)
-        return chain
+        """A chain of its own array, which the caller closes; every step takes that long."""
+        return Chain(self, numbers, duration_ns)
 
     def timer_steps_ns(self, number: int = 64) -> list[int]:
         """Differences of the device's clock between kernels, ascending."""
@@ -126,9 +127,11 @@ class Chain:
         """The array as it is now."""
         copy_async(self._host.pointer, self._memory.pointer, self._num_bytes, self._stream)
         finish(self._stream)
-        return self._host.array.view(np.uint32).copy()
+        found: Array = self._host.array.view(np.uint32).copy()
+        return found
 
     def input(self, seed: int) -> Array:
+        """Random numbers that a seed chooses."""
         rng = np.random.default_rng(seed)
         return rng.integers(0, 1 << 32, self._num_bytes // 4, dtype=np.uint32)
 
@@ -140,7 +143,14 @@ class Chain:
         return value
 
     def close(self) -> None:
+        """Release it; no job may be in it."""
         self._stack.close()
+
+    def __enter__(self) -> "Chain":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def pass_idle(board: GateBoard, stream: Stream) -> int:
@@ -161,10 +171,12 @@ def run_chain(
     shop: Workshop, board: GateBoard, stream: Stream, cuts_every: int
 ) -> tuple[GateTimes, bool]:
     """A short chain with a gate before every n-th step: its times, and whether outputs agree."""
-    chain = shop.chain(range(1, shop.sizes.num_short + 1))
     slot = board.take_slot()
-    cuts = chain.captured.shape().cuts()[cuts_every - 1 :: cuts_every]
-    with GatedGraph(chain.captured, cuts, board, slot, stream, is_timed=True) as graph:
+    with ExitStack() as stack:
+        chain = stack.enter_context(shop.chain(range(1, shop.sizes.num_short + 1)))
+        cuts = chain.captured.shape().cuts()[cuts_every - 1 :: cuts_every]
+        graph = GatedGraph(chain.captured, cuts, board, slot, stream, is_timed=True)
+        stack.enter_context(graph)
         is_right = True
         for seed in range(3):
             key = key_of("real-time", priority_rank(1, seed), slot)
@@ -182,11 +194,7 @@ def run_chain(
 
 @dataclass(frozen=True)
 class Preemption:
-    """One urgent job beside a long one, by the device's clock.
-
-    `late_starts`: stretches of the long job that passed their gate while the urgent job was
-    raised and not at its end. `overlap_ns`: how long stretches of both ran at once.
-    """
+    """One urgent job beside a long one, by the device's clock."""
 
     urgent: GateTimes
     long: GateTimes
@@ -194,11 +202,13 @@ class Preemption:
 
     @property
     def late_starts(self) -> int:
+        """Stretches of the long job that passed while the urgent one was there."""
         start, end = self.urgent.arrived_ns[0], self.urgent.end_ns
         return sum(start < passed < end for passed in self.long.passed_ns)
 
     @property
     def overlap_ns(self) -> int:
+        """How long stretches of both ran at once."""
         total = 0
         for start, taken in zip(self.urgent.passed_ns, self.urgent.stretch_ns, strict=True):
             for other, span in zip(self.long.passed_ns, self.long.stretch_ns, strict=True):
@@ -209,10 +219,10 @@ class Preemption:
 def preempt(shop: Workshop, board: GateBoard, low: Stream, high: Stream) -> Preemption:
     """Raise an urgent job while a long one runs."""
     sizes = shop.sizes
-    long = shop.chain(range(1, sizes.num_long + 1), sizes.duration_ns)
-    urgent = shop.chain(range(1, sizes.num_short + 1), sizes.duration_ns // 10)
     slots = board.take_slot(), board.take_slot()
     with (
+        shop.chain(range(1, sizes.num_long + 1), sizes.duration_ns) as long,
+        shop.chain(range(1, sizes.num_short + 1), sizes.duration_ns // 10) as urgent,
         GatedGraph(
             long.captured, long.captured.shape().cuts(), board, slots[0], low, is_timed=True
         ) as slow,
@@ -244,12 +254,14 @@ def run_many(shop: Workshop, board: GateBoard, streams: Sequence[Stream], seed: 
     Each stream has one job at a time, raised again when the last one has ended.
     """
     rng, sizes = Random(seed), shop.sizes
-    chains = [
-        shop.chain(range(1, rng.randint(2, sizes.num_short) + 1), sizes.duration_ns // 5)
-        for _ in streams
-    ]
     slots = [board.take_slot() for _ in streams]
     with ExitStack() as stack:
+        chains = [
+            stack.enter_context(
+                shop.chain(range(1, rng.randint(2, sizes.num_short) + 1), sizes.duration_ns // 5)
+            )
+            for _ in streams
+        ]
         graphs = [
             stack.enter_context(
                 GatedGraph(chain.captured, chain.captured.shape().cuts(), board, slot, stream)
