@@ -43,6 +43,9 @@ from preempt_runtime.gate_keys import key_of
 MODES: tuple[Mode, ...] = ("overlap", "exclusive")
 RAISING: tuple[Raising, ...] = ("write", "copy", "kernel")
 _LIMIT_S = 540
+_COST_SIZES = Sizes(duration_ns=20_000, num_long=64)
+_FULL_SIZES = Sizes(count=1 << 22, block=256, duration_ns=40_000, num_long=60)
+"""Kernels that fill the GPU."""
 
 
 def paired_ns(graphs: Sequence[GraphExec], stream: Stream, num_rounds: int) -> list[list[int]]:
@@ -61,13 +64,13 @@ def paired_ns(graphs: Sequence[GraphExec], stream: Stream, num_rounds: int) -> l
 
 
 def cost(options: argparse.Namespace) -> Any:
-    """One gate's cost: a chain of 64 steps of 20 us with 0 to 64 gates, in turn."""
+    """One gate's cost: a chain of 64 steps of 20 us without gates, and with 8 to 64, in turn."""
     rows = []
     with (
         open_cuda(),
-        closing(Workshop(Sizes())) as shop,
+        closing(Workshop(_COST_SIZES)) as shop,
         Stream(priority="low") as stream,
-        shop.chain(range(1, 65), 20_000) as chain,
+        shop.chain(range(1, _COST_SIZES.num_long + 1), _COST_SIZES.duration_ns) as chain,
     ):
         steps = shop.timer_steps_ns()
         cuts = chain.captured.shape().cuts()
@@ -76,14 +79,14 @@ def cost(options: argparse.Namespace) -> Any:
                 with open_board(mode) as board, ExitStack() as stack:
                     slot = board.take_slot()
                     graphs = [stack.enter_context(chain.captured.instantiate())]
-                    numbers = (8, 16, 32, 64)
-                    for number in numbers:
-                        every = 64 // number
+                    numbers = []
+                    for every in (8, 4, 2, 1):
                         gated = GatedGraph(
                             chain.captured, cuts[every - 1 :: every], board, slot, stream,
                             is_timed=is_timed,
                         )  # fmt: skip
                         graphs.append(stack.enter_context(gated).graph)
+                        numbers.append(gated.num_gates)
                     times = paired_ns(graphs, stream, options.rounds)
                     alone_ns = median(times[0])
                     per_gate = {
@@ -97,10 +100,9 @@ def cost(options: argparse.Namespace) -> Any:
 def preempted(options: argparse.Namespace) -> Any:
     """How long an urgent job stands at its first gate beside kernels that fill the GPU."""
     rows = []
-    sizes = Sizes(count=1 << 22, block=256, duration_ns=40_000, num_long=60)
     with (
         open_cuda(),
-        closing(Workshop(sizes)) as shop,
+        closing(Workshop(_FULL_SIZES)) as shop,
         Stream(priority="low") as low,
         Stream(priority="high") as high,
     ):
@@ -124,7 +126,9 @@ def preempted(options: argparse.Namespace) -> Any:
     return rows
 
 
-def _calls(other: Stream) -> dict[str, Callable[[], object]]:
+def _calls(
+    other: Stream, memory: DeviceMemory, pinned: PinnedMemory
+) -> dict[str, Callable[[], object]]:
     """Driver calls that a process may make while gates wait, each undone at once."""
 
     def made(kind: Callable[[], Any]) -> Callable[[], object]:
@@ -134,7 +138,6 @@ def _calls(other: Stream) -> dict[str, Callable[[], object]]:
         call("cuMemcpyAsync", memory.pointer, pinned.pointer, 64, other._raw)
         other.synchronize()
 
-    pinned, memory = PinnedMemory(64), DeviceMemory(64)
     return {
         "cuMemAlloc, cuMemFree": made(lambda: DeviceMemory(1 << 20)),
         "cuMemHostAlloc, cuMemFreeHost": made(lambda: PinnedMemory(1 << 20)),
@@ -157,9 +160,11 @@ def calls(options: argparse.Namespace) -> Any:
         open_board("exclusive") as board,
         Stream(priority="low") as stream,
         Stream(priority="high") as other,
+        DeviceMemory(64) as memory,
+        PinnedMemory(64) as pinned,
     ):
         dead, slot = board.take_slot(), board.take_slot()
-        for name, function in _calls(other).items():
+        for name, function in _calls(other, memory, pinned).items():
             function()
             board.raise_key(key_of("real-time", 0, dead), other)
             finish(other)

@@ -50,6 +50,7 @@ def test_the_wheel_ships_the_schema_and_the_command(bare_python: Path) -> None:
     package = Path(_run(bare_python, "-c", code).strip())
     assert (package / "manifest.schema.json").is_file()
     assert (package / "py.typed").is_file()
+    assert (package / "backends" / "kernels" / "gate.ptx").is_file()
     assert "preempt-rt" in _run(bare_python.with_name("preempt-rt"), "--version")
 
 

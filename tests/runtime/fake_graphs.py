@@ -288,6 +288,10 @@ class GraphDriver(FakeDriver):
         self.enqueue(stream, f"write {value:#x}", lambda: self.write(address, 8, value))
         return (0,)
 
+    def cuMemcpyHtoD(self, dst: int, src: Any, num_bytes: int) -> tuple[int]:
+        ctypes.memmove(dst, src.ctypes.data, num_bytes)
+        return (0,)
+
     def cuModuleLoadDataEx(
         self, image: bytes, number: int, options: list[Any], values: list[Any]
     ) -> tuple[int, int | None]:
