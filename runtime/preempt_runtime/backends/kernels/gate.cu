@@ -80,8 +80,7 @@ static __device__ __forceinline__ void gate(Board* board, u32 slot, u64* stamps)
     for (;;) {
         const u64 held = load(&board->slots[lane]);
         const u32 owner = IS_EXCLUSIVE ? load(&board->owner) : 0;
-        u64 own = __shfl_sync(WARP, held, slot);
-        if (own == EMPTY) own = (EMPTY & ~(u64)SLOT_BITS) | slot;  // cancelled: behind every key
+        const u64 own = __shfl_sync(WARP, held, slot);  // cancelled: EMPTY, behind every key
         u64 cause;
         if (__ballot_sync(WARP, held < own) == 0) {
             if (!IS_EXCLUSIVE) break;
