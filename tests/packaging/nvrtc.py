@@ -6,6 +6,7 @@ wheel nvidia-cuda-nvrtc-cu12 12.2 is for x86_64 alone. It needs no GPU.
 
 import ctypes
 import importlib.metadata
+import subprocess
 import sys
 from pathlib import Path
 
@@ -28,6 +29,13 @@ def missing() -> str | None:
             f"{_DISTRIBUTION} is not installed; `pip install {_DISTRIBUTION}=={VERSION}` (x86_64)"
         )
     return None if found == VERSION else f"{_DISTRIBUTION} is {found}, the PTX is made by {VERSION}"
+
+
+def compiled_elsewhere(source: Path) -> str:
+    """The PTX of a CUDA C file, by another process: NVRTC changes the locale of its own."""
+    command = [sys.executable, "-m", "tests.packaging.nvrtc", str(source)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+    return done.stdout.decode()
 
 
 def compiled(source: Path) -> str:
@@ -68,9 +76,12 @@ def _check(code: int) -> None:
 
 
 def main() -> None:
-    """Write the PTX beside each source."""
+    """Write the PTX beside each source; of the one named, to stdout."""
     if reason := missing():
         sys.exit(reason)
+    if sys.argv[1:]:
+        sys.stdout.buffer.write(compiled(Path(sys.argv[1])).encode())
+        return
     for source in SOURCES:
         source.with_suffix(".ptx").write_text(compiled(source), encoding="utf-8")
         print(source.with_suffix(".ptx").relative_to(ROOT))
