@@ -65,9 +65,9 @@ class AdditivePaths:
         """The best chain under the bound: two monotone queues from the last position back.
 
         `cost[j]` is the least objective of what follows position j, `worst[j]` the least maximum
-        among those. Ends k of equal price + cost are kept in a stack without those that a
-        smaller k beats in `worst`: along it S_k falls and worst_k rises, so the least
-        max(f_j + S_k, worst_k) is where the two cross, found by bisection.
+        among those. The window holds the ends within reach by price + cost, each sum once, with
+        those ends k of that sum that no smaller k beats in `worst`: along them S_k falls and
+        worst_k rises, so the least max(f_j + S_k, worst_k) is where the two cross.
         """
         longest_ns = allowed_prediction_ns(self._headroom_frac, bound_ns)
         reach = np.searchsorted(self._elapsed, longest_ns - self._offsets, side="right") - 1
@@ -76,33 +76,32 @@ class AdditivePaths:
         total: list[int] = [NEVER_NS] * last + [0]  # price of a cut at k and what follows it
         cost: list[int] = [NEVER_NS] * last + [0]
         worst: list[int] = [0] * (last + 1)
-        window: deque[int] = deque()
-        stacks: dict[int, tuple[list[int], list[int]]] = {}
+        window: deque[tuple[int, list[int], list[int]]] = deque()
         for start in range(last - 1, -1, -1):
             end = start + 1
             if cost[end] < NEVER_NS:
-                total[end] = self._price[end] + cost[end]
-                while window and total[window[0]] >= total[end]:
+                total_ns = total[end] = self._price[end] + cost[end]
+                while window and window[0][0] > total_ns:
                     window.popleft()
-                window.appendleft(end)
-                ends, keys = stacks.setdefault(total[end], ([], []))
+                if not window or window[0][0] < total_ns:
+                    window.appendleft((total_ns, [], []))
+                _, ends, keys = window[0]
                 while ends and worst[ends[-1]] >= worst[end]:
                     ends.pop()
                     keys.pop()
                 ends.append(end)
                 keys.append(worst[end] - elapsed[end])
-            while window and window[-1] > reach_of[start]:
+            while window and window[-1][1][-1] > reach_of[start]:
                 window.pop()
             if not window:
                 continue
-            cost[start] = total[window[-1]]
-            ends, keys = stacks[cost[start]]
+            cost[start], ends, keys = window[-1]
             offset_ns = offsets[start]
-            cross = bisect_left(keys, offset_ns)
-            worst[start] = min(
-                max(offset_ns + elapsed[end], worst[end])
-                for end in ends[max(cross - 1, 0) : cross + 1]
-            )
+            cross = bisect_left(keys, offset_ns)  # from here on worst_k is the larger of the two
+            least_ns = worst[ends[cross]] if cross < len(ends) else NEVER_NS
+            if cross > 0:
+                least_ns = min(least_ns, offset_ns + elapsed[ends[cross - 1]])
+            worst[start] = least_ns
         if cost[0] >= NEVER_NS:
             return None
         return self._walk(total, cost, worst)
