@@ -32,7 +32,8 @@ def output_of(proto: onnx.ModelProto) -> Any:
 def defined_output_of(proto: onnx.ModelProto) -> Any:
     """By ONNX's definitions: fp16 QuantizeLinear of ONNX Runtime truncates on some processors."""
     in_order = gs.export_onnx(gs.import_onnx(proto).toposort())
-    return ReferenceEvaluator(in_order).run(None, {"x": X})[0]
+    outputs: Any = ReferenceEvaluator(in_order).run(None, {"x": X})
+    return outputs[0]
 
 
 def prepared(proto: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
