@@ -7,7 +7,7 @@ caller pins it with `manifest_sha256`. Load only what you would execute.
 import hashlib
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from preempt_runtime.errors import BundleError
 from preempt_runtime.manifest import (
     MANIFEST_NAME,
     MAX_MANIFEST_BYTES,
+    SEGMENTS,
     Artefact,
     Manifest,
     PlanSpec,
@@ -156,6 +157,7 @@ def choose_plan(
     *,
     plan_id: str | None = None,
     wished_fields: Mapping[str, str | int] | None = None,
+    mechanisms: Sequence[str] = (SEGMENTS,),
 ) -> PlanSpec:
     """The first plan, or the named one, whose device artefacts were made for this machine.
 
@@ -165,6 +167,7 @@ def choose_plan(
             leaves out, such as the graph's digest, are not compared.
         plan_id: Consider no other plan than this one.
         wished_fields: Compared, too, but only with a KEY that has such a field.
+        mechanisms: What the device can run, what it had better run first.
 
     Raises:
         BundleError: no plan matches, with what differs; or there is no plan of that name.
@@ -175,8 +178,10 @@ def choose_plan(
         asked = "no plan" if plan_id is None else f"no plan {brief(plan_id)}"
         raise BundleError(f"{bundle.root}: {asked}, it holds {ids}; name one of these")
     left_out: list[tuple[PlanSpec, list[str]]] = []
-    for plan in plans:
+    for plan in sorted(plans, key=lambda plan: _place_in(mechanisms, plan.mechanism)):
         differences = _differences(bundle.manifest, plan, local_fields, wished_fields or {})
+        if plan.mechanism not in mechanisms:
+            differences.append(f"a plan of {plan.mechanism}, asked for: {' or '.join(mechanisms)}")
         if not differences:
             return plan
         _log.info("%s: plan %s left out: %s", bundle.root, brief(plan.id), "; ".join(differences))
@@ -189,6 +194,10 @@ def choose_plan(
         f" {'; '.join(differences)}; compile it on this machine: preemptc compile"
         f" {bundle.root / 'graph' / 'model.onnx'} --target {closest.target}"
     )
+
+
+def _place_in(mechanisms: Sequence[str], mechanism: str) -> int:
+    return mechanisms.index(mechanism) if mechanism in mechanisms else len(mechanisms)
 
 
 def _unbuilt(bundle: Bundle, plan: PlanSpec) -> str:

@@ -17,14 +17,16 @@ from typing import Any
 
 SCHEMA = "preemptc/manifest"
 SCHEMA_MAJOR = 1
-SCHEMA_MINOR = 0
+SCHEMA_MINOR = 1
 KNOWN_FEATURES = frozenset({"segments"})
-MECHANISMS = frozenset({"segments"})
+SEGMENTS, GATES = "segments", "gates"
+MECHANISMS = frozenset({SEGMENTS, GATES})
 QUANTILES = ("p50", "p99", "max")
 SOURCES = ("measured", "estimated")
 MANIFEST_NAME = "manifest.json"
 PROFILE_NAME = "profile.json"
 SEGMENTS_PLAN_ID = "segments"
+GATES_PLAN_ID = "gates"
 WHOLE_PLAN_ID = "whole"
 """The plan of the network in one piece, which others are compared with."""
 MAX_MANIFEST_BYTES = 64 << 20
@@ -95,8 +97,25 @@ class SegmentSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GateSpec:
+    """What of one engine's captured graph a plan of gates rests on.
+
+    `fingerprint` is that of the graph without gates: another one at load means that other kernels
+    run, and that the plan does not apply. `num_nodes` are the graph's nodes, `gate_ns` what a gate
+    costs that nobody has to wait at.
+    """
+
+    fingerprint: str
+    num_nodes: int
+    gate_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PlanSpec:
     """One way to run one graph on one device: its segments in order, and the bound they keep.
+
+    Of mechanism `gates` all segments are stretches of one engine, `range` are nodes of the graph
+    that its enqueue is captured into, and a gate stands before each stretch.
 
     `key` names the device artefacts (None: nothing is built yet). `boundaries` are the tensors
     that segments hand over, in the layout that the device uses; the graph's inputs and outputs,
@@ -116,6 +135,7 @@ class PlanSpec:
     boundaries: tuple[TensorSpec, ...]
     segments: tuple[SegmentSpec, ...]
     chained: Latency | None
+    gates: GateSpec | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable
 
 from preempt_runtime.manifest import (
+    GATES,
     ITEM_BYTES,
     MANIFEST_NAME,
     MAX_RANK,
@@ -12,6 +13,7 @@ from preempt_runtime.manifest import (
     QUANTILES,
     SOURCES,
     CheckSpec,
+    GateSpec,
     GraphSpec,
     Latency,
     Manifest,
@@ -24,6 +26,7 @@ from preempt_runtime.strict_json import Place, brief
 from preempt_runtime.units import fmt_bytes
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_FINGERPRINT = re.compile(r"[0-9a-f]{16}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -160,7 +163,13 @@ def _check_plan(manifest: Manifest, plan: PlanSpec, place: Place) -> None:
         if segment_keys.get(segment.path, "absent") != plan.key:
             what = f"{brief(segment.path)} is not an artefact of key {brief(plan.key)}"
             raise at.field("path").refuse(what)
-    _check_ranges(plan.segments, place.field("segments"))
+    _check_ranges([each.range for each in plan.segments], place.field("segments"))
+    if plan.mechanism == GATES:
+        _check_gates(graph, plan, place)
+        return
+    if plan.gates is not None:
+        raise place.field("gates").refuse(f"found in a plan of {plan.mechanism}, expected null")
+    _check_source_ranges(plan.segments, place.field("segments"))
     _check_dataflow(graph, plan, place)
 
 
@@ -169,8 +178,6 @@ def _check_segment(segment: SegmentSpec, place: Place, *, is_measured: bool) -> 
     _check_at_least(segment.live_bytes, 0, place.field("live_bytes"))
     _check_at_least(segment.predicted_ns, 0, place.field("predicted_ns"))
     _check_unique(segment.inputs, place.field("inputs"))
-    if not segment.outputs:
-        raise place.field("outputs").refuse("found none, at least 1")
     check_latency(segment.latency, place.field("latency"))
     if is_measured and segment.latency is None:
         raise place.field("latency").refuse("found null in a plan whose source is measured")
@@ -190,23 +197,63 @@ def check_latency(latency: Latency | None, place: Place) -> None:
     _check_at_least(latency.num_samples, 1, place.field("num_samples"))
 
 
-def _check_ranges(segments: tuple[SegmentSpec, ...], place: Place) -> None:
-    """Executed nodes are covered once, in order; a segment may hold no whole source node."""
-    end, source_end = 0, segments[0].source_range[0]
-    _check_at_least(source_end, 0, place.item(0).field("source_range"))
+def _check_ranges(ranges: Iterable[tuple[int, int]], place: Place) -> None:
+    """Executed nodes are covered once, in order."""
+    start = 0
+    for idx, found in enumerate(ranges):
+        if found[0] != start or found[1] <= start:
+            what = f"found {list(found)}, expected a range that starts at {start} and ends after"
+            raise place.item(idx).field("range").refuse(what)
+        start = found[1]
+
+
+def _check_source_ranges(segments: tuple[SegmentSpec, ...], place: Place) -> None:
+    """In order, too; a segment may hold no whole source node."""
+    end = segments[0].source_range[0]
+    _check_at_least(end, 0, place.item(0).field("source_range"))
     for idx, segment in enumerate(segments):
-        at = place.item(idx)
-        if segment.range[0] != end or segment.range[1] <= end:
-            what = (
-                f"found {list(segment.range)}, expected a range that starts at {end} and ends after"
-            )
-            raise at.field("range").refuse(what)
-        if segment.source_range[0] != source_end or segment.source_range[1] < source_end:
-            what = (
-                f"found {list(segment.source_range)}, expected a range that starts at {source_end}"
-            )
-            raise at.field("source_range").refuse(what)
-        end, source_end = segment.range[1], segment.source_range[1]
+        found = segment.source_range
+        if found[0] != end or found[1] < end:
+            what = f"found {list(found)}, expected a range that starts at {end}"
+            raise place.item(idx).field("source_range").refuse(what)
+        end = found[1]
+
+
+def _check_gates(graph: GraphSpec, plan: PlanSpec, place: Place) -> None:
+    """Stretches of one engine: one file, all its nodes, and nothing handed over."""
+    if plan.gates is None:
+        raise place.field("gates").refuse("found null in a plan of gates")
+    _check_gate_spec(plan.gates, place.field("gates"))
+    if plan.key is None:
+        raise place.field("key").refuse("found null: where gates stand is known of engines alone")
+    if plan.boundaries:
+        raise place.field("boundaries").refuse("found some: one engine hands nothing over")
+    first, last = plan.segments[0], plan.segments[-1]
+    _check_at_least(first.source_range[0], 0, place.field("segments").item(0).field("source_range"))
+    if (end := last.range[1]) != plan.gates.num_nodes:
+        at = place.field("gates").field("num_nodes")
+        raise at.refuse(f"found {plan.gates.num_nodes}, the segments end at {end}")
+    inputs = {tensor.name for tensor in graph.inputs}
+    outputs = {tensor.name for tensor in graph.outputs}
+    for idx, segment in enumerate(plan.segments):
+        at = place.field("segments").item(idx)
+        if segment.path != first.path:
+            raise at.field("path").refuse(f"found {brief(segment.path)}, all are of one engine")
+        if segment.source_range != first.source_range or segment.source_range[1] < 0:
+            raise at.field("source_range").refuse("all are of one engine, so of the same nodes")
+        if set(segment.inputs) != (inputs if idx == 0 else set()):
+            raise at.field("inputs").refuse("the first reads the graph's inputs, no other any")
+        if set(segment.outputs) != (outputs if segment is last else set()):
+            raise at.field("outputs").refuse("the last writes the graph's outputs, no other any")
+
+
+def _check_gate_spec(gates: GateSpec, place: Place) -> None:
+    if _FINGERPRINT.fullmatch(gates.fingerprint) is None:
+        raise place.field("fingerprint").refuse(
+            f"found {brief(gates.fingerprint)}, expected 16 hexadecimal digits in lower case"
+        )
+    _check_at_least(gates.num_nodes, 1, place.field("num_nodes"))
+    _check_at_least(gates.gate_ns, 0, place.field("gate_ns"))
 
 
 def _check_dataflow(graph: GraphSpec, plan: PlanSpec, place: Place) -> None:
@@ -217,6 +264,8 @@ def _check_dataflow(graph: GraphSpec, plan: PlanSpec, place: Place) -> None:
     handed: set[str] = set()
     for idx, segment in enumerate(plan.segments):
         at = place.field("segments").item(idx)
+        if not segment.outputs:
+            raise at.field("outputs").refuse("found none, at least 1")
         for name in segment.inputs:
             if name not in inputs and name not in produced:
                 what = f"{brief(name)} is no input of the graph and no earlier segment produces it"

@@ -12,6 +12,7 @@ from typing import Any
 from preempt_runtime.manifest import (
     KNOWN_FEATURES,
     MAX_MANIFEST_BYTES,
+    MECHANISMS,
     SCHEMA,
     SCHEMA_MAJOR,
     SCHEMA_MINOR,
@@ -56,6 +57,7 @@ def manifest_from_json(text: str | bytes, where: str) -> Manifest:
         raise place.refuse(f'no "schema": "{SCHEMA}"', "give the manifest.json of a bundle")
     minor = _read_version(document.pop("schema_version", None), place.field("schema_version"))
     _check_features(document.get("requires"), place.field("requires"))
+    _bring_up_to_date(document.get("plans"), minor)
     manifest = record_from_value(
         document, Manifest, place, name_of=json_name, is_lenient=minor > SCHEMA_MINOR
     )
@@ -76,6 +78,23 @@ def _read_version(version: Any, place: Place) -> int:
     if minor <= SCHEMA_MINOR and (unknown := sorted(set(version) - {"major", "minor"})):
         raise place.field(unknown[0]).refuse(f"no such field in schema {major}.{minor}")
     return minor
+
+
+def _bring_up_to_date(plans: Any, minor: int) -> None:
+    """Say of an older file's plans what this version does; leave out what only a newer one runs."""
+    if not isinstance(plans, list):
+        return
+    if minor < 1:  # no gates yet
+        for plan in plans:
+            if isinstance(plan, dict) and "gates" not in plan:
+                plan["gates"] = None
+    if minor > SCHEMA_MINOR:
+        plans[:] = [plan for plan in plans if not _is_of_newer_mechanism(plan)]
+
+
+def _is_of_newer_mechanism(plan: Any) -> bool:
+    mechanism = plan.get("mechanism") if isinstance(plan, dict) else None
+    return isinstance(mechanism, str) and mechanism not in MECHANISMS
 
 
 def _check_features(requires: Any, place: Place) -> None:

@@ -8,6 +8,7 @@ from preempt_runtime.manifest import (
     MANIFEST_NAME,
     Artefact,
     CheckSpec,
+    GateSpec,
     GraphSpec,
     Latency,
     Manifest,
@@ -108,6 +109,39 @@ def _segment(
         live_bytes=64,
         predicted_ns=1000 * (nodes[1] - nodes[0]),
         latency=latency,
+    )
+
+
+def make_gates_plan() -> PlanSpec:
+    """A plan of three stretches of the engine that the first segment's file stands for."""
+    latency = Latency(p50_ns=1000, p99_ns=1200, max_ns=1500, num_samples=50)
+    ranges = ((0, 3), (3, 50), (50, 105))
+    return PlanSpec(
+        id="gates",
+        graph="main",
+        target="cpu",
+        key=KEY,
+        mechanism="gates",
+        bound_ns=2000,
+        bound_quantile="p99",
+        margin_frac=0.0,
+        source="measured",
+        boundaries=(),
+        segments=tuple(
+            SegmentSpec(
+                path=f"engines/{KEY}/segment-000.onnx",
+                range=nodes,
+                source_range=(0, 9),
+                inputs=("x",) if nodes[0] == 0 else (),
+                outputs=("early", "y") if nodes[1] == 105 else (),
+                live_bytes=0,
+                predicted_ns=1000,
+                latency=latency,
+            )
+            for nodes in ranges
+        ),
+        chained=Latency(p50_ns=3100, p99_ns=3500, max_ns=3600, num_samples=50),
+        gates=GateSpec(fingerprint="0123456789abcdef", num_nodes=105, gate_ns=850),
     )
 
 

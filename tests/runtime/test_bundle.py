@@ -99,7 +99,7 @@ def test_huge_manifest_is_refused_before_it_is_read(root: Path) -> None:
 def test_other_schema_is_refused(root: Path) -> None:
     text = (root / MANIFEST_NAME).read_text("utf-8").replace('"major": 1', '"major": 2')
     (root / MANIFEST_NAME).write_text(text, "utf-8")
-    with pytest.raises(BundleError, match=r"found schema 2\.0, this runtime reads 1\.x; update"):
+    with pytest.raises(BundleError, match=r"found schema 2\.1, this runtime reads 1\.x; update"):
         open_bundle(root)
 
 
