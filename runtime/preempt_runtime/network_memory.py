@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from preempt_runtime.manifest import Manifest, PlanSpec
+from preempt_runtime.manifest import GATES, Manifest, PlanSpec
 
 _EXTENSION, _ENGINES = "preemptc", "engines"
 _ALIGNMENT = 256  # of the scratch block
@@ -23,6 +23,9 @@ class NetworkMemory:
     outputs, `interface_bytes`, once on the device and once in pinned host memory, or only there
     with `is_zero_copy`. On a CPU there are neither contexts nor graphs, and everything lies once in
     host memory.
+
+    With gates the plan is one engine, in one context and one graph; its jobs interleave, so that
+    each has scratch memory of its own.
     """
 
     backend: str
@@ -33,6 +36,7 @@ class NetworkMemory:
     weights_bytes: int | None = None
     scratch_bytes: int | None = None
     is_zero_copy: bool = False
+    has_scratch_per_job: bool = False
 
     @property
     def is_on_gpu(self) -> bool:
@@ -65,7 +69,9 @@ class NetworkMemory:
         if self.scratch_bytes is None:
             return None
         weights_bytes = self.engine_bytes if self.weights_bytes is None else self.weights_bytes
-        return weights_bytes + self.scratch_bytes + num_jobs * self.device_bytes_per_job
+        num_scratches = num_jobs if self.has_scratch_per_job else 1
+        per_jobs = num_scratches * self.scratch_bytes + num_jobs * self.device_bytes_per_job
+        return weights_bytes + per_jobs
 
 
 def scratch_block_bytes(needed: int) -> int:
@@ -85,6 +91,8 @@ def memory_from_manifest(manifest: Manifest, plan: PlanSpec) -> NetworkMemory | 
     if plan.key is None:
         return None
     paths = [segment.path for segment in plan.segments]
+    if plan.mechanism == GATES:
+        paths = paths[:1]
     sizes = {artefact.path: artefact.num_bytes for artefact in manifest.artefacts}
     told = [_told(manifest, path) for path in paths]
     weights = [_size(engine, "weights_bytes") for engine in told]
@@ -100,6 +108,7 @@ def memory_from_manifest(manifest: Manifest, plan: PlanSpec) -> NetworkMemory | 
         interface_bytes=interface_bytes(manifest, plan),
         weights_bytes=sum(known_weights) if len(known_weights) == len(paths) else None,
         scratch_bytes=scratch_block_bytes(max(known_scratch)) if all_known else None,
+        has_scratch_per_job=plan.mechanism == GATES,
     )
 
 
