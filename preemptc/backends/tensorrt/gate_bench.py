@@ -43,8 +43,7 @@ class TrtGateBench:
     """One engine bound to the tensors of one job, and the graph of its enqueue.
 
     Args:
-        engine: outlives this, as do its buffers and the stream.
-        buffers: of one engine, warmed up.
+        buffers: of one engine, warmed up; they outlive this, as does the stream.
         graph: the network's interface.
         name: what messages call the network.
         stream: nobody else may use it meanwhile.
@@ -56,7 +55,6 @@ class TrtGateBench:
 
     def __init__(
         self,
-        engine: Any,
         buffers: TrtBuffers,
         graph: GraphSpec,
         name: str,
@@ -66,8 +64,6 @@ class TrtGateBench:
     ) -> None:
         self.buffers, self.stream = buffers, stream
         self._graph = graph
-        if number := getattr(engine, "num_aux_streams", 0):
-            raise GateRefusal(f"the engine runs kernels on {number} more streams beside its own")
         with ExitStack() as stack:
             try:
                 self._feed(0)
@@ -234,7 +230,7 @@ def open_gates(
         with (
             Scratch([whole]) as scratch,
             bind([whole], [interface], graph, (), name, scratch, stream) as buffers,
-            TrtGateBench(whole, buffers, graph, name, stream, mode=mode) as bench,
+            TrtGateBench(buffers, graph, name, stream, mode=mode) as bench,
         ):
             yield bench
 
