@@ -283,6 +283,7 @@ def test_a_gate_that_gave_up_voids_the_measurement(
 # Targets without gates
 
 
+@pytest.mark.usefixtures("quick_measurements")
 def test_a_cpu_has_no_gates(tmp_path: Path) -> None:
     path = onnx_models.save(onnx_models.chain(4), tmp_path / "net.onnx")
     compiler, output = Compiler(tmp_path / "cache"), tmp_path / "net.bundle"
