@@ -1,4 +1,4 @@
-"""The pipeline on one screen: load, lower, profile, candidates, search, segments, check, pack.
+"""The pipeline: load, lower, profile, candidates, search, segments (or gates), check, pack.
 
 Each stage takes values and returns one; what a stage computes stands in the cache under the hash
 of everything that it depends on.
@@ -107,7 +107,7 @@ def _build_here(
     packed: Path, prepared: Prepared, options: CompileOptions, cache: BuildCache,
     progress: Progress,
 ) -> Made:  # fmt: skip
-    """Profile, candidates, search, build, measure, check and pack, where the device is."""
+    """Profile, then gates in the whole engine, or segments, as was asked; where the device is."""
     lowered = prepared.lowered
     recorded = read_inputs(options.inputs, graph_spec(lowered)) if options.inputs else ()
     with prepared.backend.bench(prepared.model, lowered, progress) as bench:

@@ -1,7 +1,7 @@
 """Plans of gates on a GPU, from `preemptc compile` to `verify`; run test_gates.py before.
 
 EXPERIMENTAL: it was written where there is no GPU. Run it alone, with `-x -s`: it prints what it
-measured. Nothing waits at a gate here, and one that does passes by itself after a fifth of a second.
+measured. Nothing waits at a gate here; one that does passes by itself after a fifth of a second.
 """
 
 import faulthandler

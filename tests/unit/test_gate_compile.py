@@ -13,8 +13,10 @@ import pytest
 from preempt_runtime.backends.gate_board import GateBoard, GiveUp
 from preempt_runtime.bundle import Bundle, open_bundle
 from preempt_runtime.manifest import Latency
+from preemptc.backends import GateRefusal, open_gates
 from preemptc.compile_options import DEFAULT_MECHANISM, options_from_request
 from tests.gpu.commands import Argument, Compiler
+from tests.runtime.bundle_fixture import make_test_manifest
 from tests.runtime.fake_graphs import UNSUPPORTED_PTX, CUgraphNodeType
 from tests.runtime.test_manifest import SCHEMA
 from tests.unit import onnx_models
@@ -23,9 +25,12 @@ from tests.unit.timed_gpu import KERNEL_NS, Gpu, installed
 BOUND = ("--max-segment", "130us")
 
 
+JETPACK_6 = {"tensorrt": "8.6.1", "version": 12020, "bindings": 12}
+
+
 @pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gpu]:
-    yield from installed(monkeypatch)
+def gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gpu]:
+    yield from installed(monkeypatch, **getattr(request, "param", {}))
 
 
 @pytest.fixture
@@ -110,6 +115,21 @@ def test_the_check_compares_with_the_same_engine_without_gates(shop: Shop, tmp_p
     )  # fmt: skip
     assert check.is_against_whole
     assert report["check"]["num_inputs"] == 3
+
+
+@pytest.mark.parametrize("gpu", [JETPACK_6], indirect=True)
+def test_an_old_driver_tells_no_names_of_kernels(shop: Shop, gpu: Gpu) -> None:
+    report = shop.report()
+    assert report["gates"]["node_names"] == [None] * 8
+    assert len(shop.bundle.manifest.plans[1].segments) == 4
+    assert "longest kernel 50.1 us, node 0 overhead" in shop.text()
+    gpu.driver.kernel_ns["relu2"] = 500_000
+    found = shop.compiler.refused(*shop.words("--max-segment", "131us"))
+    assert found.startswith("kernel node 5 alone takes 500 us, limit 131 us; ")
+    gpu.driver.captured_edges = {(idx, idx + 1): int(idx == 3) for idx in range(7)}
+    assert "no gates: cuGraphGetEdges failed" in (
+        shop.compiler.refused(*shop.words("--max-segment", "132us"))
+    )
 
 
 @pytest.mark.parametrize(
@@ -299,6 +319,11 @@ def test_a_cpu_has_no_gates(tmp_path: Path) -> None:
         "segments, not gates: gates need TensorRT, this is ONNX Runtime on the CPU"
     )
     assert not any("gates" in note for note in compiler.json(*words, "segments")["notes"])
+
+
+def test_an_engine_of_another_backend_has_no_gates() -> None:
+    with pytest.raises(GateRefusal, match="gates need TensorRT, which target 'cpu' is not of"):
+        open_gates("cpu", b"", make_test_manifest().graphs[0], "net")
 
 
 @pytest.mark.parametrize("mechanism", ["gates", "auto"])

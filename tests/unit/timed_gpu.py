@@ -25,8 +25,8 @@ KERNEL_NS = 50_000
 class TimedDriver(GraphDriver):
     """`kernel_ns` says what a kernel takes, by its name; `takes` what it takes at its n-th run."""
 
-    def __init__(self, seed: int = 0) -> None:
-        super().__init__(seed=seed)
+    def __init__(self, **how: int) -> None:
+        super().__init__(**how)
         self.memory_bytes = 1 << 26
         self.attributes |= {20: 0, 90: 1}
         self.kernel_ns: dict[str, int] = {}
@@ -64,9 +64,9 @@ class TimedDriver(GraphDriver):
 class Gpu:
     """The driver, TensorRT and its builder."""
 
-    def __init__(self, driver: TimedDriver) -> None:
+    def __init__(self, driver: TimedDriver, tensorrt: str) -> None:
         self.driver = driver
-        self.trt = FakeTensorRT(driver, "10.3.0")
+        self.trt = FakeTensorRT(driver, tensorrt)
         self.trt.has_kernel_per_layer = True
         self.builder = FakeBuilder(self.trt)
 
@@ -81,9 +81,11 @@ class Gpu:
         self.trt.computes = run
 
 
-def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gpu]:
+def installed(
+    monkeypatch: pytest.MonkeyPatch, tensorrt: str = "10.3.0", **how: int
+) -> Iterator[Gpu]:
     """Put the fakes in place of the libraries, and let few runs do; nothing must stay open."""
-    gpu = Gpu(TimedDriver())
+    gpu = Gpu(TimedDriver(**how), tensorrt)
     monkeypatch.setattr(cuda_driver, "driver", gpu.driver)
     monkeypatch.setattr(cuda_driver, "library", lambda: gpu.driver.library)
     monkeypatch.setitem(sys.modules, "tensorrt", gpu.trt.module)
