@@ -120,6 +120,7 @@ class FakeTensorRT:
         self.refuses_capture = False
         self.fails_execution_of: float | None = None
         self.has_kernel_per_layer = False  # the last one computes
+        self.extra_kernels: tuple[str, ...] = ()  # before those
         self.computes: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
         self.loggers: list[Any] = []
         self.scratch_of_runs: list[int] = []
@@ -288,7 +289,7 @@ class Context:
         scratch = self._scratch
         *before, last = [f"engine +{add:g}"]
         if trt.has_kernel_per_layer:
-            *before, last = self._engine.fields["layers"]
+            *before, last = (*trt.extra_kernels, *self._engine.fields["layers"])
         for label in before:
             trt.driver.enqueue(stream, label, lambda: None)
         trt.driver.enqueue(stream, last, lambda: self._compute(scratch))

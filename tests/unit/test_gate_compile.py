@@ -161,6 +161,18 @@ def test_a_slow_stretch_gets_another_gate(shop: Shop, gpu: Gpu) -> None:
     assert f"stretches {len(ranges)}, a gate of" in text
 
 
+def test_a_graph_may_have_more_nodes_than_the_network(shop: Shop, gpu: Gpu) -> None:
+    """What a memset clears stays with the kernel behind it."""
+    gpu.trt.extra_kernels = ("early", "zero")
+    gpu.driver.kinds["zero"] = CUgraphNodeType.CU_GRAPH_NODE_TYPE_MEMSET
+    report = shop.report("--max-overhead", "50%")
+    assert (report["gates"]["nodes"], report["gates"]["kernels"]) == (10, 9)
+    ranges = [segment.range for segment in shop.bundle.manifest.plans[1].segments]
+    assert ranges[:3] == [(0, 1), (1, 3), (3, 4)]
+    assert "captured graph 10 nodes" in shop.text("inspect", shop.output)
+    assert "9 kernels of 10 nodes" in shop.text(*shop.words("--max-overhead", "50%"))
+
+
 def test_branches_are_timed_too_and_the_width_is_told(shop: Shop, gpu: Gpu) -> None:
     pairs = [(0, 1), (1, 2), (1, 3), (2, 4), (3, 5), (4, 5), (5, 6), (6, 7)]
     gpu.driver.captured_edges = dict.fromkeys(pairs, 0)
@@ -298,6 +310,19 @@ def test_a_gate_that_gave_up_voids_the_measurement(
     assert "gates: 1 passed by their limits while nothing else was to run (it waited)" in (
         shop.refusal()
     )
+
+
+def test_a_gate_that_gave_up_voids_the_check(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    gave_up = GiveUp(reason="it waited", slot=0, holder=1, time_ns=1, is_expiry=False)
+    asked = 0
+
+    def give_ups(board: GateBoard) -> tuple[GiveUp, ...]:
+        nonlocal asked
+        asked += 1
+        return (gave_up,) if asked == 3 else ()
+
+    monkeypatch.setattr(GateBoard, "give_ups", give_ups)
+    assert "gates: 1 passed by their limits" in shop.refusal()
 
 
 # Targets without gates

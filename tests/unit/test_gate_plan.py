@@ -146,6 +146,13 @@ def test_rounds_end_even_if_every_plan_breaks_the_bound_a_little() -> None:
     assert planned(worse, max_segment_ns=5000).measured.longest_ns("p50") <= 4850
 
 
+def test_what_a_gate_takes_is_not_taken_for_work() -> None:
+    """A stretch of four costs more than it seems; one of three does not, if that is learnt."""
+    bench = FakeGateBench((50,) * 12, lambda start, end: 100 + 30 * (end - start >= 4))
+    found = planned(bench, max_segment_ns=320).measured
+    assert [end - start for start, end in found.plan.segments] == [3, 3, 3, 3]
+
+
 @pytest.mark.parametrize("number", [1, 2, 4, 6])
 def test_so_many_stretches_as_were_asked(number: int) -> None:
     found = planned(FakeGateBench(), num_segments=number).measured
