@@ -289,7 +289,7 @@ class Context:
         scratch = self._scratch
         *before, last = [f"engine +{add:g}"]
         if trt.has_kernel_per_layer:
-            *before, last = (*trt.extra_kernels, *self._engine.fields["layers"])
+            *before, last = [*trt.extra_kernels, *self._engine.fields["layers"]]
         for label in before:
             trt.driver.enqueue(stream, label, lambda: None)
         trt.driver.enqueue(stream, last, lambda: self._compute(scratch))
