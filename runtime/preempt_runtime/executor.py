@@ -13,6 +13,8 @@ from preempt_runtime.clock import Clock
 from preempt_runtime.device import Array, Device
 from preempt_runtime.dispatcher import Dispatcher
 from preempt_runtime.errors import InputError, PreemptError
+from preempt_runtime.gate_dispatcher import GateDispatcher
+from preempt_runtime.gated_device import GatedDevice
 from preempt_runtime.handle import JobHandle
 from preempt_runtime.inbox import Inbox
 from preempt_runtime.instruments import Instruments
@@ -20,7 +22,7 @@ from preempt_runtime.integrity import check_books, counts_from_queue
 from preempt_runtime.job import Job
 from preempt_runtime.mailbox import TaskQueue
 from preempt_runtime.ownership import Ownership
-from preempt_runtime.policies import Policy, check_needs, policy_from_name
+from preempt_runtime.policies import Policy, check_needs, gate_policy, policy_from_name
 from preempt_runtime.records import Instrument
 from preempt_runtime.run_loop import RunLoop
 from preempt_runtime.source import Arrivals, MakeInputs, Source
@@ -45,19 +47,21 @@ class Executor:
     `switch_interval_s` is the interpreter's switch interval while the executor runs; None leaves
     it as it is. `policy` may be the name of one in `policies`.
 
+    On a device with gates jobs are launched whole, and many are on it at a time.
+
     With a `depth` above 1 the device gets the next segment while one runs. It saves the time
     between two segments, and costs blocking: an urgent job waits for all that is in flight.
 
     With `admission`, a task joins or changes only if the analysis lets it.
 
     Raises:
-        InputError: no policy has that name, the device does not allow such a depth, or admission
-            analyses another policy or depth.
+        InputError: no policy has that name, the device does not allow such a depth, its gates
+            cannot keep the policy's order, or admission analyses another policy or depth.
     """
 
     def __init__(
         self,
-        device: Device,
+        device: Device | GatedDevice,
         policy: Policy | str,
         clock: Clock,
         instruments: Iterable[Instrument] = (),
@@ -81,7 +85,13 @@ class Executor:
         self._new_job_id = itertools.count().__next__
         self._books = Books(policy, clock.now_ns, Instruments(instruments))
         self._agenda = Agenda(self._books, clock.now_ns, self._new_job_id)
-        self._dispatcher = Dispatcher(device, policy, clock, self._books, self._agenda, depth)
+        self._dispatcher: Dispatcher | GateDispatcher
+        if isinstance(device, GatedDevice):
+            self._dispatcher = GateDispatcher(
+                device, gate_policy(policy), clock, self._books, self._agenda
+            )
+        else:
+            self._dispatcher = Dispatcher(device, policy, clock, self._books, self._agenda, depth)
         self._inbox = Inbox()
         self._books.returned = lambda queue: self._inbox.post(self._books.relist, queue)
         self._loop = RunLoop(self._dispatcher, self._agenda, self._inbox, clock, switch_interval_s)
@@ -220,6 +230,21 @@ class Executor:
             reason = f": {self._crash}" if self._crash is not None else ""
             raise PreemptError(f"task {task_name!r}: the executor is closed{reason}")
         return JobHandle(job, self._cancel)
+
+    def announce(self, task_name: str) -> bool:
+        """Hold less urgent jobs back at their gates for the task's next job, which comes soon.
+
+        It saves that job the wait for the stretch that runs. It expires by itself after 2 ms, and
+        has no effect on a device without gates; whether this one has them.
+
+        Raises:
+            InputError: there is no such task.
+        """
+        queue = self._queue(task_name)
+        if not isinstance(self._dispatcher, GateDispatcher):
+            return False
+        self._inbox.post(self._dispatcher.announce, queue)
+        return True
 
     def add_source(self, task_name: str, arrivals: Arrivals, make_inputs: MakeInputs) -> None:
         """Release jobs of a task for one run: the present one, or else the next.
@@ -370,7 +395,7 @@ class Executor:
                 raise PreemptError(f"the executor {who}; let it end, then close it")
             with self._ownership.reserved():
                 self._end_all()
-                self._dispatcher.close_buffers()
+                self._books.close_buffers()
 
     def _claim(self) -> None:
         if self._is_closed:
