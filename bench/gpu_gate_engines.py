@@ -77,8 +77,8 @@ def run(loaded: Loaded, graph: GatedGraph, board: GateBoard, tier: Tier, order: 
         board,
         key,
         loaded.stream,
-        before=lambda: loaded.buffers._copy_inputs(loaded.stream),
-        after=lambda: loaded.buffers._copy_outputs(loaded.stream),
+        before=lambda: loaded.buffers.copy_inputs(loaded.stream),
+        after=lambda: loaded.buffers.copy_outputs(loaded.stream),
     )
 
 

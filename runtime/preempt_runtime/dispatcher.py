@@ -56,6 +56,9 @@ class Dispatcher:
         """When there is something to do at the latest, if a turn had nothing."""
         return self._agenda.next_due_ns()
 
+    def prepare(self) -> None:
+        """A run may begin at any time."""
+
     def turn(self) -> bool:
         """Whether there was something to do: a job to launch a step of, or a step to wait for."""
         now_ns = self._now_ns()

@@ -64,6 +64,14 @@ class GateDispatcher:
             due.append(self._now_ns() + _LOOK_NS)
         return min(due, default=None)
 
+    def prepare(self) -> None:
+        """Have the device look whether a run may begin.
+
+        Raises:
+            DeviceError: it may not.
+        """
+        self._device.prepare()
+
     def turn(self) -> bool:
         """Whether something was started or has ended, or an urgent job's end is waited for."""
         now_ns = self._now_ns()

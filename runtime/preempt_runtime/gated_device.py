@@ -71,6 +71,14 @@ class GatedDevice(Protocol):
         """Always 1: of the stretches only one runs, however many jobs were launched."""
         ...
 
+    def prepare(self) -> None:
+        """Return if jobs may be started, now that all buffers were used once; between runs.
+
+        Raises:
+            DeviceError: jobs that wait would hold up others; the message says what to do.
+        """
+        ...
+
     def start(self, buffers: JobBuffers, rank: GateRank, *, is_urgent: bool) -> None:
         """Let less urgent jobs wait from now on, and launch all of the job in `buffers`.
 

@@ -137,6 +137,14 @@ class PlanSpec:
     chained: Latency | None
     gates: GateSpec | None = None
 
+    @property
+    def files(self) -> tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...]:
+        """What is loaded, in order: a path, and the tensors that it reads and writes."""
+        if self.mechanism == GATES:
+            first, last = self.segments[0], self.segments[-1]
+            return ((first.path, first.inputs, last.outputs),)
+        return tuple((each.path, each.inputs, each.outputs) for each in self.segments)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GraphSpec:

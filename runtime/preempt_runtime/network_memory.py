@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from preempt_runtime.manifest import Manifest, PlanSpec
+from preempt_runtime.manifest import GATES, Manifest, PlanSpec
 
 _EXTENSION, _ENGINES = "preemptc", "engines"
 _ALIGNMENT = 256  # of the scratch block
@@ -21,8 +21,9 @@ class NetworkMemory:
     For each job in flight: an execution context and a captured graph of each segment, whose own
     memory nobody tells; the tensors that segments hand over, `boundary_bytes`; and inputs and
     outputs, `interface_bytes`, once on the device and once in pinned host memory, or only there
-    with `is_zero_copy`. On a CPU there are neither contexts nor graphs, and everything lies once in
-    host memory.
+    with `is_zero_copy`. Jobs that interleave at gates have a scratch block each
+    (`has_scratch_per_job`). On a CPU there are neither contexts nor graphs, and everything lies
+    once in host memory.
     """
 
     backend: str
@@ -33,6 +34,7 @@ class NetworkMemory:
     weights_bytes: int | None = None
     scratch_bytes: int | None = None
     is_zero_copy: bool = False
+    has_scratch_per_job: bool = False
 
     @property
     def is_on_gpu(self) -> bool:
@@ -65,7 +67,9 @@ class NetworkMemory:
         if self.scratch_bytes is None:
             return None
         weights_bytes = self.engine_bytes if self.weights_bytes is None else self.weights_bytes
-        return weights_bytes + self.scratch_bytes + num_jobs * self.device_bytes_per_job
+        num_blocks = num_jobs if self.has_scratch_per_job else 1
+        scratch_bytes = num_blocks * self.scratch_bytes
+        return weights_bytes + scratch_bytes + num_jobs * self.device_bytes_per_job
 
 
 def scratch_block_bytes(needed: int) -> int:
@@ -84,7 +88,7 @@ def memory_from_manifest(manifest: Manifest, plan: PlanSpec) -> NetworkMemory | 
     """
     if plan.key is None:
         return None
-    paths = [segment.path for segment in plan.segments]
+    paths = [path for path, _, _ in plan.files]
     sizes = {artefact.path: artefact.num_bytes for artefact in manifest.artefacts}
     told = [_told(manifest, path) for path in paths]
     weights = [_size(engine, "weights_bytes") for engine in told]
@@ -100,6 +104,7 @@ def memory_from_manifest(manifest: Manifest, plan: PlanSpec) -> NetworkMemory | 
         interface_bytes=interface_bytes(manifest, plan),
         weights_bytes=sum(known_weights) if len(known_weights) == len(paths) else None,
         scratch_bytes=scratch_block_bytes(max(known_scratch)) if all_known else None,
+        has_scratch_per_job=plan.mechanism == GATES,
     )
 
 

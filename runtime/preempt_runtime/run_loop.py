@@ -70,6 +70,7 @@ class RunLoop:
             self._agenda.start_source(source, self._clock.now_ns())
 
     def _begin(self, origin_ns: int, end_ns: int | None) -> None:
+        self._dispatcher.prepare()
         self._inbox.drain()  # sources that were added before the run count from its start
         self._origin_ns = origin_ns
         if end_ns is not None:

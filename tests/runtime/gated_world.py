@@ -48,12 +48,17 @@ class FakeGatedDevice:
         self.failures, self.refused = set(failures), set(refused)
         self.log: list[str] = []
         self.given_up: tuple[str, ...] = ()
+        self.is_held_up = False
         self._clock = clock
         self._slots: dict[int, int] = {}
         self._jobs: dict[int, _Job] = {}  # by id of buffers, those that ended last, too
         self._held: dict[int, int] = {}  # announced keys, by id of buffers
         self._running: _Job | None = None
         self._now_ns = 0
+
+    def prepare(self) -> None:
+        if self.is_held_up:
+            raise DeviceError("streams hold each other up")
 
     def start(self, buffers: JobBuffers, rank: GateRank, *, is_urgent: bool) -> None:
         assert isinstance(buffers, FakeBuffers)

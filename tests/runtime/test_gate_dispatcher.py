@@ -1,6 +1,6 @@
 """Jobs on a device with gates: launched whole, ordered by the device, told of when they end."""
 
-import dataclasses
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -42,7 +42,7 @@ def test_an_urgent_job_waits_for_one_stretch_and_is_told_so() -> None:
 
 
 def test_jobs_wait_on_the_device_not_on_the_host() -> None:
-    two = dataclasses.replace(BE, buffers=2)
+    two = replace(BE, buffers=2)
     world = GatedWorld(two, RT)
     submit(world, ("be", 0), ("be", 0), ("be", 0), ("rt", 10_000))
     world.executor.run(5_000)
@@ -109,7 +109,7 @@ def test_a_policy_whose_order_changes_meanwhile_is_refused() -> None:
 
 
 def test_a_cancelled_job_keeps_nobody_waiting() -> None:
-    world = GatedWorld(BE, dataclasses.replace(RT, name="rt"))
+    world = GatedWorld(BE, replace(RT, name="rt"))
     be, rt = submit(world, ("be", 0), ("rt", 10_000))
     world.clock.call_at(50_000, rt.cancel)
     world.executor.run()
@@ -162,7 +162,7 @@ def test_pre_and_post_are_called_around_the_job() -> None:
         streams.append(stream)
         return float(outputs["y"][0])
 
-    world = GatedWorld(dataclasses.replace(RT, pre=pre, post=post))
+    world = GatedWorld(replace(RT, pre=pre, post=post))
     (handle,) = submit(world, ("rt", 0))
     world.executor.run()
     assert handle.result() == 12.0
@@ -177,7 +177,8 @@ def test_what_a_callable_raises_is_its_jobs(step: str) -> None:
     def fail(*_: object) -> Any:
         raise ValueError("no")
 
-    world = GatedWorld(dataclasses.replace(RT, **{step: fail}))
+    failing = replace(RT, pre=fail) if step == "pre" else replace(RT, post=fail)
+    world = GatedWorld(failing)
     first, second = submit(world, ("rt", 0), ("rt", 0))
     world.executor.run()
     for handle in (first, second):
@@ -216,7 +217,7 @@ def test_whoever_has_no_gates_is_told_that_nothing_was_announced() -> None:
 def test_a_closed_loop_and_the_end_of_a_run_wait_for_the_device() -> None:
     from preempt_runtime.arrivals import ClosedLoop
 
-    world = GatedWorld(dataclasses.replace(BE, buffers=2), RT)
+    world = GatedWorld(replace(BE, buffers=2), RT)
     world.executor.add_source("be", ClosedLoop(), lambda _: EXAMPLE_INPUTS)
     world.executor.run(1_000_000)
     states = [record.state for record in world.recording.jobs]
@@ -235,7 +236,7 @@ def test_only_the_newest_job_waits_in_a_latest_mailbox() -> None:
 
 
 def test_warming_up_runs_every_buffer_and_tells_nobody() -> None:
-    world = GatedWorld(dataclasses.replace(RT, buffers=3))
+    world = GatedWorld(replace(RT, buffers=3))
     world.executor.warm_up("rt", EXAMPLE_INPUTS, num_runs=2)
     assert world.device.log == ["start rt urgent"] * 6
     assert world.recording == Recording()
