@@ -246,6 +246,15 @@ class Executor:
         self._inbox.post(self._dispatcher.announce, queue)
         return True
 
+    def gate_faults(self) -> tuple[str, ...]:
+        """What gates did since the last call that voids bounds; nothing without gates.
+
+        Raises:
+            DeviceError: the device does not tell.
+        """
+        dispatcher = self._dispatcher
+        return dispatcher.gate_faults() if isinstance(dispatcher, GateDispatcher) else ()
+
     def add_source(self, task_name: str, arrivals: Arrivals, make_inputs: MakeInputs) -> None:
         """Release jobs of a task for one run: the present one, or else the next.
 

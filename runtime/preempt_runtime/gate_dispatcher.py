@@ -22,6 +22,7 @@ from preempt_runtime.records import JobState
 
 _log = logging.getLogger(__name__)
 _LOOK_NS = 50_000  # between two looks, while nobody urgent is on the device
+_AUDIT_NS = 1_000_000_000
 _ANNOUNCED_NS = 2_000_000  # how long others are held back for a job that does not come
 _FINISHED, _FAILED = JobState.FINISHED, JobState.FAILED
 
@@ -47,6 +48,8 @@ class GateDispatcher:
         self._withdrawn: set[int] = set()  # ids of running jobs that the device was told to give up
         self._announced: dict[int, tuple[int, JobBuffers]] = {}  # until when, by id of buffers
         self._num_starts = 0
+        self._faults: tuple[str, ...] = ()
+        self._next_audit_ns = 0
         self._records = GateRecords(books)
         self.device_clock = DeviceClock()
 
@@ -68,7 +71,7 @@ class GateDispatcher:
         """Have the device look whether a run may begin.
 
         Raises:
-            DeviceError: it may not.
+            GatesError: it may not.
         """
         self._device.prepare()
 
@@ -80,6 +83,8 @@ class GateDispatcher:
             self._agenda.release_due(now_ns)
         is_started = bool(self._books.ready) and self._start_next()
         has_ended = bool(self._running) and self._look()
+        if now_ns >= self._next_audit_ns:
+            self._audit(now_ns)
         if self._announced:
             self._end_announcements(now_ns)
         is_urgent = any(launch.job.priority is not None for launch in self._running)
@@ -135,12 +140,25 @@ class GateDispatcher:
         self._device.announce(buffers, self._policy.gate_rank(job, self._num_starts))
         self._announced[id(buffers)] = (now_ns + _ANNOUNCED_NS, buffers)
 
+    def _audit(self, now_ns: int) -> None:
+        """Say what gates gave up, before the board's few records are overwritten."""
+        self._next_audit_ns = now_ns + _AUDIT_NS
+        found = self._device.give_ups()
+        for fault in found:
+            _log.warning("gates: %s", fault)
+        self._faults += found
+
     def _end_announcements(self, now_ns: int) -> None:
         """Let others go on where the announced job has not come."""
         for key, (until_ns, buffers) in list(self._announced.items()):
             if until_ns <= now_ns:
                 del self._announced[key]
                 self._device.cancel(buffers)
+
+    def gate_faults(self) -> tuple[str, ...]:
+        """What gates did since the last call that voids bounds."""
+        found, self._faults = (*self._faults, *self._device.give_ups()), ()
+        return found
 
     # Starts
 

@@ -75,7 +75,7 @@ class GatedDevice(Protocol):
         """Return if jobs may be started, now that all buffers were used once; between runs.
 
         Raises:
-            DeviceError: jobs that wait would hold up others; the message says what to do.
+            GatesError: jobs that wait would hold up others; the message says what to do.
         """
         ...
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from preempt_runtime.clock import VirtualClock
 from preempt_runtime.device import JobBuffers
-from preempt_runtime.errors import DeviceError
+from preempt_runtime.errors import DeviceError, GatesError
 from preempt_runtime.executor import Executor
 from preempt_runtime.gate_keys import EMPTY, GateRank, key_of
 from preempt_runtime.gated_device import StretchTimes
@@ -58,7 +58,7 @@ class FakeGatedDevice:
 
     def prepare(self) -> None:
         if self.is_held_up:
-            raise DeviceError("streams hold each other up")
+            raise GatesError("streams hold each other up")
 
     def start(self, buffers: JobBuffers, rank: GateRank, *, is_urgent: bool) -> None:
         assert isinstance(buffers, FakeBuffers)

@@ -248,7 +248,9 @@ def test_streams_that_hold_each_other_up_are_found_before_a_run(
     trt: FakeTensorRT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = gated_bundle(tmp_path / "net.bundle")
-    trt.driver.step_ns = 20_000  # a gate's limit of 50 ms comes soon
+    driver = trt.driver
+    assert isinstance(driver, GraphDriver)
+    driver.step_ns = 20_000  # a gate's limit of 50 ms comes soon
     monkeypatch.setattr(trt_gated, "held_up", held_up)
     with open_device() as device:
         network = device.load(bundle)

@@ -7,7 +7,7 @@ import stat
 import tempfile
 from pathlib import Path
 
-from preempt_runtime.errors import DeviceError
+from preempt_runtime.errors import DeviceError, GatesError
 
 _MAX_NAME_BYTES = 200
 
@@ -23,7 +23,8 @@ class DeviceLock:
         address: on the PCI bus, which tells it from others.
 
     Raises:
-        DeviceError: another process holds it, or it cannot be made.
+        GatesError: another process holds it.
+        DeviceError: it cannot be made.
     """
 
     def __init__(self, name: str, address: str) -> None:
@@ -34,7 +35,7 @@ class DeviceLock:
         except BlockingIOError as err:
             owner = os.read(self._descriptor, _MAX_NAME_BYTES).decode(errors="replace").strip()
             os.close(self._descriptor)
-            raise DeviceError(
+            raise GatesError(
                 f"{name}: another process runs jobs with gates on it:"
                 f" {owner or 'it has not said which'}; end that one, or run with"
                 " --mechanism segments"

@@ -12,7 +12,7 @@ from preempt_runtime.backends.cuda import DeviceMemory, GraphExec, PinnedMemory,
 from preempt_runtime.backends.cuda_graph import CudaGraph
 from preempt_runtime.backends.gate_board import GateBoard
 from preempt_runtime.backends.graph_shape import GraphShape, Stretch, stretches
-from preempt_runtime.errors import DeviceError
+from preempt_runtime.errors import DeviceError, GatesError
 from preempt_runtime.gated_device import StretchTimes
 
 
@@ -71,7 +71,8 @@ class GatedGraph:
         is_last: whether the job ends with this graph; else its next one begins at a gate, too.
 
     Raises:
-        DeviceError: gates cannot be put into this graph, with the reason; or the driver refused.
+        GatesError: gates cannot be put into this graph, with the reason.
+        DeviceError: the driver refused.
     """
 
     def __init__(
@@ -89,7 +90,7 @@ class GatedGraph:
     ) -> None:
         shape = captured.shape()
         if reason := shape.unfit():
-            raise DeviceError(f"no gates: {reason}; run this network by segments")
+            raise GatesError(f"no gates: {reason}; run this network by segments")
         pieces = stretches(shape, cuts)
         self.slot = slot
         self.num_gates = len(pieces)

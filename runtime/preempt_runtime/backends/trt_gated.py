@@ -23,7 +23,7 @@ from preempt_runtime.backends.trt_engines import PlanEngines, load_engines, load
 from preempt_runtime.backends.trt_library import local_fields
 from preempt_runtime.bundle import Bundle, choose_plan
 from preempt_runtime.device import Array, JobBuffers
-from preempt_runtime.errors import DeviceError
+from preempt_runtime.errors import GatesError
 from preempt_runtime.gate_keys import GateRank, key_of
 from preempt_runtime.gated_device import StretchTimes
 from preempt_runtime.manifest import GATES, SEGMENTS, PlanSpec, SegmentSpec
@@ -196,7 +196,8 @@ class GatedTrtDevice:
         zero_copy: as of `TrtDevice`.
 
     Raises:
-        DeviceError: no GPU, the driver refused the gates, or another process has the device.
+        GatesError: another process has the device.
+        DeviceError: no GPU, or the driver refused the gates.
     """
 
     max_depth = 1
@@ -225,7 +226,8 @@ class GatedTrtDevice:
 
         Raises:
             BundleError: no plan fits, or a file is damaged.
-            DeviceError: TensorRT refused an engine, it cannot have gates, or there is no memory.
+            GatesError: the captured graph is another than planned, or cannot have gates.
+            DeviceError: TensorRT refused an engine, or there is no memory.
         """
         plan = choose_plan(bundle, local_fields(), plan_id=plan_id, mechanisms=MECHANISMS)
         with self.opened():
@@ -259,7 +261,7 @@ class GatedTrtDevice:
         """Return if no job's stream holds another up while a gate waits in it; between runs.
 
         Raises:
-            DeviceError: some do: the GPU has fewer hardware queues than the jobs need.
+            GatesError: some do: the GPU has fewer hardware queues than the jobs need.
         """
         self._make_current()
         with self._lock:
@@ -268,7 +270,7 @@ class GatedTrtDevice:
             if handles <= self._checked:
                 return
             if pairs := held_up(self.board, streams):
-                raise DeviceError(
+                raise GatesError(
                     f"{self.name}: {len(pairs)} of {len(streams)} jobs' streams share a hardware"
                     " queue, so a job that waits at a gate would hold up another; set"
                     " CUDA_DEVICE_MAX_CONNECTIONS=32 before the process starts, give tasks fewer"
@@ -381,7 +383,7 @@ def _gated_graphs(
             if plan.gates is not None:
                 found = captured.shape().fingerprint()
                 if found != plan.gates.fingerprint:
-                    raise DeviceError(
+                    raise GatesError(
                         f"{loaded.name}: plan {plan.id!r} places gates in a graph of fingerprint"
                         f" {plan.gates.fingerprint}, this driver captures {found}; plan it again:"
                         " preemptc build"
