@@ -43,6 +43,7 @@ class GateDispatcher:
         self._now_ns = clock.now_ns
         self._books = books
         self._agenda = agenda
+        agenda.announce = self.announce
         self._steps = JobSteps(device, books)
         self._running: list[Launch] = []
         self._withdrawn: set[int] = set()  # ids of running jobs that the device was told to give up

@@ -207,6 +207,31 @@ def test_an_announced_job_that_does_not_come_keeps_nobody_for_long() -> None:
     assert 2_000_000 <= world.recording.segments[0].start_ns < 2_060_000
 
 
+def test_releases_that_are_known_are_announced_by_the_task() -> None:
+    rt = replace(RT, announce_ns=60_000)
+    world = GatedWorld(BE, rt)
+    world.executor.add_source("rt", iter((150_000, 800_000)), lambda _: EXAMPLE_INPUTS)
+    submit(world, ("be", 0), ("be", 600_000))
+    world.executor.run(2_000_000)
+    assert world.device.log.count("announce rt") == 2
+    jobs = [record for record in world.recording.jobs if record.task == "rt"]
+    assert [record.blocking_ns for record in jobs] == [0, 0]
+    assert [record.response_ns for record in jobs] == [40_000, 40_000]
+
+
+def test_a_job_submitted_for_later_is_announced_too() -> None:
+    world = GatedWorld(BE, replace(RT, announce_ns=60_000))
+    submit(world, ("be", 0), ("rt", 150_000))
+    world.executor.run()
+    assert world.device.log == ["start be other", "announce rt", "start rt urgent"]
+
+
+@pytest.mark.parametrize("announce_ns", [-1, 2_000_001])
+def test_an_announcement_too_far_ahead_is_refused(announce_ns: int) -> None:
+    with pytest.raises(InputError, match=r"'rt': announced .* allowed 0 to 2000000"):
+        replace(RT, announce_ns=announce_ns)
+
+
 def test_whoever_has_no_gates_is_told_that_nothing_was_announced() -> None:
     from tests.runtime.executor_world import World
 
