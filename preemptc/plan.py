@@ -103,6 +103,7 @@ def plan_taskset(
         target=options.target,
         backend=_backend(taskset, options),
         bundle_threads=taskset.threads,
+        mechanisms=taskset.plan_mechanisms,
     )
     costs = costs_of_tasks(taskset.tasks, where, cache, progress)
     progress("analysis", 0.0)
@@ -190,7 +191,9 @@ def compile_plan(
             break
         compiled.add(_place(each.bundle))
     costs = {
-        task.name: bundle_costs(task.bundle, task.plan, plan.taskset.threads)
+        task.name: bundle_costs(
+            task.bundle, task.plan, plan.taskset.threads, plan.taskset.plan_mechanisms
+        )
         if task.bundle is not None and _place(task.bundle) in compiled
         else plan.costs[task.name]
         for task in plan.taskset.tasks

@@ -139,6 +139,7 @@ def _doctor(arguments: argparse.Namespace, find_backend: FindBackend) -> int:
                         bundle=open_bundle(bundle_path(task)),
                         plan_id=task.plan,
                         buffers=task.buffers,
+                        mechanisms=taskset.plan_mechanisms,
                     )
                     for task in taskset.tasks
                 ]

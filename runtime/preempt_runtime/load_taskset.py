@@ -19,7 +19,7 @@ from preempt_runtime.loading import (
     backend_name,
     plan_to_load,
 )
-from preempt_runtime.manifest import GATES, SEGMENTS, GraphSpec, PlanSpec
+from preempt_runtime.manifest import GATES_FIRST, SEGMENTS, GraphSpec, PlanSpec
 from preempt_runtime.output_file import check_output
 from preempt_runtime.task import Task
 from preempt_runtime.task_table import TaskSpec
@@ -162,7 +162,7 @@ def load_taskset(
         tasks = []
         for spec in taskset.tasks:
             bundle = bundles[spec.name]
-            mechanisms = (SEGMENTS,) if gates is None else (GATES, SEGMENTS)
+            mechanisms = (SEGMENTS,) if gates is None else GATES_FIRST
             plan = plan_to_load(bundle, spec.plan, backend, taskset.threads, mechanisms)
             identity = (bundle.root, bundle.manifest_sha256, plan.id)
             if identity not in networks:

@@ -21,6 +21,8 @@ SCHEMA_MINOR = 1
 KNOWN_FEATURES = frozenset({"segments"})
 SEGMENTS, GATES = "segments", "gates"
 MECHANISMS = frozenset({SEGMENTS, GATES})
+GATES_FIRST = (GATES, SEGMENTS)
+"""What a device with gates runs, what it had better run first."""
 QUANTILES = ("p50", "p99", "max")
 SOURCES = ("measured", "estimated")
 MANIFEST_NAME = "manifest.json"

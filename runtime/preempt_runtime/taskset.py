@@ -12,6 +12,7 @@ from typing import Any, Literal, cast
 
 from preempt_runtime.device import MAX_DEPTH
 from preempt_runtime.errors import InputError
+from preempt_runtime.manifest import GATES_FIRST, SEGMENTS
 from preempt_runtime.policies import POLICIES
 from preempt_runtime.task import ADMIT, Admit
 from preempt_runtime.task_table import MAX_SEED, TaskSpec, read_task
@@ -68,6 +69,11 @@ class TaskSetSpec:
     mechanism: Mechanism = DEFAULT_MECHANISM
     gate_mode: GateMode = "exclusive"
     includes: tuple[Path, ...] = ()
+
+    @property
+    def plan_mechanisms(self) -> tuple[str, ...]:
+        """Of what mechanisms a bundle's plan may be, what is preferred first."""
+        return (SEGMENTS,) if self.mechanism == SEGMENTS else GATES_FIRST
 
     @property
     def files(self) -> tuple[Path, ...]:

@@ -8,14 +8,16 @@ from typing import Any
 
 import pytest
 
-from preempt_runtime.bundle import Bundle, choose_plan
+from preempt_runtime.bundle import Bundle, choose_plan, open_bundle
 from preempt_runtime.clock import VirtualClock
 from preempt_runtime.device import Network
 from preempt_runtime.errors import GatesError, InputError
 from preempt_runtime.manifest import GateSpec, Manifest
+from preempt_runtime.plan_choice import plan_with_costs
 from preempt_runtime.run_options import RunOptions
 from preempt_runtime.run_report import document_from_report, print_report
 from preempt_runtime.run_taskset import RunReport, run_taskset
+from preempt_runtime.simulation.costs import read_costs
 from preempt_runtime.taskset import read_taskset
 from preempt_runtime.testing import Recording
 from tests.runtime.fake_bundles import (
@@ -232,3 +234,21 @@ def test_other_words_are_refused_by_their_place(key: str, folder: Path) -> None:
     (folder / "set.toml").write_text(text)
     with pytest.raises(InputError, match=f"{key}"):
         read_taskset(folder / "set.toml")
+
+
+def test_simulation_and_doctor_look_at_the_plan_that_would_run(folder: Path) -> None:
+    found = {}
+    for mechanism in ("segments", "gates", "auto"):
+        (folder / "set.toml").write_text(TWO_TASKS.replace("MECHANISM", mechanism))
+        costs = read_costs(read_taskset(folder / "set.toml"))
+        found[mechanism] = (costs["long"].plan, len(costs["long"].segments), costs["urgent"].plan)
+    assert found == {
+        "segments": ("cut", 10, "cut"),
+        "gates": ("gates", 60, "cut"),
+        "auto": ("gates", 60, "cut"),
+    }
+    bundle = open_bundle(folder / "long.bundle")
+    assert plan_with_costs(bundle, "gates", None).id == "gates"  # it was named
+    text = TWO_TASKS.replace("MECHANISM", "gates")
+    (folder / "set.toml").write_text(text.replace('"long.bundle"', '"long.bundle"\nplan = "whole"'))
+    assert read_costs(read_taskset(folder / "set.toml"))["long"].plan == "whole"

@@ -26,10 +26,9 @@ from preempt_runtime.device import Array, JobBuffers
 from preempt_runtime.errors import GatesError
 from preempt_runtime.gate_keys import GateRank, key_of
 from preempt_runtime.gated_device import StretchTimes
-from preempt_runtime.manifest import GATES, SEGMENTS, PlanSpec, SegmentSpec
+from preempt_runtime.manifest import GATES_FIRST, PlanSpec, SegmentSpec
 from preempt_runtime.network_memory import NetworkMemory
 
-MECHANISMS = (GATES, SEGMENTS)
 _log = logging.getLogger("preempt_runtime.backends.gates")
 
 
@@ -229,7 +228,7 @@ class GatedTrtDevice:
             GatesError: the captured graph is another than planned, or cannot have gates.
             DeviceError: TensorRT refused an engine, or there is no memory.
         """
-        plan = choose_plan(bundle, local_fields(), plan_id=plan_id, mechanisms=MECHANISMS)
+        plan = choose_plan(bundle, local_fields(), plan_id=plan_id, mechanisms=GATES_FIRST)
         with self.opened():
             return GatedNetwork(load_engines(bundle, plan), self)
 
