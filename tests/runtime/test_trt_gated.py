@@ -1,5 +1,6 @@
 """TensorRT with gates on a fake driver: what runs beside what, and what is left behind."""
 
+import ctypes
 import os
 import sys
 import tempfile
@@ -318,3 +319,45 @@ def test_a_launch_that_the_driver_refuses_leaves_no_key_behind(
                 handle.result()
         assert set(device.board.slots()) == {(1 << 64) - 1}
         network.close()
+
+
+def test_outputs_may_stay_on_the_device_and_keep_their_buffers(
+    trt: FakeTensorRT, tmp_path: Path
+) -> None:
+    bundle = gated_bundle(tmp_path / "net.bundle")
+    with open_device() as device:
+        network = device.load(bundle)
+        with Executor(device, "fixed-priority", MonotonicClock()) as executor:
+            executor.add_task(Task(name="be", network=network, outputs="device", buffers=2))
+            executor.warm_up("be", INPUTS)
+            handles = [executor.submit("be", inputs_of(number)) for number in range(3)]
+            for _ in range(400):
+                executor.step()
+            assert executor.num_held_outputs("be") == 2
+            assert not handles[2].done()
+            for number in (0, 1):
+                with handles[number].result() as outputs:
+                    pointer = outputs["y"].__cuda_array_interface__["data"][0]
+                    assert ctypes.c_float.from_address(pointer).value == result_of(number)
+            executor.run()
+            handles[2].result().release()
+        network.close()
+
+
+def test_a_dispatcher_on_a_thread_of_its_own(trt: FakeTensorRT, tmp_path: Path) -> None:
+    bundle = gated_bundle(tmp_path / "net.bundle")
+    with open_device() as device:
+        first, second = device.load(bundle), device.load(bundle)
+        with Executor(device, "fixed-priority", MonotonicClock()) as executor:
+            executor.add_task(Task(name="be", network=first, buffers=2))
+            executor.warm_up("be", INPUTS)
+            executor.start()
+            handles = [executor.submit("be", inputs_of(number)) for number in range(4)]
+            executor.add_task(Task(name="rt", network=second, priority=1))
+            handles += [executor.submit("rt", inputs_of(number)) for number in range(4)]
+            for number, handle in enumerate(handles):
+                assert float(handle.result(timeout=60)["y"]) == result_of(number % 4)
+            executor.remove_task("rt")
+            executor.stop()
+        for each in (first, second):
+            each.close()
