@@ -1,7 +1,6 @@
 """Executor: the most urgent ready job gets the device at every preemption point."""
 
 import itertools
-import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
@@ -11,6 +10,7 @@ from preempt_runtime.agenda import Agenda
 from preempt_runtime.books import Books
 from preempt_runtime.clock import Clock
 from preempt_runtime.device import Array, Device
+from preempt_runtime.dispatch_thread import DispatchThread
 from preempt_runtime.dispatcher import Dispatcher
 from preempt_runtime.errors import InputError, PreemptError
 from preempt_runtime.gate_dispatcher import GateDispatcher
@@ -27,8 +27,6 @@ from preempt_runtime.records import Instrument
 from preempt_runtime.run_loop import RunLoop
 from preempt_runtime.source import Arrivals, MakeInputs, Source
 from preempt_runtime.task import Task, checked_submission
-
-_log = logging.getLogger(__name__)
 
 # From `submit` to the launch, beside a busy Python thread, p99 of 3000 jobs on 2 quiet x86 cores:
 # 10.3 ms at the interpreter's own 5 ms, 0.6 ms at 200 us, 0.30 ms at 50 us, 0.24 ms at 20 us.
@@ -97,10 +95,10 @@ class Executor:
         self._loop = RunLoop(self._dispatcher, self._agenda, self._inbox, clock, switch_interval_s)
         self._tasks_lock = threading.Lock()
         self._ownership = Ownership()
-        self._thread_lock = threading.Lock()  # guards `_thread` and whom `_is_stopping` means
-        self._thread: threading.Thread | None = None
+        self._dispatching = DispatchThread(
+            self._loop, self._ownership, self._inbox.wake, self._end_all
+        )
         self._is_closed = False
-        self._crash: BaseException | None = None
 
     def __enter__(self) -> "Executor":
         return self
@@ -186,7 +184,8 @@ class Executor:
         """Forget a task; return when its jobs have ended.
 
         Its unfinished jobs are cancelled, a running one at its next preemption point; with
-        `drain` they run to their end first. It returns at once without `wait`, as a signal's
+        `drain` they run to their end first, those that wait for buffers once held outputs are
+        released. It returns at once without `wait`, as a signal's
         handler needs it, and when a job's own callbacks call it.
 
         Raises:
@@ -227,7 +226,8 @@ class Executor:
         self._inbox.post(self._agenda.arrive, job)
         if self._is_closed:  # looked at after the post, so that no job is left behind
             self._cancel(job)
-            reason = f": {self._crash}" if self._crash is not None else ""
+            crash = self._dispatching.crash
+            reason = f": {crash}" if crash is not None else ""
             raise PreemptError(f"task {task_name!r}: the executor is closed{reason}")
         return JobHandle(job, self._cancel)
 
@@ -353,14 +353,7 @@ class Executor:
         Raises:
             PreemptError: the executor runs already.
         """
-        with self._thread_lock:
-            self._claim()
-            self._loop.drains = True
-            self._loop.is_stopping = False
-            self._thread = threading.Thread(
-                target=self._dispatch_in_thread, name="preempt-dispatcher", daemon=True
-            )
-            self._thread.start()
+        self._dispatching.start(self._claim)
 
     def stop(self, *, drain: bool = True) -> None:
         """End what `start` began; return when the thread has ended.
@@ -372,22 +365,7 @@ class Executor:
         Raises:
             Exception: what made the dispatcher end early, such as a policy that raised.
         """
-        with self._thread_lock:
-            thread = self._thread
-            if thread is None:
-                return
-            self._loop.drains = drain
-            self._loop.is_stopping = True
-            self._inbox.wake.set()
-        if thread is threading.current_thread():
-            return
-        thread.join()
-        with self._thread_lock:
-            if self._thread is thread:  # else another stop was faster, and perhaps a start, too
-                self._loop.is_stopping = False
-                self._thread = None
-        if self._crash is not None:
-            raise self._crash
+        self._dispatching.stop(drain=drain)
 
     def close(self, *, drain: bool = False) -> None:
         """Stop, cancel what is left and refuse further jobs; the device stays open.
@@ -416,18 +394,6 @@ class Executor:
         self._is_closed = True
         self._inbox.drain()
         self._dispatcher.cancel_all()
-
-    def _dispatch_in_thread(self) -> None:
-        with self._ownership.reserved():
-            try:
-                self._loop.run(None, self._asked_to_stop)
-            except BaseException as err:
-                self._crash = err
-                self._end_all()
-                _log.error("the dispatcher ended, all jobs are cancelled: %s", err)
-
-    def _asked_to_stop(self) -> bool:
-        return self._loop.is_stopping
 
     # Messages to the dispatching thread
 
