@@ -24,7 +24,7 @@ from preempt_runtime.schedulability import (
     single_changes,
     tries_every_change,
 )
-from preempt_runtime.task_table import TaskSpec
+from preempt_runtime.task_spec import TaskSpec
 from preempt_runtime.taskset import TaskSetSpec
 from preempt_runtime.units import fmt_ns, rounded_down_ns
 from preemptc.backends import BackendOptions, Progress

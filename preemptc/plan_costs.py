@@ -15,7 +15,7 @@ from preempt_runtime.schedulability import (
     fixed_front,
     front_from_cuts,
 )
-from preempt_runtime.task_table import CostSpec, TaskSpec
+from preempt_runtime.task_spec import CostSpec, TaskSpec
 from preemptc.backends import BackendOptions, Progress
 from preemptc.cache import BuildCache
 from preemptc.compile_options import CompileOptions

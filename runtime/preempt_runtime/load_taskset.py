@@ -22,7 +22,7 @@ from preempt_runtime.loading import (
 from preempt_runtime.manifest import GATES_FIRST, SEGMENTS, GraphSpec, PlanSpec
 from preempt_runtime.output_file import check_output
 from preempt_runtime.task import Task
-from preempt_runtime.task_table import TaskSpec
+from preempt_runtime.task_spec import TaskSpec
 from preempt_runtime.taskset import GateMode, TaskSetSpec
 
 
@@ -64,6 +64,7 @@ def task_from_spec(spec: TaskSpec, network: Network) -> Task:
         jitter_ns=spec.jitter_ns,
         late=spec.late,
         buffers=spec.buffers,
+        announce_ns=spec.announce_ns,
         check_inputs=spec.check_inputs,
     )
 

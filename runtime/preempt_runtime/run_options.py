@@ -11,7 +11,7 @@ from preempt_runtime.load_taskset import LoadedTaskSet
 from preempt_runtime.manifest import GATES
 from preempt_runtime.policies import GatePolicy, Policy
 from preempt_runtime.process import OptionReport, ProcessOptions
-from preempt_runtime.task_table import TaskSpec
+from preempt_runtime.task_spec import TaskSpec
 from preempt_runtime.taskset import GateMode, Mechanism
 
 

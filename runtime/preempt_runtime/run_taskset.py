@@ -36,7 +36,7 @@ from preempt_runtime.run_options import (
 )
 from preempt_runtime.schedulability import TaskBound
 from preempt_runtime.source import Arrivals
-from preempt_runtime.task_table import TaskSpec
+from preempt_runtime.task_spec import TaskSpec
 from preempt_runtime.taskset import GateMode, Mechanism, TaskSetSpec
 
 

@@ -15,7 +15,8 @@ from preempt_runtime.errors import InputError
 from preempt_runtime.manifest import GATES_FIRST, SEGMENTS
 from preempt_runtime.policies import POLICIES
 from preempt_runtime.task import ADMIT, Admit
-from preempt_runtime.task_table import MAX_SEED, TaskSpec, read_task
+from preempt_runtime.task_spec import TaskSpec
+from preempt_runtime.task_table import MAX_SEED, read_task
 from preempt_runtime.toml_table import TomlTable, read_toml
 
 MAX_TASKS = 1000

@@ -29,7 +29,7 @@ HOST_MAY_IMPORT = {
     "stdout",
     "strict_json",
     "svg",
-    "task_table",
+    "task_spec",
     "taskset",
     "typed_json",
     "units",

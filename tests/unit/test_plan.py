@@ -18,7 +18,7 @@ from preempt_runtime.errors import BundleError, InfeasibleError
 from preempt_runtime.manifest import Latency
 from preempt_runtime.policies import POLICIES
 from preempt_runtime.schedulability import ANALYSED_POLICIES
-from preempt_runtime.task_table import CostSpec
+from preempt_runtime.task_spec import CostSpec
 from preempt_runtime.taskset import read_taskset
 from preemptc import pipeline
 from preemptc import plan as plan_module

@@ -17,7 +17,7 @@ from preempt_runtime.errors import InputError
 from preempt_runtime.manifest import SEGMENTS, SegmentSpec
 from preempt_runtime.plan_choice import is_measured, machine_of, plan_with_costs
 from preempt_runtime.schedulability import CostSource
-from preempt_runtime.task_table import CostSpec, TaskSpec
+from preempt_runtime.task_spec import CostSpec, TaskSpec
 from preempt_runtime.taskset import TaskSetSpec
 
 CostMode = Literal["fixed", "worst", "random"]
