@@ -13,7 +13,8 @@ from preempt_runtime.run_options import RunOptions
 from preempt_runtime.run_taskset import RunReport, run_taskset
 from preempt_runtime.taskset import TaskSetSpec
 from preemptc.cache import BuildCache
-from preemptc.plan import PlanOptions, TaskSetPlan, plan_and_compile
+from preemptc.plan import TaskSetPlan, plan_and_compile
+from preemptc.plan_problem import PlanOptions
 
 
 def say(text: str) -> None:

@@ -152,10 +152,12 @@ ALLOWED: dict[str, set[str]] = {
     "compilation": {"backends", "compile_options", "goal"},
     "plan_depth": {"plan_costs", "targets"},
     "plan_notes": {"backends", "compilation", "compile_options", "targets"},
+    "plan_problem": {"plan_costs", "plan_depth"},
     "plan": {
-        "backends", "cache", "compilation", "pipeline", "plan_costs", "plan_depth", "plan_notes",
+        "backends", "cache", "compilation", "pipeline", "plan_costs", "plan_notes", "plan_problem",
         "targets",
     },
+    "plan_refusal": {"plan"},
     "plan_report": {"plan", "plan_depth", "report"},
     "interruption": set(),
     "cli": {"interruption"},

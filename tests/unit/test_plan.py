@@ -24,8 +24,9 @@ from preemptc import pipeline
 from preemptc import plan as plan_module
 from preemptc.cache import BuildCache
 from preemptc.cli import main
-from preemptc.plan import PlanOptions, TaskSetPlan
+from preemptc.plan import TaskSetPlan
 from preemptc.plan_costs import bundle_costs, front_of_network
+from preemptc.plan_problem import PlanOptions
 from preemptc.search import SegmentCosts, pareto_front
 from preemptc.targets import TARGETS
 from tests.runtime.fake_bundles import manifest_of, write_bundle
