@@ -9,10 +9,12 @@ from bench.deadlines_report import BlockResult
 from preempt_runtime.clock import MonotonicClock
 from preempt_runtime.errors import PreemptError
 from preempt_runtime.loading import open_backend
-from preempt_runtime.run_taskset import RunOptions, RunReport, run_taskset
+from preempt_runtime.run_options import RunOptions
+from preempt_runtime.run_taskset import RunReport, run_taskset
 from preempt_runtime.taskset import TaskSetSpec
 from preemptc.cache import BuildCache
-from preemptc.plan import PlanOptions, TaskSetPlan, plan_and_compile
+from preemptc.plan import TaskSetPlan, plan_and_compile
+from preemptc.plan_problem import PlanOptions
 
 
 def say(text: str) -> None:

@@ -32,7 +32,7 @@ from preempt_runtime.backends.ort import default_threads
 from preempt_runtime.taskset import read_taskset
 from preempt_runtime.units import fmt_ns
 from preemptc.cache import BuildCache
-from preemptc.plan import PlanOptions
+from preemptc.plan_problem import PlanOptions
 
 NETWORKS = ("mobilenet_v2", "resnet50", "inception_v3", "distilbert", "resnet152")
 FIRST_LOAD = 0.10  # of the machine, by the most urgent network, in every variant

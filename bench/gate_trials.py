@@ -17,9 +17,10 @@ from preempt_runtime.backends.cuda import DeviceMemory, Event, PinnedMemory, Str
 from preempt_runtime.backends.cuda_graph import CudaGraph, capture_graph
 from preempt_runtime.backends.cuda_module import Kernel, Module, pointer_arg, uint32_arg
 from preempt_runtime.backends.gate_board import GateBoard, Mode, Raising
-from preempt_runtime.backends.gates import GatedGraph, GateTimes, run_gated
+from preempt_runtime.backends.gates import GatedGraph, run_gated
 from preempt_runtime.device import Array
 from preempt_runtime.gate_keys import key_of, priority_rank
+from preempt_runtime.gated_device import StretchTimes
 
 PTX = Path(__file__).parent / "kernels" / "work.ptx"
 MAX_WAIT_NS = 200_000_000
@@ -169,7 +170,7 @@ def pass_idle(board: GateBoard, stream: Stream) -> int:
 
 def run_chain(
     shop: Workshop, board: GateBoard, stream: Stream, cuts_every: int
-) -> tuple[GateTimes, bool]:
+) -> tuple[StretchTimes, bool]:
     """A short chain with a gate before every n-th step: its times, and whether outputs agree."""
     slot = board.take_slot()
     with ExitStack() as stack:
@@ -196,8 +197,8 @@ def run_chain(
 class Preemption:
     """One urgent job beside a long one, by the device's clock."""
 
-    urgent: GateTimes
-    long: GateTimes
+    urgent: StretchTimes
+    long: StretchTimes
     is_right: bool
 
     @property

@@ -44,7 +44,8 @@ from preemptc.cache import BuildCache
 from preemptc.compile_options import CompileOptions
 from preemptc.goal import Goal
 from preemptc.pipeline import compile_model
-from preemptc.plan import PlanOptions, TaskSetPlan
+from preemptc.plan import TaskSetPlan
+from preemptc.plan_problem import PlanOptions
 
 NETWORKS = ("mobilenet_v2", "distilbert", "resnet50", "vit_b_16", "resnet152")
 QUICK_NETWORKS = ("light/squeezenet", "mobilenet_v2")

@@ -6,8 +6,8 @@ gates interleave must not share scratch memory.
 
 import argparse
 import time
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from random import Random
 from typing import Any, Literal
 
@@ -16,32 +16,42 @@ import numpy as np
 from bench.gate_trials import finish
 from bench.gpu_gates import MODES
 from bench.intervals import quantiles_of
-from preempt_runtime.backends.cuda import Event
+from preempt_runtime.backends.cuda import Event, Stream, open_cuda
 from preempt_runtime.backends.gate_board import GateBoard, Mode
 from preempt_runtime.backends.gates import GatedGraph, run_gated
-from preempt_runtime.backends.tensorrt import local_fields
+from preempt_runtime.backends.tensorrt import Scratch, bind, local_fields
+from preempt_runtime.backends.trt_engines import load_engines
 from preempt_runtime.bundle import Bundle, choose_plan, open_bundle
 from preempt_runtime.errors import InfeasibleError
 from preempt_runtime.gate_keys import Tier, key_of, priority_rank
 from preempt_runtime.inputs import random_inputs
 from preempt_runtime.manifest import WHOLE_PLAN_ID
 from preemptc.backends import GateRefusal
-from preemptc.backends.tensorrt.gate_bench import TrtGateBench, open_gates
+from preemptc.backends.tensorrt.gate_bench import TrtGateBench
 from preemptc.gate_plan import gate_figures
 from preemptc.gate_search import place_gates
 
 _EVERY = (1, 2, 4, 8, 16)
 
 
+@contextmanager
 def load(
     bundle: Bundle, mode: Mode, *, priority: Literal["high", "low"] = "low"
-) -> AbstractContextManager[TrtGateBench]:
+) -> Iterator[TrtGateBench]:
     """The whole network, with scratch memory and a stream of its own."""
     plan = choose_plan(bundle, local_fields(), plan_id=WHOLE_PLAN_ID)
-    bundle.verify_artefacts(plan.key)
-    engine = bundle.read_bytes(plan.segments[0].path)
-    graph, name = bundle.manifest.graph_of(plan), bundle.root.name
-    return open_gates(engine, graph, name, priority=priority, mode=mode)
+    with open_cuda(), Stream(priority=priority) as stream:
+        loaded = load_engines(bundle, plan)
+        graph, engines = loaded.graph, loaded.engines
+        with (
+            Scratch(engines) as scratch,
+            bind(
+                engines, loaded.interfaces, graph, (), loaded.name, scratch, stream,
+                zero_copy=False,
+            ) as buffers,
+            TrtGateBench(buffers, graph, stream, mode=mode) as gates,
+        ):  # fmt: skip
+            yield gates
 
 
 def run(loaded: TrtGateBench, graph: GatedGraph, board: GateBoard, tier: Tier, order: int) -> None:
@@ -51,8 +61,8 @@ def run(loaded: TrtGateBench, graph: GatedGraph, board: GateBoard, tier: Tier, o
         board,
         key_of(tier, priority_rank(0, order), graph.slot),
         loaded.stream,
-        before=lambda: loaded.buffers._copy_inputs(loaded.stream),
-        after=lambda: loaded.buffers._copy_outputs(loaded.stream),
+        before=lambda: loaded.buffers.copy_inputs(loaded.stream),
+        after=lambda: loaded.buffers.copy_outputs(loaded.stream),
     )
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from preempt_runtime.task_table import NamedShape
+from preempt_runtime.task_spec import NamedShape
 from preempt_runtime.units import fmt_exact_ns
 from preemptc.backends import BackendOptions
 from preemptc.compile_options import CompileOptions

@@ -8,23 +8,17 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 from preempt_runtime.errors import InfeasibleError, InputError
 from preempt_runtime.schedulability import (
-    ANALYSED_POLICIES,
-    AnalysedTask,
-    Assumptions,
     Change,
     Choice,
-    Problem,
-    TaskBound,
     fixed_front,
     segment_limits,
     single_changes,
     tries_every_change,
 )
-from preempt_runtime.task_table import TaskSpec
+from preempt_runtime.task_spec import TaskSpec
 from preempt_runtime.taskset import TaskSetSpec
 from preempt_runtime.units import fmt_ns, rounded_down_ns
 from preemptc.backends import BackendOptions, Progress
@@ -32,29 +26,13 @@ from preemptc.cache import BuildCache
 from preemptc.compilation import Compilation, shape_text
 from preemptc.pipeline import compile_model
 from preemptc.plan_costs import CostOptions, NetworkCuts, bundle_costs, costs_of_tasks
-from preemptc.plan_depth import depth_in_force
 from preemptc.plan_notes import precision_notes
+from preemptc.plan_problem import PlanOptions, problem_of
 from preemptc.targets import CPU
 
 # In docs/results/cpu-networks.json most networks' segments have maxima that sum up to 1.13 to 1.31
 # times their medians, with an outlier among them up to 2.9 times.
 _HEADROOMS = (0.0, 0.25, 0.6)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlanOptions:
-    """What a plan depends on beside the task set; a margin or dispatch replaces the set's own.
-
-    `headroom_frac` is added to costs that are predicted, while bounds are chosen. `precision` and
-    `level` are for GPUs; None leaves them to the backend.
-    """
-
-    target: str
-    precision: Literal["fp32", "fp16"] | None = None
-    level: int | None = None
-    margin_frac: float | None = None
-    dispatch_ns: int | None = None
-    headroom_frac: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,10 +81,11 @@ def plan_taskset(
         target=options.target,
         backend=_backend(taskset, options),
         bundle_threads=taskset.threads,
+        mechanisms=taskset.plan_mechanisms,
     )
     costs = costs_of_tasks(taskset.tasks, where, cache, progress)
     progress("analysis", 0.0)
-    problem = _problem(taskset, costs, options)
+    problem = problem_of(taskset, costs, options)
     choice = problem.choose()
     prescribed_ns = {task.name: task.max_segment_ns for task in taskset.tasks}
     limits_ns = {
@@ -190,7 +169,9 @@ def compile_plan(
             break
         compiled.add(_place(each.bundle))
     costs = {
-        task.name: bundle_costs(task.bundle, task.plan, plan.taskset.threads)
+        task.name: bundle_costs(
+            task.bundle, task.plan, plan.taskset.threads, plan.taskset.plan_mechanisms
+        )
         if task.bundle is not None and _place(task.bundle) in compiled
         else plan.costs[task.name]
         for task in plan.taskset.tasks
@@ -201,7 +182,7 @@ def compile_plan(
         else found
         for name, found in costs.items()
     }
-    problem = _problem(plan.taskset, chosen, options)
+    problem = problem_of(plan.taskset, chosen, options)
     choice = problem.choose()
     return replace(
         plan,
@@ -254,45 +235,6 @@ def _shapes_text(task: TaskSpec) -> str:
     return ", ".join(map(shape_text, task.shapes)) or "none"
 
 
-def _problem(
-    taskset: TaskSetSpec, costs: Mapping[str, NetworkCuts], options: PlanOptions
-) -> Problem:
-    margin_frac, dispatch_ns = options.margin_frac, options.dispatch_ns
-    return Problem(
-        tasks=tuple(
-            _analysed(task, costs[task.name], options.headroom_frac) for task in taskset.tasks
-        ),
-        fronts={name: found.front for name, found in costs.items()},
-        free_fronts={
-            name: found.free_front for name, found in costs.items() if found.free_front is not None
-        },
-        policy=taskset.policy,
-        assumptions=Assumptions(
-            depth=depth_in_force(taskset, costs),
-            resume_cost_ns=taskset.resume_cost_ns,
-            dispatch_ns=taskset.dispatch_ns if dispatch_ns is None else dispatch_ns,
-            margin_frac=taskset.margin_frac if margin_frac is None else margin_frac,
-            corun_factor=taskset.corun_factor,
-        ),
-    )
-
-
-def _analysed(task: TaskSpec, costs: NetworkCuts, headroom_frac: float) -> AnalysedTask:
-    is_prediction = costs.source in ("predicted", "estimated")
-    return AnalysedTask(
-        name=task.name,
-        segment_ns=costs.front.cuts[0],
-        period_ns=task.period_ns,
-        jitter_ns=task.jitter_ns,
-        deadline_ns=task.deadline_ns,
-        priority=task.priority,
-        is_best_effort=task.is_best_effort,
-        source=costs.source,
-        total_ns=costs.total_ns,
-        corun_factor=1 + headroom_frac if is_prediction else 1.0,
-    )
-
-
 def _compilations(
     taskset: TaskSetSpec, limits_ns: Mapping[str, int | None], options: PlanOptions
 ) -> tuple[Compilation, ...]:
@@ -326,42 +268,3 @@ def _backend(taskset: TaskSetSpec, options: PlanOptions) -> BackendOptions:
         precision=options.precision,
         level=options.level,
     )
-
-
-def refusal(plan: TaskSetPlan) -> str | None:
-    """One line: which task is late, by how much, and which single change would do; None: none.
-
-    Or why a network could not be compiled.
-    """
-    if plan.failure is not None:
-        return plan.failure
-    late = [bound for bound in plan.choice.bound.tasks if not bound.is_schedulable]
-    if not late:
-        return None
-    worst = max(late, key=lambda bound: -(bound.slack_ns or 0))
-    others = f" (and {len(late) - 1} more)" if len(late) > 1 else ""
-    return f"{plan.taskset.path}: task {worst.name!r}{others} {_why(worst)}; {_advice(plan)}"
-
-
-def _why(bound: TaskBound) -> str:
-    if bound.response_ns is None or bound.deadline_ns is None:
-        return f"has no bound: {bound.reason}"
-    times = f"bound {fmt_ns(bound.response_ns)}, allowed {fmt_ns(bound.deadline_ns)}"
-    return f"{bound.reason} ({times})"
-
-
-def _advice(plan: TaskSetPlan) -> str:
-    if plan.changes:
-        return f"this alone would do: {plan.changes[0].text}"
-    if plan.taskset.policy not in ANALYSED_POLICIES:
-        return f"take one of {', '.join(ANALYSED_POLICIES)}"
-    is_fifo = plan.taskset.policy == "fifo"
-    unknown = [
-        task.name
-        for task in plan.taskset.tasks
-        if task.period_ns is None and (is_fifo or not task.is_best_effort)
-    ]
-    if unknown:
-        other = "take another policy" if is_fifo else "best_effort = true"
-        return f"release {unknown[0]!r} by a period or a sporadic arrival, or {other}"
-    return "no single change that was tried would do: take load off the device"

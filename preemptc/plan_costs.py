@@ -1,10 +1,12 @@
 """What each task of a set may cost: from its bundle, its network, or numbers in the file."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from preempt_runtime.bundle import open_bundle
 from preempt_runtime.errors import InfeasibleError, InputError, ModelError
+from preempt_runtime.manifest import SEGMENTS
 from preempt_runtime.plan_choice import is_measured, machine_of, plan_with_costs
 from preempt_runtime.schedulability import (
     CostSource,
@@ -13,7 +15,7 @@ from preempt_runtime.schedulability import (
     fixed_front,
     front_from_cuts,
 )
-from preempt_runtime.task_table import CostSpec, TaskSpec
+from preempt_runtime.task_spec import CostSpec, TaskSpec
 from preemptc.backends import BackendOptions, Progress
 from preemptc.cache import BuildCache
 from preemptc.compile_options import CompileOptions
@@ -48,11 +50,12 @@ class NetworkCuts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CostOptions:
-    """Where networks without a bundle are profiled, and the threads of a bundle's plan."""
+    """Where networks without a bundle are profiled; threads and mechanisms of a bundle's plan."""
 
     target: str
     backend: BackendOptions
     bundle_threads: int | None
+    mechanisms: Sequence[str] = (SEGMENTS,)
 
 
 def costs_of_tasks(
@@ -72,7 +75,7 @@ def _costs(
     if task.model is not None:
         return _network_costs(task, task.model, options, cache, progress)
     if task.bundle is not None:
-        return bundle_costs(task.bundle, task.plan, options.bundle_threads)
+        return bundle_costs(task.bundle, task.plan, options.bundle_threads, options.mechanisms)
     assert task.cost is not None, "the task set's reader asks for a bundle, a model or costs"
     return _given_costs(task.cost, task.max_segment_ns)
 
@@ -89,14 +92,19 @@ def _given_costs(cost: CostSpec, max_segment_ns: int | None) -> NetworkCuts:
     return NetworkCuts(front=front, free_front=free, source="given", origin="the file")
 
 
-def bundle_costs(path: Path, plan_id: str | None, threads: int | None) -> NetworkCuts:
+def bundle_costs(
+    path: Path,
+    plan_id: str | None,
+    threads: int | None,
+    mechanisms: Sequence[str] = (SEGMENTS,),
+) -> NetworkCuts:
     """The measured maxima of a bundle's plan, or what was predicted where nothing is built yet.
 
     Raises:
         BundleError: damaged, or it has no plan of that name for so many threads.
     """
     bundle = open_bundle(path)
-    plan = plan_with_costs(bundle, plan_id, threads)
+    plan = plan_with_costs(bundle, plan_id, threads, mechanisms)
     segment_ns = tuple(
         max(1, segment.predicted_ns if segment.latency is None else segment.latency.max_ns)
         for segment in plan.segments

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from preempt_runtime.schedulability import TaskBound
-from preempt_runtime.task_table import TaskSpec
+from preempt_runtime.task_spec import TaskSpec
 from preempt_runtime.units import fmt_exact_ns, fmt_ns
 from preemptc.plan import TaskSetPlan
 from preemptc.plan_depth import depth_reason

@@ -7,16 +7,25 @@ from pathlib import Path
 
 from preempt_runtime.bundle import Bundle, choose_plan, open_bundle
 from preempt_runtime.device import Array, Network
-from preempt_runtime.errors import BuildError, BundleError
+from preempt_runtime.errors import BuildError, BundleError, DeviceError, GatesError
+from preempt_runtime.gate_keys import GateRank
 from preempt_runtime.inputs import random_inputs, read_inputs
-from preempt_runtime.loading import Backend, LoadingDevice, backend_name, open_backend
+from preempt_runtime.loading import (
+    Backend,
+    LoadingDevice,
+    LoadingGatedDevice,
+    backend_name,
+    open_backend,
+)
 from preempt_runtime.manifest import GATES, SEGMENTS, WHOLE_PLAN_ID, GraphSpec, PlanSpec
-from preemptc.backends import GateRefusal, Progress, Tensors, open_gates
+from preemptc.backends import Progress, Tensors
 from preemptc.check import is_close, largest, max_abs_diff, same_bits
 from preemptc.onnx_io.files import MODEL_FILE, WEIGHTS_FILE
 
 NUM_RANDOM_INPUTS = 3
 _SEED = 0
+_GATE_MODE = "exclusive"
+_RANK: GateRank = ("best-effort", 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +130,7 @@ def _check_outputs(
             _compare_plans(bundle, [p for p in plans if p.mechanism != GATES], sets, backend)
             for plan in plans:
                 if plan.mechanism == GATES:
-                    reasons[plan.id] = _compare_gates(bundle, graph, plan, sets)
+                    reasons[plan.id] = _compare_gates(bundle, plan, sets, backend)
             num_inputs[graph.id] = len(sets)
     return num_inputs
 
@@ -162,32 +171,41 @@ def _compare_plans(
 
 
 def _compare_gates(
-    bundle: Bundle, graph: GraphSpec, plan: PlanSpec, sets: Sequence[Tensors]
+    bundle: Bundle, plan: PlanSpec, sets: Sequence[Tensors], backend: Backend
 ) -> str | None:
-    """Why the plan does not apply here, if it does not; else its outputs are right, bit by bit.
+    """Why the plan does not run here, if it does not; else its outputs are right, bit by bit.
 
     Raises:
         BuildError: an output with gates differs from the one without.
         DeviceError: the GPU or the engine cannot be used.
     """
-    assert plan.gates is not None, "a manifest's reader checks that"
-    bundle.verify_artefacts(plan.key)
     path = plan.segments[0].path
-    cuts = [segment.range[0] for segment in plan.segments[1:]]
-    name = f"{bundle.root.name}: {path}"
+    plans = bundle.manifest.plans
+    if not any(each.id == WHOLE_PLAN_ID and each.segments[0].path == path for each in plans):
+        return f"no plan {WHOLE_PLAN_ID!r} of the same engine to compare with"
+    with closing(backend.open_device()) as device:
+        expected = _outputs(device, bundle, WHOLE_PLAN_ID, sets)
     try:
-        with open_gates(plan.target, bundle.read_bytes(path), graph, name) as gates:
-            if (found := gates.shape.fingerprint()) != plan.gates.fingerprint:
-                return (
-                    f"its engine is captured as another graph here, {found} and not"
-                    f" {plan.gates.fingerprint}; `preemptc build` puts gates into that one"
-                )
-            expected = [gates.outputs(None, inputs) for inputs in sets]
-            found_outputs = [gates.outputs(cuts, inputs) for inputs in sets]
-    except GateRefusal as err:
-        return err.reason
-    _compare(bundle, plan, expected, found_outputs)
+        with (
+            closing(backend.open_gated_device(_GATE_MODE)) as gated,
+            closing(gated.load(bundle, plan.id)) as network,
+        ):
+            found = [_run_gated(gated, network, inputs) for inputs in sets]
+            if given_up := gated.give_ups():
+                raise DeviceError(f"{bundle.root}: plan {plan.id!r}: {given_up[0]}; verify again")
+    except GatesError as err:
+        return str(err)
+    _compare(bundle, plan, expected, found)
     return None
+
+
+def _run_gated(device: LoadingGatedDevice, network: Network, inputs: Tensors) -> dict[str, Array]:
+    with closing(network.new_buffers()) as buffers:
+        buffers.write_inputs(inputs)
+        device.start(buffers, _RANK, is_urgent=False)
+        while not device.is_done(buffers):
+            pass
+        return buffers.read_outputs()
 
 
 def _outputs(

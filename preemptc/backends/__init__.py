@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from preempt_runtime.backends.graph_shape import GraphShape
 from preempt_runtime.errors import BuildError, InputError
 from preempt_runtime.loading import open_backend as open_runtime
-from preempt_runtime.manifest import GraphSpec, Latency, TensorSpec
+from preempt_runtime.manifest import Latency, TensorSpec
 from preemptc.model import Lowered, Model
 from preemptc.profile import LatencyProfile
 from preemptc.targets import TARGETS
@@ -286,20 +286,3 @@ def backend_for_target(target: str, options: BackendOptions) -> Backend:
         target, options
     )
     return backend
-
-
-def open_gates(
-    target: str, engine: bytes, graph: GraphSpec, name: str
-) -> AbstractContextManager[GateBench]:
-    """An engine of that target, to put gates into.
-
-    Raises:
-        GateRefusal: they cannot be put in; names the node or what else is in the way.
-        DeviceError: the GPU or the engine cannot be used.
-    """
-    if target not in TARGETS or TARGETS[target].backend != GATES_BACKEND:
-        raise GateRefusal(f"gates need TensorRT, which target {target!r} is not of")
-    opened: AbstractContextManager[GateBench] = importlib.import_module(
-        TARGETS[target].compiler
-    ).open_gates(engine, graph, name)
-    return opened

@@ -10,7 +10,9 @@ from preempt_runtime.taskset import read_taskset
 from preemptc.cache import BuildCache
 from preemptc.commands.options import FILE, cache_option, json_option
 from preemptc.commands.values import duration_ns, fraction, target_name
-from preemptc.plan import PlanOptions, plan_and_compile, plan_taskset, refusal
+from preemptc.plan import plan_and_compile, plan_taskset
+from preemptc.plan_problem import PlanOptions
+from preemptc.plan_refusal import refusal
 from preemptc.plan_report import document_of, tables_of
 from preemptc.terminal import show, watched
 

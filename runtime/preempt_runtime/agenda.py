@@ -8,6 +8,7 @@ from typing import Any
 
 from preempt_runtime.books import Books
 from preempt_runtime.job import NEVER_NS, Job
+from preempt_runtime.mailbox import TaskQueue
 from preempt_runtime.records import JobState
 from preempt_runtime.source import Source
 from preempt_runtime.task import checked_submission
@@ -16,7 +17,11 @@ _log = logging.getLogger(__name__)
 
 
 class Agenda:
-    """Hands every job to the books at its release; nothing is released from the horizon on."""
+    """Hands every job to the books at its release; nothing is released from the horizon on.
+
+    `announce` is called with the queue of a task that announces its jobs, that long before each
+    release that is known.
+    """
 
     def __init__(
         self, books: Books, now_ns: Callable[[], int], new_job_id: Callable[[], int]
@@ -27,12 +32,14 @@ class Agenda:
         self._now_ns = now_ns
         self._new_job_id = new_job_id
         self._num_timed = 0
+        self.announce: Callable[[TaskQueue], None] | None = None
         self._loops: dict[int, Source] = {}
         books.after_end = self._after_end
 
     def arrive(self, job: Job) -> None:
         """Admit a submitted job, now or at its release."""
         if job.release_ns > self._now_ns():
+            self._announce_before(job.release_ns, job.task.name)
             self._schedule(job.release_ns, lambda _, due: self._books.admit(due), job)
         else:
             self._books.admit(job)
@@ -40,7 +47,7 @@ class Agenda:
     def start_source(self, source: Source, origin_ns: int) -> None:
         """Time the source's first release, its offsets counting from `origin_ns`."""
         source.origin_ns = origin_ns
-        self._schedule(source.first_ns(), self._release, source)
+        self._schedule_release(source.first_ns(), source)
 
     def close_sources(self) -> None:
         """Release what fell due before the horizon, then forget all that was to come."""
@@ -92,10 +99,26 @@ class Agenda:
         else:
             source.num_released += 1
             self._loops[job.id] = source
-            self._schedule(source.next_ns(), self._release, source)
+            self._schedule_release(source.next_ns(), source)
         self._books.admit(job)
 
     def _after_end(self, job: Job) -> None:
         source = self._loops.pop(job.id, None)
         if source is not None and job.end_ns is not None:
-            self._schedule(source.after_end_ns(job.end_ns), self._release, source)
+            self._schedule_release(source.after_end_ns(job.end_ns), source)
+
+    def _schedule_release(self, at_ns: int | None, source: Source) -> None:
+        if at_ns is not None:
+            self._announce_before(at_ns, source.task)
+            self._schedule(at_ns, self._release, source)
+
+    def _announce_before(self, release_ns: int, task: str) -> None:
+        """Have a release announced, if its task wants that and the device can."""
+        queue = self._books.queues.get(task)
+        if self.announce is None or queue is None or not queue.task.announce_ns:
+            return
+        self._schedule(release_ns - queue.task.announce_ns, self._announce, queue)
+
+    def _announce(self, at_ns: int, queue: TaskQueue) -> None:
+        if self.announce is not None:
+            self.announce(queue)

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from preempt_runtime.policies import Policy, key_of
 from preempt_runtime.records import JobState
 from preempt_runtime.task import LatePolicy, Task
 
+_log = logging.getLogger(__name__)
 LATE_STATES: dict[LatePolicy, JobState] = {"skip": JobState.SKIPPED, "drop": JobState.DROPPED}
 
 
@@ -117,6 +119,18 @@ class Books:
         self._forget_if_empty(queue)
         for job in reversed(waiting):
             job.notify()
+
+    def close_buffers(self) -> None:
+        """Release the memory of every task that is still known; none of them may run again."""
+        for queue in list(self.queues.values()):
+            queue.pool.close()
+            if num_lent := queue.pool.num_lent:
+                _log.warning(
+                    "task %s: outputs of %d jobs are held on the device; release them before their"
+                    " network is closed",
+                    queue.task.name,
+                    num_lent,
+                )
 
     # Jobs
 

@@ -25,8 +25,9 @@ from preempt_runtime.load_taskset import bundle_path, check_taskset_output
 from preempt_runtime.loading import FindBackend, open_backend
 from preempt_runtime.policies import POLICIES
 from preempt_runtime.process import OptionReport, ProcessOptions
+from preempt_runtime.run_options import RunOptions
 from preempt_runtime.run_report import document_from_report, print_report
-from preempt_runtime.run_taskset import RunOptions, run_taskset
+from preempt_runtime.run_taskset import run_taskset
 from preempt_runtime.stdout import (
     STDOUT_BROKEN,
     check_stdout,
@@ -35,7 +36,7 @@ from preempt_runtime.stdout import (
 from preempt_runtime.system_view import view_this_machine
 from preempt_runtime.tables import print_table
 from preempt_runtime.task_table import MAX_SEED
-from preempt_runtime.taskset import read_taskset
+from preempt_runtime.taskset import GATE_MODES, MECHANISMS, read_taskset
 from preempt_runtime.trace import TraceRecorder
 from preempt_runtime.units import fmt_ns, printable
 
@@ -107,6 +108,8 @@ def _run_options(arguments: argparse.Namespace) -> RunOptions:
     return RunOptions(
         duration_ns=arguments.duration,
         policy=arguments.policy,
+        mechanism=arguments.mechanism,
+        gate_mode=arguments.gate_mode,
         num_warmup_runs=arguments.warmup,
         pins=dict(arguments.manifest_sha256),
         process=ProcessOptions(
@@ -136,6 +139,7 @@ def _doctor(arguments: argparse.Namespace, find_backend: FindBackend) -> int:
                         bundle=open_bundle(bundle_path(task)),
                         plan_id=task.plan,
                         buffers=task.buffers,
+                        mechanisms=taskset.plan_mechanisms,
                     )
                     for task in taskset.tasks
                 ]
@@ -215,6 +219,8 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     add("--duration", type=duration, default="10s", metavar="TIME", help="default: 10s")
     policies = ", ".join(POLICIES)
     add("--policy", type=policy, metavar="NAME", help=f"instead of its own: {policies}")
+    add("--mechanism", choices=MECHANISMS, help="by what jobs are preempted; gates: experimental")
+    add("--gate-mode", choices=GATE_MODES, help="one stretch at a time, or an urgent one beside it")
     add("--trace", type=path("--trace"), metavar="FILE", help="write a trace that Perfetto opens")
     add("--seed", type=integer(0, MAX_SEED), metavar="N", help="instead of the task set's own")
     add(

@@ -1,9 +1,7 @@
 """Dispatcher: the single-threaded heart of the executor. Pick, launch, wait for the oldest."""
 
 import contextlib
-import logging
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 from preempt_runtime.agenda import Agenda
 from preempt_runtime.books import LATE_STATES, Books
@@ -13,13 +11,11 @@ from preempt_runtime.device import Array, Device
 from preempt_runtime.errors import PreemptError
 from preempt_runtime.in_flight import Launch
 from preempt_runtime.job import Job
+from preempt_runtime.job_steps import JobSteps
 from preempt_runtime.mailbox import TaskQueue
 from preempt_runtime.policies import Policy
 from preempt_runtime.records import JobState, SegmentRecord
-from preempt_runtime.task import Task, checked_inputs
 
-_log = logging.getLogger(__name__)
-_Pieces = Callable[[Mapping[str, Array]], Iterator[None]]
 _FINISHED, _FAILED = JobState.FINISHED, JobState.FAILED  # looked up once, as in job.py
 
 
@@ -49,6 +45,19 @@ class Dispatcher:
         self._agenda = agenda
         self._in_flight = books.in_flight
         self._depth = depth
+        self._steps = JobSteps(device, books)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether something is in flight."""
+        return bool(self._in_flight)
+
+    def next_due_ns(self) -> int | None:
+        """When there is something to do at the latest, if a turn had nothing."""
+        return self._agenda.next_due_ns()
+
+    def prepare(self) -> None:
+        """A run may begin at any time."""
 
     def turn(self) -> bool:
         """Whether there was something to do: a job to launch a step of, or a step to wait for."""
@@ -121,18 +130,6 @@ class Dispatcher:
         with contextlib.suppress(Exception):
             self._device.wait()
 
-    def close_buffers(self) -> None:
-        """Release the memory of every task that is still known; none of them may run again."""
-        for queue in list(self._books.queues.values()):
-            queue.pool.close()
-            if num_lent := queue.pool.num_lent:
-                _log.warning(
-                    "task %s: outputs of %d jobs are held on the device; release them before their"
-                    " network is closed",
-                    queue.task.name,
-                    num_lent,
-                )
-
     def warm_up(self, queue: TaskQueue, inputs: Mapping[str, Array]) -> None:
         """Run all steps of the task in each of its buffers, on the device but in no books."""
         self.complete_all()
@@ -155,14 +152,14 @@ class Dispatcher:
     def _run_alone(self, job: Job, queue: TaskQueue) -> None:
         for step in queue.steps:
             if isinstance(step, int):
-                while step == 0 and not self._copy_inputs(job, queue):
+                while step == 0 and not self._steps.copy_inputs(job, queue):
                     pass
                 self._launch(job, step)
                 self._device.wait()
                 if step == queue.last_segment:
-                    self._read_outputs(job, queue)
+                    self._steps.read_outputs(job, queue)
             else:
-                self._call(job, queue.task, step)
+                self._steps.call(job, queue, step)
         if isinstance(job.value, DeviceOutputs):
             job.value.release()
 
@@ -181,7 +178,7 @@ class Dispatcher:
             if isinstance(step, int):
                 self._launch(job, step)
             else:
-                self._call(job, queue.task, step)
+                self._steps.call(job, queue, step)
         except Exception as err:  # it is the job's: its handle raises it, the others go on
             self.quiesce()
             self._ended(launch, err)
@@ -201,61 +198,16 @@ class Dispatcher:
         """Copy the job's inputs, or a piece of large ones; whether it can be launched."""
         job = launch.job
         try:
-            return self._copy_inputs(job, launch.queue)
+            return self._steps.copy_inputs(job, launch.queue)
         except Exception as err:  # as in `_run_step`
             self.quiesce()
             self._ended(launch, err)
             return False
 
-    def _copy_inputs(self, job: Job, queue: TaskQueue) -> bool:
-        if job.buffers is None:
-            assert job.inputs is not None
-            job.buffers = queue.pool.take()
-            # Of `PiecewiseBuffers`; isinstance of a protocol takes as long as the rest of a turn.
-            pieces: _Pieces | None = getattr(job.buffers, "input_pieces", None)
-            if pieces is None:
-                job.buffers.write_inputs(job.inputs)
-                job.inputs = None
-                return True
-            job.pieces = pieces(job.inputs)
-        assert job.pieces is not None
-        for _ in job.pieces:
-            return False
-        job.inputs = job.pieces = None
-        return True
-
     def _launch(self, job: Job, segment_idx: int) -> None:
         buffers = job.buffers
         assert buffers is not None
         self._device.launch(buffers, segment_idx, is_urgent=job.priority is not None)
-
-    def _read_outputs(self, job: Job, queue: TaskQueue) -> None:
-        """Give the job its outputs: copies, or what is in its buffers, which are lent with them."""
-        buffers = job.buffers
-        assert buffers is not None
-        if queue.task.outputs == "host":
-            job.value = buffers.read_outputs()
-        else:
-            job.value = queue.pool.lend(buffers, lambda: self._books.returned(queue))
-            job.buffers = None
-
-    def _call(self, job: Job, task: Task, step: str) -> None:
-        stream = self._device.stream(is_urgent=job.priority is not None)
-        result: Any
-        if step == "pre":
-            assert task.pre is not None
-            assert job.inputs is not None
-            result = task.pre(job.inputs, stream)
-            self._device.wait()
-            job.inputs = checked_inputs(task, result)
-        else:
-            assert task.post is not None
-            outputs = job.value
-            result = task.post(outputs, stream)
-            self._device.wait()
-            if isinstance(outputs, DeviceOutputs):
-                outputs.release()
-            job.value = result
 
     def _complete_oldest(self) -> None:
         in_flight = self._in_flight
@@ -265,7 +217,7 @@ class Dispatcher:
         try:
             self._device.wait(len(in_flight))
             if launch.step == launch.queue.last_segment and launch.job.fate is None:
-                self._read_outputs(launch.job, launch.queue)
+                self._steps.read_outputs(launch.job, launch.queue)
         except Exception as err:
             error = err
         self._ended(launch, error)

@@ -29,6 +29,10 @@ class DeviceError(PreemptError):
     """The device or its library refused; the driver's own text is part of the message."""
 
 
+class GatesError(DeviceError):
+    """Gates cannot be used here, and the reason: run by segments, which works everywhere."""
+
+
 class InputError(PreemptError):
     """An input, a task set or an option has the wrong name, type, shape or value: correct it."""
 

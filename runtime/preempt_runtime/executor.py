@@ -1,7 +1,6 @@
 """Executor: the most urgent ready job gets the device at every preemption point."""
 
 import itertools
-import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
@@ -11,8 +10,11 @@ from preempt_runtime.agenda import Agenda
 from preempt_runtime.books import Books
 from preempt_runtime.clock import Clock
 from preempt_runtime.device import Array, Device
+from preempt_runtime.dispatch_thread import DispatchThread
 from preempt_runtime.dispatcher import Dispatcher
 from preempt_runtime.errors import InputError, PreemptError
+from preempt_runtime.gate_dispatcher import GateDispatcher
+from preempt_runtime.gated_device import GatedDevice
 from preempt_runtime.handle import JobHandle
 from preempt_runtime.inbox import Inbox
 from preempt_runtime.instruments import Instruments
@@ -20,13 +22,11 @@ from preempt_runtime.integrity import check_books, counts_from_queue
 from preempt_runtime.job import Job
 from preempt_runtime.mailbox import TaskQueue
 from preempt_runtime.ownership import Ownership
-from preempt_runtime.policies import Policy, check_needs, policy_from_name
+from preempt_runtime.policies import Policy, check_needs, gate_policy, policy_from_name
 from preempt_runtime.records import Instrument
 from preempt_runtime.run_loop import RunLoop
 from preempt_runtime.source import Arrivals, MakeInputs, Source
 from preempt_runtime.task import Task, checked_submission
-
-_log = logging.getLogger(__name__)
 
 # From `submit` to the launch, beside a busy Python thread, p99 of 3000 jobs on 2 quiet x86 cores:
 # 10.3 ms at the interpreter's own 5 ms, 0.6 ms at 200 us, 0.30 ms at 50 us, 0.24 ms at 20 us.
@@ -45,19 +45,21 @@ class Executor:
     `switch_interval_s` is the interpreter's switch interval while the executor runs; None leaves
     it as it is. `policy` may be the name of one in `policies`.
 
+    On a device with gates jobs are launched whole, and many are on it at a time.
+
     With a `depth` above 1 the device gets the next segment while one runs. It saves the time
     between two segments, and costs blocking: an urgent job waits for all that is in flight.
 
     With `admission`, a task joins or changes only if the analysis lets it.
 
     Raises:
-        InputError: no policy has that name, the device does not allow such a depth, or admission
-            analyses another policy or depth.
+        InputError: no policy has that name, the device does not allow such a depth, its gates
+            cannot keep the policy's order, or admission analyses another policy or depth.
     """
 
     def __init__(
         self,
-        device: Device,
+        device: Device | GatedDevice,
         policy: Policy | str,
         clock: Clock,
         instruments: Iterable[Instrument] = (),
@@ -81,16 +83,22 @@ class Executor:
         self._new_job_id = itertools.count().__next__
         self._books = Books(policy, clock.now_ns, Instruments(instruments))
         self._agenda = Agenda(self._books, clock.now_ns, self._new_job_id)
-        self._dispatcher = Dispatcher(device, policy, clock, self._books, self._agenda, depth)
+        self._dispatcher: Dispatcher | GateDispatcher
+        if isinstance(device, GatedDevice):
+            self._dispatcher = GateDispatcher(
+                device, gate_policy(policy), clock, self._books, self._agenda
+            )
+        else:
+            self._dispatcher = Dispatcher(device, policy, clock, self._books, self._agenda, depth)
         self._inbox = Inbox()
         self._books.returned = lambda queue: self._inbox.post(self._books.relist, queue)
         self._loop = RunLoop(self._dispatcher, self._agenda, self._inbox, clock, switch_interval_s)
         self._tasks_lock = threading.Lock()
         self._ownership = Ownership()
-        self._thread_lock = threading.Lock()  # guards `_thread` and whom `_is_stopping` means
-        self._thread: threading.Thread | None = None
+        self._dispatching = DispatchThread(
+            self._loop, self._ownership, self._inbox.wake, self._end_all
+        )
         self._is_closed = False
-        self._crash: BaseException | None = None
 
     def __enter__(self) -> "Executor":
         return self
@@ -176,7 +184,8 @@ class Executor:
         """Forget a task; return when its jobs have ended.
 
         Its unfinished jobs are cancelled, a running one at its next preemption point; with
-        `drain` they run to their end first. It returns at once without `wait`, as a signal's
+        `drain` they run to their end first, those that wait for buffers once held outputs are
+        released. It returns at once without `wait`, as a signal's
         handler needs it, and when a job's own callbacks call it.
 
         Raises:
@@ -217,9 +226,34 @@ class Executor:
         self._inbox.post(self._agenda.arrive, job)
         if self._is_closed:  # looked at after the post, so that no job is left behind
             self._cancel(job)
-            reason = f": {self._crash}" if self._crash is not None else ""
+            crash = self._dispatching.crash
+            reason = f": {crash}" if crash is not None else ""
             raise PreemptError(f"task {task_name!r}: the executor is closed{reason}")
         return JobHandle(job, self._cancel)
+
+    def announce(self, task_name: str) -> bool:
+        """Hold less urgent jobs back at their gates for the task's next job, which comes soon.
+
+        It saves that job the wait for the stretch that runs. It expires by itself after 2 ms, and
+        has no effect on a device without gates; whether this one has them.
+
+        Raises:
+            InputError: there is no such task.
+        """
+        queue = self._queue(task_name)
+        if not isinstance(self._dispatcher, GateDispatcher):
+            return False
+        self._inbox.post(self._dispatcher.announce, queue)
+        return True
+
+    def gate_faults(self) -> tuple[str, ...]:
+        """What gates did since the last call that voids bounds; nothing without gates.
+
+        Raises:
+            DeviceError: the device does not tell.
+        """
+        dispatcher = self._dispatcher
+        return dispatcher.gate_faults() if isinstance(dispatcher, GateDispatcher) else ()
 
     def add_source(self, task_name: str, arrivals: Arrivals, make_inputs: MakeInputs) -> None:
         """Release jobs of a task for one run: the present one, or else the next.
@@ -319,14 +353,7 @@ class Executor:
         Raises:
             PreemptError: the executor runs already.
         """
-        with self._thread_lock:
-            self._claim()
-            self._loop.drains = True
-            self._loop.is_stopping = False
-            self._thread = threading.Thread(
-                target=self._dispatch_in_thread, name="preempt-dispatcher", daemon=True
-            )
-            self._thread.start()
+        self._dispatching.start(self._claim)
 
     def stop(self, *, drain: bool = True) -> None:
         """End what `start` began; return when the thread has ended.
@@ -338,22 +365,7 @@ class Executor:
         Raises:
             Exception: what made the dispatcher end early, such as a policy that raised.
         """
-        with self._thread_lock:
-            thread = self._thread
-            if thread is None:
-                return
-            self._loop.drains = drain
-            self._loop.is_stopping = True
-            self._inbox.wake.set()
-        if thread is threading.current_thread():
-            return
-        thread.join()
-        with self._thread_lock:
-            if self._thread is thread:  # else another stop was faster, and perhaps a start, too
-                self._loop.is_stopping = False
-                self._thread = None
-        if self._crash is not None:
-            raise self._crash
+        self._dispatching.stop(drain=drain)
 
     def close(self, *, drain: bool = False) -> None:
         """Stop, cancel what is left and refuse further jobs; the device stays open.
@@ -370,7 +382,7 @@ class Executor:
                 raise PreemptError(f"the executor {who}; let it end, then close it")
             with self._ownership.reserved():
                 self._end_all()
-                self._dispatcher.close_buffers()
+                self._books.close_buffers()
 
     def _claim(self) -> None:
         if self._is_closed:
@@ -382,18 +394,6 @@ class Executor:
         self._is_closed = True
         self._inbox.drain()
         self._dispatcher.cancel_all()
-
-    def _dispatch_in_thread(self) -> None:
-        with self._ownership.reserved():
-            try:
-                self._loop.run(None, self._asked_to_stop)
-            except BaseException as err:
-                self._crash = err
-                self._end_all()
-                _log.error("the dispatcher ended, all jobs are cancelled: %s", err)
-
-    def _asked_to_stop(self) -> bool:
-        return self._loop.is_stopping
 
     # Messages to the dispatching thread
 

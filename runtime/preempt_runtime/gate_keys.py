@@ -17,15 +17,20 @@ BARRIER = 1 << 6
 """Plus a slot: more urgent than every job. It holds all gates of a board, to try its streams."""
 
 Tier = Literal["real-time", "best-effort"]
+GateRank = tuple[Tier, int]
+"""How urgent a job is, whichever slot it gets: real time before best effort, then the smaller."""
+
 _TIERS: dict[Tier, int] = {"real-time": 1, "best-effort": 2}
 _ANNOUNCED = 1 << 5
 _RANK_BITS = 56
 _ORDER_BITS = 32
+_PERIOD_ORDER_BITS = 16
+_PERIOD_STEP_NS = 1024
 _MAX_PRIORITY = (1 << _RANK_BITS - _ORDER_BITS - 1) - 1
 
 
 def key_of(tier: Tier, rank: int, slot: int) -> int:
-    """The key of a job in that slot; `rank` by `priority_rank` or `deadline_rank`.
+    """The key of a job in that slot; `rank` by one of the functions below.
 
     Raises:
         InputError: rank or slot outside its bits.
@@ -69,6 +74,19 @@ def priority_rank(priority: int, order: int) -> int:
     if abs(priority) > _MAX_PRIORITY:
         raise InputError(f"priority {priority}: gates know {-_MAX_PRIORITY} to {_MAX_PRIORITY}")
     return (_MAX_PRIORITY - priority) << _ORDER_BITS | order % (1 << _ORDER_BITS)
+
+
+def period_rank(period_ns: int, order: int) -> int:
+    """A shorter period comes first, among equals the smaller order; steps of 1,024 ns.
+
+    Longer ones than 13 days are as one. Of two jobs in flight that are 2**16 apart the later may
+    come first.
+
+    >>> period_rank(10_000, 9) < period_rank(10_000, 10) < period_rank(20_000, 0)
+    True
+    """
+    num_steps = min(period_ns // _PERIOD_STEP_NS, (1 << _RANK_BITS - _PERIOD_ORDER_BITS) - 1)
+    return num_steps << _PERIOD_ORDER_BITS | order % (1 << _PERIOD_ORDER_BITS)
 
 
 def deadline_rank(deadline_ns: int) -> int:

@@ -9,13 +9,21 @@ from pathlib import Path
 from preempt_runtime.bundle import Bundle, open_bundle
 from preempt_runtime.device import Array, Device, Network
 from preempt_runtime.errors import BundleError, InputError
+from preempt_runtime.gated_device import GatedDevice
 from preempt_runtime.inputs import random_inputs, read_inputs
-from preempt_runtime.loading import Backend, FindBackend, backend_name, plan_to_load
-from preempt_runtime.manifest import GraphSpec, PlanSpec
+from preempt_runtime.loading import (
+    Backend,
+    FindBackend,
+    LoadingDevice,
+    LoadingGatedDevice,
+    backend_name,
+    plan_to_load,
+)
+from preempt_runtime.manifest import GATES_FIRST, SEGMENTS, GraphSpec, PlanSpec
 from preempt_runtime.output_file import check_output
 from preempt_runtime.task import Task
-from preempt_runtime.task_table import TaskSpec
-from preempt_runtime.taskset import TaskSetSpec
+from preempt_runtime.task_spec import TaskSpec
+from preempt_runtime.taskset import GateMode, TaskSetSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +64,7 @@ def task_from_spec(spec: TaskSpec, network: Network) -> Task:
         jitter_ns=spec.jitter_ns,
         late=spec.late,
         buffers=spec.buffers,
+        announce_ns=spec.announce_ns,
         check_inputs=spec.check_inputs,
     )
 
@@ -65,13 +74,14 @@ class LoadedTaskSet:
     """An open device, and the tasks in the order of the file.
 
     `hazards` would make bounds false and were there before the device was opened; `backend` tells
-    those that show later.
+    those that show later. `gates` is the mode of the device's gates, None where it has none.
     """
 
-    device: Device
+    device: Device | GatedDevice
     tasks: tuple[LoadedTask, ...]
     backend: Backend
     hazards: tuple[str, ...]
+    gates: GateMode | None = None
 
 
 def open_bundles(taskset: TaskSetSpec, pins: Mapping[str, str]) -> dict[str, Bundle]:
@@ -123,25 +133,38 @@ def check_taskset_output(path: Path, taskset: TaskSetSpec, what: str) -> None:
 
 @contextlib.contextmanager
 def load_taskset(
-    taskset: TaskSetSpec, bundles: Mapping[str, Bundle], find_backend: FindBackend
+    taskset: TaskSetSpec,
+    bundles: Mapping[str, Bundle],
+    find_backend: FindBackend,
+    gates: GateMode | None = None,
 ) -> Iterator[LoadedTaskSet]:
     """The tasks and their networks; closed on exit.
+
+    Args:
+        taskset: what to load.
+        bundles: of its tasks, by their names.
+        find_backend: what runs them.
+        gates: load them on a device with gates in that mode; None: on one without.
 
     Raises:
         BundleError: no plan of a bundle fits this machine, a file is damaged, or the bundles are
             made for different backends.
+        GatesError: there are no gates on this machine, or a network cannot have them.
         DeviceError: the device or its library refused.
         InputError: recorded inputs do not fit their network.
     """
     backend = find_backend(_common_backend(taskset, bundles, find_backend))
     hazards = backend.hazards(is_warm=False)
     with ExitStack() as stack:
-        device = stack.enter_context(contextlib.closing(backend.open_device()))
+        device: LoadingDevice | LoadingGatedDevice
+        device = backend.open_device() if gates is None else backend.open_gated_device(gates)
+        stack.enter_context(contextlib.closing(device))
         networks: dict[tuple[Path, str, str], Network] = {}
         tasks = []
         for spec in taskset.tasks:
             bundle = bundles[spec.name]
-            plan = plan_to_load(bundle, spec.plan, backend, taskset.threads)
+            mechanisms = (SEGMENTS,) if gates is None else GATES_FIRST
+            plan = plan_to_load(bundle, spec.plan, backend, taskset.threads, mechanisms)
             identity = (bundle.root, bundle.manifest_sha256, plan.id)
             if identity not in networks:
                 networks[identity] = device.load(bundle, plan.id)
@@ -151,7 +174,9 @@ def load_taskset(
             tasks.append(
                 LoadedTask(spec=spec, bundle=bundle, plan=plan, network=network, samples=samples)
             )
-        yield LoadedTaskSet(device=device, tasks=tuple(tasks), backend=backend, hazards=hazards)
+        yield LoadedTaskSet(
+            device=device, tasks=tuple(tasks), backend=backend, hazards=hazards, gates=gates
+        )
 
 
 def _common_backend(

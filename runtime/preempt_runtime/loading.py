@@ -1,13 +1,14 @@
 """From a bundle to the backend that runs it; a backend is imported only when a bundle asks."""
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from preempt_runtime.bundle import Bundle, choose_plan
 from preempt_runtime.device import Device, Network
-from preempt_runtime.errors import BundleError, DeviceError
-from preempt_runtime.manifest import PlanSpec
+from preempt_runtime.errors import BundleError, DeviceError, GatesError
+from preempt_runtime.gated_device import GatedDevice
+from preempt_runtime.manifest import SEGMENTS, PlanSpec
 from preempt_runtime.strict_json import brief
 
 # NEW BACKEND: a module with `local_fields`, `hazards` and a device class, named here by the key's
@@ -16,6 +17,7 @@ _BACKENDS = {
     "ort": ("preempt_runtime.backends.ort", "OrtDevice"),
     "tensorrt": ("preempt_runtime.backends.tensorrt", "TrtDevice"),
 }
+_GATED = {"tensorrt": ("preempt_runtime.backends.trt_gated", "GatedTrtDevice")}
 
 
 class LoadingDevice(Device, Protocol):
@@ -26,6 +28,20 @@ class LoadingDevice(Device, Protocol):
 
         Raises:
             BundleError: no plan fits, or a file is damaged.
+            DeviceError: the device or its library refused.
+        """
+        ...
+
+
+class LoadingGatedDevice(GatedDevice, Protocol):
+    """A device with gates that loads bundles; plans of segments get a gate before each."""
+
+    def load(self, bundle: Bundle, plan_id: str | None = None) -> Network:
+        """Load the plan of that id, or the first one that fits this machine.
+
+        Raises:
+            BundleError: no plan fits, or a file is damaged.
+            GatesError: the network cannot have gates as planned.
             DeviceError: the device or its library refused.
         """
         ...
@@ -46,6 +62,14 @@ class Backend(Protocol):
         """The device of this machine."""
         ...
 
+    def open_gated_device(self, mode: str) -> LoadingGatedDevice:
+        """The device of this machine with gates, `exclusive` or `overlap`.
+
+        Raises:
+            GatesError: there are none on this machine, or another process has it.
+        """
+        ...
+
     def hazards(self, *, is_warm: bool) -> tuple[str, ...]:
         """What would make a run's bounds false, as far as that is known at once.
 
@@ -61,6 +85,7 @@ class ModuleBackend:
     """A backend that is one module, with `local_fields`, `hazards` and a device class."""
 
     def __init__(self, name: str) -> None:
+        self._name = name
         module_name, self._device_class = _BACKENDS[name]
         self._module = importlib.import_module(module_name)
 
@@ -72,6 +97,18 @@ class ModuleBackend:
     def open_device(self) -> LoadingDevice:
         """The device of this machine."""
         device: LoadingDevice = getattr(self._module, self._device_class)()
+        return device
+
+    def open_gated_device(self, mode: str) -> LoadingGatedDevice:
+        """The device of this machine with gates."""
+        if self._name not in _GATED:
+            raise GatesError(
+                f"gates need a GPU and TensorRT, backend {self._name!r} has none; run with"
+                " --mechanism segments"
+            )
+        module_name, device_class = _GATED[self._name]
+        open_device = getattr(importlib.import_module(module_name), device_class)
+        device: LoadingGatedDevice = open_device(mode=mode)
         return device
 
     def hazards(self, *, is_warm: bool) -> tuple[str, ...]:
@@ -126,15 +163,26 @@ def backend_name(
 
 
 def plan_to_load(
-    bundle: Bundle, plan_id: str | None, backend: Backend, threads: int | None
+    bundle: Bundle,
+    plan_id: str | None,
+    backend: Backend,
+    threads: int | None,
+    mechanisms: Sequence[str] = (SEGMENTS,),
 ) -> PlanSpec:
     """The first plan, or the one named, that was built for this machine and so many threads.
 
-    A plan whose key says nothing of threads is built for any number.
+    A plan whose key says nothing of threads is built for any number. Of several mechanisms a plan
+    of the first is taken, if there is one.
 
     Raises:
         BundleError: none was; the message says what differs.
         DeviceError: the backend's library is missing or broken.
     """
     wished = {} if threads is None else {"threads": threads}
-    return choose_plan(bundle, backend.key_fields(), plan_id=plan_id, wished_fields=wished)
+    return choose_plan(
+        bundle,
+        backend.key_fields(),
+        plan_id=plan_id,
+        wished_fields=wished,
+        mechanisms=mechanisms,
+    )

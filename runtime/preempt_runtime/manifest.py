@@ -21,6 +21,8 @@ SCHEMA_MINOR = 1
 KNOWN_FEATURES = frozenset({"segments"})
 SEGMENTS, GATES = "segments", "gates"
 MECHANISMS = frozenset({SEGMENTS, GATES})
+GATES_FIRST = (GATES, SEGMENTS)
+"""What a device with gates runs, what it had better run first."""
 QUANTILES = ("p50", "p99", "max")
 SOURCES = ("measured", "estimated")
 MANIFEST_NAME = "manifest.json"
@@ -136,6 +138,14 @@ class PlanSpec:
     segments: tuple[SegmentSpec, ...]
     chained: Latency | None
     gates: GateSpec | None = None
+
+    @property
+    def files(self) -> tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...]:
+        """What is loaded, in order: a path, and the tensors that it reads and writes."""
+        if self.mechanism == GATES:
+            first, last = self.segments[0], self.segments[-1]
+            return ((first.path, first.inputs, last.outputs),)
+        return tuple((each.path, each.inputs, each.outputs) for each in self.segments)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

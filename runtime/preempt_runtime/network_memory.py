@@ -21,11 +21,9 @@ class NetworkMemory:
     For each job in flight: an execution context and a captured graph of each segment, whose own
     memory nobody tells; the tensors that segments hand over, `boundary_bytes`; and inputs and
     outputs, `interface_bytes`, once on the device and once in pinned host memory, or only there
-    with `is_zero_copy`. On a CPU there are neither contexts nor graphs, and everything lies once in
-    host memory.
-
-    With gates the plan is one engine, in one context and one graph; its jobs interleave, so that
-    each has scratch memory of its own.
+    with `is_zero_copy`. Jobs that interleave at gates have a scratch block each
+    (`has_scratch_per_job`). On a CPU there are neither contexts nor graphs, and everything lies
+    once in host memory.
     """
 
     backend: str
@@ -69,9 +67,9 @@ class NetworkMemory:
         if self.scratch_bytes is None:
             return None
         weights_bytes = self.engine_bytes if self.weights_bytes is None else self.weights_bytes
-        num_scratches = num_jobs if self.has_scratch_per_job else 1
-        per_jobs = num_scratches * self.scratch_bytes + num_jobs * self.device_bytes_per_job
-        return weights_bytes + per_jobs
+        num_blocks = num_jobs if self.has_scratch_per_job else 1
+        scratch_bytes = num_blocks * self.scratch_bytes
+        return weights_bytes + scratch_bytes + num_jobs * self.device_bytes_per_job
 
 
 def scratch_block_bytes(needed: int) -> int:
@@ -90,9 +88,7 @@ def memory_from_manifest(manifest: Manifest, plan: PlanSpec) -> NetworkMemory | 
     """
     if plan.key is None:
         return None
-    paths = [segment.path for segment in plan.segments]
-    if plan.mechanism == GATES:
-        paths = paths[:1]
+    paths = [path for path, _, _ in plan.files]
     sizes = {artefact.path: artefact.num_bytes for artefact in manifest.artefacts}
     told = [_told(manifest, path) for path in paths]
     weights = [_size(engine, "weights_bytes") for engine in told]

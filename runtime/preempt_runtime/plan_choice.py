@@ -1,20 +1,26 @@
 """Which plan of a bundle tells what its jobs cost where nothing is run: to simulate, to analyse."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from preempt_runtime.bundle import Bundle
 from preempt_runtime.errors import BundleError
-from preempt_runtime.manifest import Manifest, PlanSpec
+from preempt_runtime.manifest import SEGMENTS, Manifest, PlanSpec
 from preempt_runtime.strict_json import brief
 
 _MACHINE_FIELDS = ("gpu", "cpu_model")
 
 
-def plan_with_costs(bundle: Bundle, plan_id: str | None, threads: int | None) -> PlanSpec:
+def plan_with_costs(
+    bundle: Bundle,
+    plan_id: str | None,
+    threads: int | None,
+    mechanisms: Sequence[str] = (SEGMENTS,),
+) -> PlanSpec:
     """The named plan, or the first measured one, or else the first.
 
     The plan's key need not be this machine's: nothing is run. A plan whose key has another number
-    of threads than asked is left out.
+    of threads than asked is left out, as are plans that are not named and of none of these
+    mechanisms. Of several mechanisms plans of the first are preferred.
 
     Raises:
         BundleError: no plan is left.
@@ -23,7 +29,7 @@ def plan_with_costs(bundle: Bundle, plan_id: str | None, threads: int | None) ->
     plans = [
         plan
         for plan in manifest.plans
-        if plan_id in (None, plan.id)
+        if (plan.mechanism in mechanisms if plan_id is None else plan.id == plan_id)
         and (threads is None or _key_fields(manifest, plan).get("threads", threads) == threads)
     ]
     if not plans:
@@ -37,6 +43,8 @@ def plan_with_costs(bundle: Bundle, plan_id: str | None, threads: int | None) ->
         raise BundleError(
             f"{bundle.root}: no {asked}{of_threads}, it holds {held or 'none'}; {advice}"
         )
+    if plan_id is None:
+        plans.sort(key=lambda plan: mechanisms.index(plan.mechanism))
     return next(filter(is_measured, plans), plans[0])
 
 

@@ -43,6 +43,9 @@ class JobRecord:
     launched. `num_preemptions` counts how often the job, started and unfinished,
     saw another job's segment run next. `num_segments_run` counts completed segments, `pre` and
     `post` included.
+
+    With gates `blocking_ns` is what the job waited at its first gate while nothing of its own or a
+    higher rank ran, and `num_preemptions` at how many later gates it had to wait.
     """
 
     job_id: int
@@ -81,6 +84,10 @@ class SegmentRecord:
     ones, its last one the copy of its outputs: nothing else can run meanwhile. With more than one
     segment in flight it starts when the one before it has ended, and the copies may be hidden
     behind that.
+
+    With gates it is a stretch from its gate to the next, without copies, as the device's clock
+    wrote it down, and observers hear of all of a job's when that has ended. `DeviceClock` says how
+    far off the host's clock they may be.
     """
 
     job_id: int

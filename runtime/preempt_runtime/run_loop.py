@@ -5,6 +5,7 @@ from collections.abc import Callable
 from preempt_runtime.agenda import Agenda
 from preempt_runtime.clock import Clock
 from preempt_runtime.dispatcher import Dispatcher
+from preempt_runtime.gate_dispatcher import GateDispatcher
 from preempt_runtime.inbox import Inbox
 from preempt_runtime.job import NEVER_NS
 from preempt_runtime.source import Source
@@ -20,7 +21,7 @@ class RunLoop:
 
     def __init__(
         self,
-        dispatcher: Dispatcher,
+        dispatcher: Dispatcher | GateDispatcher,
         agenda: Agenda,
         inbox: Inbox,
         clock: Clock,
@@ -69,6 +70,7 @@ class RunLoop:
             self._agenda.start_source(source, self._clock.now_ns())
 
     def _begin(self, origin_ns: int, end_ns: int | None) -> None:
+        self._dispatcher.prepare()
         self._inbox.drain()  # sources that were added before the run count from its start
         self._origin_ns = origin_ns
         if end_ns is not None:
@@ -84,7 +86,7 @@ class RunLoop:
                 return
             if self.turn():
                 continue
-            due_ns = self._agenda.next_due_ns()
+            due_ns = self._dispatcher.next_due_ns()
             if due_ns is None and not is_bounded:
                 return
             self._clock.wait(end_ns if due_ns is None else due_ns, self._inbox.wake)
@@ -95,6 +97,6 @@ class RunLoop:
         if self._agenda.horizon_ns == NEVER_NS:
             self._agenda.horizon_ns = self._clock.now_ns()
         self._agenda.close_sources()
-        while self.drains and self.turn():
+        while self.drains and (self.turn() or self._dispatcher.is_busy):
             pass
         self._dispatcher.cancel_all()

@@ -30,6 +30,9 @@ def document_from_report(report: RunReport) -> dict[str, Any]:
         "ended_by": report.ended_by.name if report.ended_by is not None else None,
         "device": report.device,
         "depth": report.depth,
+        "mechanism": report.mechanism,
+        "gate_mode": report.gate_mode,
+        "gate_faults": list(report.gate_faults),
         "device_busy_frac": report.device_busy_frac,
         "tasks": {name: _document_from_task(task) for name, task in report.tasks.items()},
         "options": [asdict(option) for option in report.options],
@@ -43,9 +46,11 @@ def print_report(report: RunReport, file: TextIO) -> None:
     """Write the report for a person to read."""
     ended = f", ended by {report.ended_by.name}" if report.ended_by is not None else ""
     depth = f", {report.depth} segments in flight" if report.depth > 1 else ""
+    gates = f", by gates ({report.gate_mode})" if report.gate_mode is not None else ""
     file.write(
         f"{report.taskset}: {fmt_ns(report.duration_ns)} with {report.policy}, seed"
-        f" {report.seed}, on {report.device}, busy {report.device_busy_frac:.0%}{depth}{ended}\n\n"
+        f" {report.seed}, on {report.device}, busy {report.device_busy_frac:.0%}{depth}"
+        f"{gates}{ended}\n\n"
     )
     has_bounds = report.guarantee is not None
     headers = _HEADERS if has_bounds else [name for name in _HEADERS if name != "bound"]
@@ -55,11 +60,14 @@ def print_report(report: RunReport, file: TextIO) -> None:
         file.write(f"\n{line}\n")
     for hazard in report.guarantee.hazards if report.guarantee is not None else ():
         file.write(f"\nwarning: {hazard}\n")
+    for fault in report.gate_faults:
+        file.write(f"\nwarning: bounds of the jobs concerned do not hold: {fault}\n")
     for name, task in report.tasks.items():
         if task.first_error is not None:
             file.write(f"\ntask {name}: its first failed job: {task.first_error}\n")
     for option in report.options:
-        state = "in force" if option.applied else f"refused: {option.reason}"
+        state = "in force" if option.applied else "refused"
+        state += f": {option.reason}" if option.reason else ""
         file.write(f"\noption {option.name} = {option.requested}: {state}\n")
 
 

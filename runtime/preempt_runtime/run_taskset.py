@@ -2,42 +2,42 @@
 
 import signal
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from preempt_runtime.arrivals import ClosedLoop, release_offsets
 from preempt_runtime.clock import Clock
 from preempt_runtime.cost_watch import CostDrift
-from preempt_runtime.device import Device
+from preempt_runtime.errors import GatesError
 from preempt_runtime.executor import Executor
 from preempt_runtime.interruption import caught_signals
 from preempt_runtime.load_taskset import LoadedTaskSet, load_taskset, open_bundles
 from preempt_runtime.loading import FindBackend
 from preempt_runtime.metrics import MetricsCollector, TaskMetrics
-from preempt_runtime.policies import Policy, check_needs, policy_from_name
+from preempt_runtime.policies import (
+    Policy,
+    check_needs,
+    gate_policy,
+    policy_from_name,
+)
 from preempt_runtime.process import (
     OptionReport,
     OsCalls,
-    ProcessOptions,
     apply_memory,
     apply_scheduling,
 )
 from preempt_runtime.records import Instrument, JobRecord, SegmentRecord
 from preempt_runtime.run_guard import Guarantee, RunGuard
+from preempt_runtime.run_options import (
+    RunOptions,
+    buffer_options,
+    check_gates,
+    depth_option,
+    not_by_gates,
+)
 from preempt_runtime.schedulability import TaskBound
 from preempt_runtime.source import Arrivals
-from preempt_runtime.task_table import TaskSpec
-from preempt_runtime.taskset import TaskSetSpec
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunOptions:
-    """What a run may change: `policy` None is the task set's own; `pins` are manifest hashes."""
-
-    duration_ns: int
-    policy: str | None = None
-    num_warmup_runs: int = 3
-    pins: Mapping[str, str] = field(default_factory=dict)
-    process: ProcessOptions = field(default_factory=ProcessOptions)
+from preempt_runtime.task_spec import TaskSpec
+from preempt_runtime.taskset import GateMode, Mechanism, TaskSetSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +69,9 @@ class RunReport:
     `duration_ns` is the time that the run really took: jobs released in the time asked for run to
     their end. `depth` is how many segments were allowed in flight. `device_busy_frac` is the share
     of the duration in which the device was taken. `ended_by` is the signal that ended the run
-    early; unfinished jobs were then cancelled. `guarantee` is None for a simulation.
+    early; unfinished jobs were then cancelled. `guarantee` is None for a simulation. `mechanism` is
+    what jobs were preempted by, `gate_mode` how, and `gate_faults` are what gates did that voids
+    bounds.
     """
 
     taskset: str
@@ -83,6 +85,9 @@ class RunReport:
     options: tuple[OptionReport, ...]
     ended_by: signal.Signals | None
     guarantee: Guarantee | None = None
+    mechanism: Mechanism = "segments"
+    gate_mode: GateMode | None = None
+    gate_faults: tuple[str, ...] = ()
 
 
 class RunTally:
@@ -124,19 +129,35 @@ def run_taskset(
     policy = policy_from_name(options.policy or taskset.policy)
     check_needs(policy, taskset.tasks, where=f"{taskset.path}: ")
     bundles = open_bundles(taskset, options.pins)
-    with (
-        apply_scheduling(options.process, os_calls) as scheduling,
-        load_taskset(taskset, bundles, find_backend) as loaded,
-    ):
-        setup = _set_up(taskset, policy, loaded)
-        course = _execute(setup, options, clock, instruments, os_calls)
-        in_force = (
-            *_depth_option(taskset.depth, setup.depth, loaded.device),
-            *_buffer_options(taskset.tasks, setup.depth, loaded.device),
-            *scheduling,
-            *course.memory,
-        )
-        return _report(setup, course, in_force)
+    mechanism = options.mechanism or taskset.mechanism
+    mode = options.gate_mode or taskset.gate_mode
+
+    def run(gates: GateMode | None, *before: OptionReport) -> RunReport:
+        with (
+            apply_scheduling(options.process, os_calls) as scheduling,
+            load_taskset(taskset, bundles, find_backend, gates) as loaded,
+        ):
+            setup = _set_up(taskset, policy, loaded)
+            course = _execute(setup, options, clock, instruments, os_calls)
+            in_force = (
+                *before,
+                *depth_option(taskset.depth, setup.depth, loaded.device),
+                *buffer_options(taskset.tasks, setup.depth, loaded),
+                *scheduling,
+                *course.memory,
+            )
+            return _report(setup, course, in_force)
+
+    if mechanism == "segments":
+        return run(None)
+    if mechanism == "gates":
+        gate_policy(policy)
+        return run(mode)
+    try:
+        check_gates(policy, bundles.values())
+        return run(mode)
+    except GatesError as err:  # before a job was released
+        return run(None, not_by_gates(str(err)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,6 +180,7 @@ class _Course:
     elapsed_ns: int
     ended_by: signal.Signals | None
     memory: tuple[OptionReport, ...]
+    gate_faults: tuple[str, ...]
 
 
 def _set_up(taskset: TaskSetSpec, policy: Policy, loaded: LoadedTaskSet) -> _Setup:
@@ -201,7 +223,10 @@ def _execute(
             with caught_signals(lambda: cancel_everything(executor, setup.taskset)) as interruption:
                 executor.run(options.duration_ns, until=lambda: interruption.signum is not None)
             elapsed_ns = clock.now_ns() - start_ns
-    return _Course(elapsed_ns=elapsed_ns, ended_by=interruption.signum, memory=memory)
+        faults = executor.gate_faults()
+    return _Course(
+        elapsed_ns=elapsed_ns, ended_by=interruption.signum, memory=memory, gate_faults=faults
+    )
 
 
 def _report(setup: _Setup, course: _Course, options: tuple[OptionReport, ...]) -> RunReport:
@@ -218,6 +243,9 @@ def _report(setup: _Setup, course: _Course, options: tuple[OptionReport, ...]) -
         options=options,
         ended_by=course.ended_by,
         guarantee=guarantee,
+        mechanism="segments" if setup.loaded.gates is None else "gates",
+        gate_mode=setup.loaded.gates,
+        gate_faults=course.gate_faults,
     )
 
 
@@ -246,40 +274,6 @@ def cancel_everything(executor: Executor, taskset: TaskSetSpec) -> None:
     """Have all jobs of a run end at the next preemption point; also from a signal's handler."""
     for task in taskset.tasks:
         executor.remove_task(task.name, wait=False)  # a handler must not wait for the run
-
-
-def _depth_option(asked: int, depth: int, device: Device) -> tuple[OptionReport, ...]:
-    """Nothing where the default was asked for; what the device does not allow, with the reason."""
-    if asked == 1:
-        return ()
-    reason = f"device {device.name!r} allows {device.max_depth}" if depth < asked else ""
-    return (OptionReport(name="depth", requested=str(asked), applied=not reason, reason=reason),)
-
-
-def _buffer_options(
-    tasks: Iterable[TaskSpec], depth: int, device: Device
-) -> tuple[OptionReport, ...]:
-    """Of each task with several jobs in flight, whether the depth in force lets them be."""
-    reports = []
-    for task in tasks:
-        if task.buffers == 1:
-            continue
-        reason = ""
-        if depth < task.buffers:
-            reason = f"a depth of {depth} uses {depth} at most; "
-            if device.max_depth < task.buffers:
-                reason += f"device {device.name!r} allows a depth of {device.max_depth}"
-            else:
-                reason += f"give the task set depth = {task.buffers}"
-        reports.append(
-            OptionReport(
-                name=f"buffers of task {task.name}",
-                requested=str(task.buffers),
-                applied=not reason,
-                reason=reason,
-            )
-        )
-    return tuple(reports)
 
 
 def arrivals_of(task: TaskSpec) -> Arrivals:

@@ -14,6 +14,7 @@ Mailbox = Literal["queue", "latest"]
 LatePolicy = Literal["run", "skip", "drop"]
 LATE: tuple[LatePolicy, ...] = ("run", "skip", "drop")
 Outputs = Literal["host", "device"]
+MAX_ANNOUNCE_NS = 2_000_000
 Admit = Literal["refuse", "warn", "off"]
 ADMIT: tuple[Admit, ...] = ("refuse", "warn", "off")
 Pre = Callable[[Mapping[str, Array], object | None], Mapping[str, Array]]
@@ -42,6 +43,8 @@ class Task:
     one, the next job's first segment may be launched behind the last segment of the one before.
     `outputs`: `host` copies them, `device` leaves them where they are, for other libraries; a job's
     result is then a `DeviceOutputs`, and its buffers are taken until that is released.
+    `announce_ns` is how long before a release that is known less urgent jobs are held back at their
+    gates, on a device that has them: the job then finds the device free.
     `check_inputs` scans floating-point inputs for NaN at submit.
     """
 
@@ -61,6 +64,7 @@ class Task:
     total_ns: int | None = None
     buffers: int = 1
     outputs: Outputs = "host"
+    announce_ns: int = 0
     check_inputs: bool = False
     remaining_by_step_ns: tuple[int, ...] = field(init=False, repr=False, compare=False)
 
@@ -108,6 +112,11 @@ class Task:
                 )
         if self.jitter_ns < 0:
             raise InputError(f"task {self.name!r}: jitter {self.jitter_ns} ns, expected 0 or more")
+        if not 0 <= self.announce_ns <= MAX_ANNOUNCE_NS:
+            raise InputError(
+                f"task {self.name!r}: announced {self.announce_ns} ns ahead, allowed 0 to"
+                f" {MAX_ANNOUNCE_NS}: then an announcement expires"
+            )
         if self.late not in LATE:
             raise InputError(f"task {self.name!r}: late {self.late!r}, expected one of {LATE}")
         if self.late != "run" and self.implicit_deadline_ns is None:

@@ -3,128 +3,26 @@
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from preempt_runtime.arrival_table import read_arrival
-from preempt_runtime.arrivals import (
-    Arrival,
-    ClosedLoop,
-    Periodic,
-    Poisson,
-    Recorded,
-    Sporadic,
-    first_too_early,
-)
+from preempt_runtime.arrival_table import read_period, read_releases
 from preempt_runtime.device import MAX_BUFFERS
 from preempt_runtime.errors import InputError
-from preempt_runtime.schedulability.cuts import even_cut
 from preempt_runtime.schedulability.model import MAX_PRIORITY
-from preempt_runtime.task import LATE, LatePolicy, Mailbox
+from preempt_runtime.task import LATE, MAX_ANNOUNCE_NS, LatePolicy, Mailbox
+from preempt_runtime.task_spec import MAX_SEGMENTS, CostSpec, NamedShape, TaskSpec
 from preempt_runtime.toml_table import TomlTable
+from preempt_runtime.units import fmt_ns
 
 MAX_SEED = 2**63 - 1
-MAX_SEGMENTS = 100_000
 _MAX_PENDING = 1_000_000
 _SHAPE = re.compile(r"[1-9]\d{0,17}(?:x[1-9]\d{0,17})*", re.ASCII)
-NamedShape = tuple[str, tuple[int, ...]]
 TASK_KEYS = (
     *("name", "bundle", "plan", "model", "profile", "shapes", "cost", "segments", "max_segment"),
     *("point_cost", "priority", "best_effort", "period", "jitter", "deadline", "late", "mailbox"),
-    *("max_pending", "buffers", "inputs", "seed", "check_inputs", "arrival"),
+    *("max_pending", "buffers", "announce", "inputs", "seed", "check_inputs", "arrival"),
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CostSpec:
-    """What a job costs, as numbers in the file: segments, or a total that may be cut anywhere.
-
-    `point_cost_ns` is what each cut adds; with `segment_ns` given it is contained in them.
-    """
-
-    total_ns: int
-    segment_ns: tuple[int, ...] | None = None
-    point_cost_ns: int = 0
-
-    def segments_ns(self, max_segment_ns: int | None) -> tuple[int, ...]:
-        """The segments: as given, or as few equal ones as keep the bound.
-
-        >>> CostSpec(total_ns=10, point_cost_ns=1).segments_ns(4)
-        (4, 4, 4)
-        """
-        if self.segment_ns is not None:
-            return self.segment_ns
-        num_segments = self.num_segments(max_segment_ns)
-        return even_cut(self.total_ns, self.point_cost_ns, num_segments)
-
-    def num_segments(self, max_segment_ns: int | None) -> int:
-        """How many segments there are, as given or under a bound."""
-        if self.segment_ns is not None:
-            return len(self.segment_ns)
-        if max_segment_ns is None or max_segment_ns >= self.total_ns:
-            return 1
-        if max_segment_ns <= self.point_cost_ns:
-            return 2
-        useful_ns = max_segment_ns - self.point_cost_ns
-        return max(2, -(-(self.total_ns - self.point_cost_ns) // useful_ns))
-
-    @property
-    def floor_ns(self) -> float:
-        """What a bound on segments must exceed: the cost of a point, and sensible pieces."""
-        return self.point_cost_ns + self.total_ns / MAX_SEGMENTS
-
-    def can_keep(self, max_segment_ns: int) -> bool:
-        """Whether it can be cut under a bound."""
-        return max_segment_ns >= self.total_ns or max_segment_ns > self.floor_ns
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskSpec:
-    """One task as the file describes it, with its defaults filled in.
-
-    `bundle` is None where the file gives costs instead; `model` is what the bundle is compiled
-    from, with static `shapes` of inputs that have none, `max_segment_ns` the bound that it is to
-    keep. `priority` is None for best effort, and where the policy needs none. `period_ns` is the
-    least time between releases, None where they know none. `plan` is None where the bundle's own
-    order decides, `inputs` where they are random; `max_pending` is None for a queue without a
-    bound, `buffers` how many of its jobs may be in flight. `arrival_file` is what recorded releases
-    were read from.
-    """
-
-    name: str
-    bundle: Path | None
-    plan: str | None
-    priority: int | None
-    is_best_effort: bool
-    deadline_ns: int | None
-    mailbox: Mailbox
-    max_pending: int | None
-    inputs: Path | None
-    seed: int
-    check_inputs: bool
-    arrival: Arrival
-    arrival_file: Path | None = None
-    model: Path | None = None
-    profile: Path | None = None
-    shapes: tuple[NamedShape, ...] = ()
-    cost: CostSpec | None = None
-    max_segment_ns: int | None = None
-    period_ns: int | None = None
-    jitter_ns: int = 0
-    late: LatePolicy = "run"
-    buffers: int = 1
-
-    @property
-    def implicit_deadline_ns(self) -> int | None:
-        """The relative deadline, or else the period: a job is to end before the next comes."""
-        return self.period_ns if self.deadline_ns is None else self.deadline_ns
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """What is read beside the bundle."""
-        named = (self.inputs, self.arrival_file, self.model, self.profile)
-        return tuple(file for file in named if file is not None)
 
 
 def read_task(
@@ -141,15 +39,15 @@ def read_task(
     _refuse_idle_keys(table)
     model, cost = _read_file(table, "model", path.parent), _read_cost(table)
     is_best_effort = table.flag("best_effort")
-    arrival, arrival_file = _read_releases(table, name, path.parent)
-    period_ns, jitter_ns = _read_period(table, arrival)
+    arrival, arrival_file = read_releases(table, path.parent)
+    period_ns, jitter_ns = read_period(table, arrival)
     return TaskSpec(
         name=name,
         bundle=_read_bundle_path(table, path.parent, model, cost),
         plan=table.text("plan") if table.has("plan") else None,
         priority=_read_priority(table, is_best_effort, needs_priority),
         is_best_effort=is_best_effort,
-        deadline_ns=_positive_ns(table, "deadline"),
+        deadline_ns=table.positive_ns("deadline"),
         mailbox=cast(Mailbox, table.choice("mailbox", ("queue", "latest"), default="queue")),
         max_pending=_read_max_pending(table),
         inputs=_read_inputs_path(table, path.parent),
@@ -161,11 +59,12 @@ def read_task(
         profile=_read_file(table, "profile", path.parent),
         shapes=_read_shapes(table),
         cost=cost,
-        max_segment_ns=_positive_ns(table, "max_segment"),
+        max_segment_ns=table.positive_ns("max_segment"),
         period_ns=period_ns,
         jitter_ns=jitter_ns,
         late=_read_late(table, period_ns),
         buffers=table.integer("buffers", 1, MAX_BUFFERS, default=1),
+        announce_ns=_read_announce(table),
     )
 
 
@@ -245,11 +144,11 @@ def _read_cost(table: TomlTable) -> CostSpec | None:
                 f"{table.where}: key 'segments': write at least one duration, each above 0"
             )
         return CostSpec(total_ns=sum(segments_ns), segment_ns=segments_ns)
-    cost_ns = _positive_ns(table, "cost")
+    cost_ns = table.positive_ns("cost")
     if cost_ns is None:
         return None
     cost = CostSpec(total_ns=cost_ns, point_cost_ns=point_cost_ns)
-    bound_ns = _positive_ns(table, "max_segment")
+    bound_ns = table.positive_ns("max_segment")
     if bound_ns is not None and not cost.can_keep(bound_ns):
         what = f"a duration above {cost.floor_ns:.0f} ns (point_cost, in sensible pieces)"
         raise table.error("max_segment", what)
@@ -284,6 +183,14 @@ def _read_max_pending(table: TomlTable) -> int | None:
     return table.integer("max_pending", 1, _MAX_PENDING)
 
 
+def _read_announce(table: TomlTable) -> int:
+    announce_ns = table.duration_ns("announce", default="0ns")
+    if announce_ns > MAX_ANNOUNCE_NS:
+        what = f"at most {fmt_ns(MAX_ANNOUNCE_NS)}: then an announcement expires"
+        raise table.error("announce", what)
+    return announce_ns
+
+
 def _read_inputs_path(table: TomlTable, folder: Path) -> Path | None:
     text = table.text("inputs", default="random")
     if text == "random":
@@ -293,67 +200,3 @@ def _read_inputs_path(table: TomlTable, folder: Path) -> Path | None:
     if not os.path.isfile(inputs := folder / text):
         raise InputError(f"{table.where}: inputs {inputs} do not exist; record them, or 'random'")
     return inputs
-
-
-def _read_releases(table: TomlTable, name: str, folder: Path) -> tuple[Arrival, Path | None]:
-    """When jobs are released: as the task's arrival says, else once a period."""
-    if table.has("arrival") or not table.has("period"):
-        where = table.where.replace("[[task]]", "[task.arrival] of")
-        arrival = table.table("arrival", where)
-        file = folder / arrival.text("path") if arrival.has("path") else None
-        return read_arrival(arrival, folder), file
-    period_ns = _positive_ns(table, "period")
-    assert period_ns is not None
-    jitter_ns = table.duration_ns("jitter", default="0ns")
-    return Periodic(period_ns=period_ns, jitter_ns=jitter_ns), None
-
-
-def _read_period(table: TomlTable, arrival: Arrival) -> tuple[int | None, int]:
-    """The least time between nominal releases, and how late a release may come after its own."""
-    period_ns = _positive_ns(table, "period")
-    if period_ns is None:
-        if table.has("jitter"):
-            raise table.error("jitter", "only beside period")
-        return _own_period(arrival)
-    jitter_ns = table.duration_ns("jitter", default="0ns")
-    if (found := _too_fast(arrival, period_ns, jitter_ns)) is not None:
-        raise InputError(
-            f"{table.where}: its arrival {found}; allowed by period and jitter: every {period_ns}"
-            f" ns, late by {jitter_ns} ns; leave period out, or let releases keep it"
-        )
-    return period_ns, jitter_ns
-
-
-def _own_period(arrival: Arrival) -> tuple[int | None, int]:
-    if isinstance(arrival, Periodic):
-        return arrival.period_ns, arrival.jitter_ns
-    if isinstance(arrival, Sporadic):
-        return arrival.min_interval_ns, 0
-    return None, 0
-
-
-def _too_fast(arrival: Arrival, period_ns: int, jitter_ns: int) -> str | None:
-    """How releases may come faster than a period says, on which bounds would rest; else None."""
-    if isinstance(arrival, Poisson):
-        return "is poisson, which keeps no least time between releases"
-    if isinstance(arrival, ClosedLoop):
-        found = f"releases {arrival.think_ns} ns after a job has ended"
-        return found if arrival.think_ns < period_ns else None
-    if isinstance(arrival, Recorded):
-        idx = first_too_early(arrival.offsets_ns, period_ns=period_ns, jitter_ns=jitter_ns)
-        if idx is None:
-            return None
-        return f"has release {idx} of its trace at {arrival.offsets_ns[idx]} ns, too early"
-    found_ns, late_ns = _own_period(arrival)
-    assert found_ns is not None
-    if found_ns >= period_ns and late_ns <= jitter_ns:
-        return None
-    return f"releases every {found_ns} ns, late by {late_ns} ns"
-
-
-def _positive_ns(table: TomlTable, key: str) -> int | None:
-    if not table.has(key):
-        return None
-    if (value_ns := table.duration_ns(key)) == 0:
-        raise table.error(key, "a duration above 0")
-    return value_ns

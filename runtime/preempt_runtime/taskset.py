@@ -12,9 +12,11 @@ from typing import Any, Literal, cast
 
 from preempt_runtime.device import MAX_DEPTH
 from preempt_runtime.errors import InputError
+from preempt_runtime.manifest import GATES_FIRST, SEGMENTS
 from preempt_runtime.policies import POLICIES
 from preempt_runtime.task import ADMIT, Admit
-from preempt_runtime.task_table import MAX_SEED, TaskSpec, read_task
+from preempt_runtime.task_spec import TaskSpec
+from preempt_runtime.task_table import MAX_SEED, read_task
 from preempt_runtime.toml_table import TomlTable, read_toml
 
 MAX_TASKS = 1000
@@ -27,10 +29,17 @@ _MAX_CORUN_FACTOR = 1000.0
 HEAD_KEYS = (
     *("name", "seed", "threads", "policy", "include"),
     *("margin", "corun", "admit", "drift", "depth", "resume_cost", "dispatch"),
+    *("mechanism", "gate_mode"),
 )
 DEFAULT_POLICY = "fixed-priority"
 Drift = Literal["say", "readmit", "shed"]
 DRIFT: tuple[Drift, ...] = ("say", "readmit", "shed")
+Mechanism = Literal["auto", "segments", "gates"]
+MECHANISMS: tuple[Mechanism, ...] = ("auto", "segments", "gates")
+DEFAULT_MECHANISM: Mechanism = "segments"
+"""No GPU has run gates yet; `auto` once they have been measured."""
+GateMode = Literal["exclusive", "overlap"]
+GATE_MODES: tuple[GateMode, ...] = ("exclusive", "overlap")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,8 +50,8 @@ class TaskSetSpec:
     segments were measured to take beside kernels outside this run's order, `resume_cost_ns` what a
     preempted job pays when it goes on, `dispatch_ns` what bounds add to every segment for copies
     and the dispatcher, `depth` how many segments may be in flight. `admit` and `drift` say
-    what becomes of a task that has no bound, or has it no more. `includes` are the other files that
-    were read.
+    what becomes of a task that has no bound, or has it no more. `mechanism` says by what jobs are
+    preempted, `gate_mode` how gates do it. `includes` are the other files that were read.
     """
 
     name: str
@@ -58,7 +67,14 @@ class TaskSetSpec:
     resume_cost_ns: int = 0
     dispatch_ns: int = 0
     corun_factor: float = 1.0
+    mechanism: Mechanism = DEFAULT_MECHANISM
+    gate_mode: GateMode = "exclusive"
     includes: tuple[Path, ...] = ()
+
+    @property
+    def plan_mechanisms(self) -> tuple[str, ...]:
+        """Of what mechanisms a bundle's plan may be, what is preferred first."""
+        return (SEGMENTS,) if self.mechanism == SEGMENTS else GATES_FIRST
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -105,6 +121,8 @@ def read_taskset(path: Path, *, seed: int | None = None) -> TaskSetSpec:
         depth=head.integer("depth", 1, MAX_DEPTH, default=1),
         resume_cost_ns=head.duration_ns("resume_cost", default="0ns"),
         dispatch_ns=head.duration_ns("dispatch", default="0ns"),
+        mechanism=cast(Mechanism, head.choice("mechanism", MECHANISMS, default=DEFAULT_MECHANISM)),
+        gate_mode=cast(GateMode, head.choice("gate_mode", GATE_MODES, default="exclusive")),
         includes=tuple(files.values())[1:],
     )
 

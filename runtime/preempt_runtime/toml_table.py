@@ -94,6 +94,14 @@ class TomlTable:
         except InputError as err:
             raise InputError(f"{self.where}: key {key!r}: {err}") from err
 
+    def positive_ns(self, key: str) -> int | None:
+        """The duration at `key`, which must be above 0; None where the key is missing."""
+        if not self.has(key):
+            return None
+        if (value_ns := self.duration_ns(key)) == 0:
+            raise self.error(key, "a duration above 0")
+        return value_ns
+
     def texts(self, key: str) -> tuple[str, ...]:
         """The strings in the array at `key`, each as `text` allows it."""
         return tuple(item.text(key) for item in self._items(key, "an array of strings"))

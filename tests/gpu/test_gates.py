@@ -214,8 +214,8 @@ def test_d_an_engine_with_gates_is_bit_identical(mode: Mode, tmp_path: Path) -> 
                         board,
                         key,
                         stream,
-                        before=lambda: buffers._copy_inputs(stream),
-                        after=lambda: buffers._copy_outputs(stream),
+                        before=lambda: buffers.copy_inputs(stream),
+                        after=lambda: buffers.copy_outputs(stream),
                     )
                     finish(stream)
                     gated = buffers.read_outputs()

@@ -8,8 +8,8 @@ from pathlib import Path
 from preempt_runtime.bundle import Bundle, choose_plan
 from preempt_runtime.clock import VirtualClock
 from preempt_runtime.device import JobBuffers, Network
-from preempt_runtime.errors import DeviceError
-from preempt_runtime.loading import LoadingDevice
+from preempt_runtime.errors import DeviceError, GatesError
+from preempt_runtime.loading import LoadingDevice, LoadingGatedDevice
 from preempt_runtime.manifest import (
     MANIFEST_NAME,
     Artefact,
@@ -37,7 +37,9 @@ class FakeBackend:
         fields: Mapping[str, str | int] | DeviceError = FIELDS,
         make_device: Callable[[], LoadingDevice] | None = None,
         hazards: tuple[tuple[str, ...], tuple[str, ...]] = ((), ()),
+        make_gated_device: Callable[[str], LoadingGatedDevice] | None = None,
     ) -> None:
+        self._make_gated_device = make_gated_device
         self._fields = fields
         self._hazards = hazards
         self._make_device = make_device
@@ -50,6 +52,11 @@ class FakeBackend:
     def open_device(self) -> LoadingDevice:
         assert self._make_device is not None, "nothing may open a device here"
         return self._make_device()
+
+    def open_gated_device(self, mode: str) -> LoadingGatedDevice:
+        if self._make_gated_device is None:
+            raise GatesError("no gates here")
+        return self._make_gated_device(mode)
 
     def hazards(self, *, is_warm: bool) -> tuple[str, ...]:
         return self._hazards[is_warm]

@@ -9,6 +9,7 @@ start before what stands at its front has ended.
 
 import ctypes
 import enum
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -115,6 +116,7 @@ class GraphDriver(FakeDriver):
         self.captured_edges: dict[tuple[int, int], int] | None = None
         self.patience = 200_000
         self.jit_options: list[tuple[Any, Any]] = []
+        self._lock = threading.RLock()
         self._waiting: dict[int, list[Entry]] = {}
         self.queue_of: dict[int, int] = {}
         self.next_queue: int | None = None  # of a stream that is used first from now on
@@ -149,10 +151,11 @@ class GraphDriver(FakeDriver):
     def advance(self, num_steps: int = 1) -> bool:
         """Take steps of streams that the seed chooses; whether anything was left to do."""
         for _ in range(num_steps):
-            ready = [stream for stream in self._waiting if self._can_go(stream)]
-            if not ready:
-                return False
-            self._step(self.rng.choice(ready))
+            with self._lock:  # threads look at a device, too
+                ready = [stream for stream in self._waiting if self._can_go(stream)]
+                if not ready:
+                    return False
+                self._step(self.rng.choice(ready))
         return True
 
     def step_stream(self, stream: int) -> bool:
@@ -190,13 +193,14 @@ class GraphDriver(FakeDriver):
         steps: Iterator[None],
         can_start: Callable[[], bool] = lambda: True,
     ) -> int:
-        self._number += 1
-        if stream not in self.queue_of:
-            number = len(self.queue_of) if self.next_queue is None else self.next_queue
-            self.queue_of[stream] = number
-        entry = Entry(self._number, label, steps, can_start)
-        self._waiting.setdefault(stream, []).append(entry)
-        return self._number
+        with self._lock:
+            self._number += 1
+            if stream not in self.queue_of:
+                number = len(self.queue_of) if self.next_queue is None else self.next_queue
+                self.queue_of[stream] = number
+            entry = Entry(self._number, label, steps, can_start)
+            self._waiting.setdefault(stream, []).append(entry)
+            return self._number
 
     def _worked(self, stream: int, label: str, work: Callable[[], None]) -> Iterator[None]:
         self.log.append(f"{self._streams.get(stream, stream)}: {label}")

@@ -81,7 +81,8 @@ def test_json_is_one_document_with_every_figure(
     assert captured.err == ""
     assert list(document) == [
         *("taskset", "policy", "seed", "duration_ns", "ended_by", "device"),
-        *("depth", "device_busy_frac", "tasks", "options", "guarantee"),
+        *("depth", "mechanism", "gate_mode", "gate_faults", "device_busy_frac"),
+        *("tasks", "options", "guarantee"),
     ]
     assert (document["taskset"], document["policy"], document["seed"]) == (
         "set",

@@ -18,8 +18,9 @@ from preempt_runtime.manifest import Latency, Manifest
 from preempt_runtime.metrics import Quantiles
 from preempt_runtime.policies import POLICIES
 from preempt_runtime.process import OptionReport, ProcessOptions
+from preempt_runtime.run_options import RunOptions
 from preempt_runtime.run_report import document_from_report, print_report
-from preempt_runtime.run_taskset import RunOptions, RunReport, run_taskset
+from preempt_runtime.run_taskset import RunReport, run_taskset
 from preempt_runtime.taskset import read_taskset
 from preempt_runtime.testing import Recording
 from tests.runtime.fake_bundles import (

@@ -14,8 +14,9 @@ from preempt_runtime.errors import BundleError, InputError
 from preempt_runtime.manifest import Latency, Manifest
 from preempt_runtime.policies import POLICIES
 from preempt_runtime.records import JobRecord
+from preempt_runtime.run_options import RunOptions
 from preempt_runtime.run_report import document_from_report
-from preempt_runtime.run_taskset import RunOptions, run_taskset
+from preempt_runtime.run_taskset import run_taskset
 from preempt_runtime.simulation.costs import (
     COST_MODES,
     CostMode,

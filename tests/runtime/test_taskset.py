@@ -8,8 +8,11 @@ import pytest
 from preempt_runtime.arrival_table import ARRIVAL_KEYS
 from preempt_runtime.arrivals import ClosedLoop, Periodic, Poisson, Recorded, Sporadic
 from preempt_runtime.errors import InputError
-from preempt_runtime.task_table import TASK_KEYS, CostSpec, TaskSpec
+from preempt_runtime.load_taskset import task_from_spec
+from preempt_runtime.task_spec import CostSpec, TaskSpec
+from preempt_runtime.task_table import TASK_KEYS
 from preempt_runtime.taskset import HEAD_KEYS, TaskSetSpec, read_taskset
+from preempt_runtime.testing import FakeNetwork
 
 MS = 1_000_000
 DOCS = Path(__file__).parents[2] / "docs" / "taskset.md"
@@ -262,6 +265,11 @@ def test_seeds_come_from_the_command_line_then_the_task_then_the_set(folder: Pat
             "priority = 3",
             "priority = 3\nbuffers = 65",
             "key 'buffers': 65, allowed an integer from 1 to 64",
+        ),
+        (
+            "priority = 3",
+            'priority = 3\nannounce = "2001us"',
+            "key 'announce': found '2001us', allowed at most 2 ms: then an announcement expires",
         ),
         (
             "priority = 3",
@@ -596,3 +604,10 @@ def test_a_file_whose_name_cannot_be_printed_is_read(folder: Path) -> None:
 def test_digits_of_other_scripts_are_no_duration(folder: Path) -> None:
     with pytest.raises(InputError, match="key 'deadline'"):
         read(folder, MINIMAL.replace("priority = 3", 'priority = 3\ndeadline = "\u0663ms"'))
+
+
+def test_a_task_may_announce_its_jobs(folder: Path) -> None:
+    text = MINIMAL.replace("priority = 3", 'priority = 3\nannounce = "100us"')
+    (task,) = read(folder, text).tasks
+    assert task.announce_ns == 100_000
+    assert task_from_spec(task, FakeNetwork()).announce_ns == 100_000

@@ -16,6 +16,7 @@ HOST_MAY_IMPORT = {
     "bundle",
     "device",
     "errors",
+    "gate_keys",
     "input_file",
     "inputs",
     "loading",
@@ -30,7 +31,7 @@ HOST_MAY_IMPORT = {
     "stdout",
     "strict_json",
     "svg",
-    "task_table",
+    "task_spec",
     "taskset",
     "typed_json",
     "units",
@@ -43,8 +44,7 @@ BACKENDS = {
     "backends.gpu_clocks",
     "backends.ort",
     "backends.tensorrt",
-    "backends.trt_buffers",
-    "gate_keys",
+    "gated_device",
 }
 LIGHT = {"preempt_runtime", "numpy", "tomllib", "tomli", "rich"}  # tomllib: standard from 3.11
 LIBRARIES = {
@@ -169,10 +169,12 @@ ALLOWED: dict[str, set[str]] = {
     "compilation": {"backends", "compile_options", "goal"},
     "plan_depth": {"plan_costs", "targets"},
     "plan_notes": {"backends", "compilation", "compile_options", "targets"},
+    "plan_problem": {"plan_costs", "plan_depth"},
     "plan": {
-        "backends", "cache", "compilation", "pipeline", "plan_costs", "plan_depth", "plan_notes",
+        "backends", "cache", "compilation", "pipeline", "plan_costs", "plan_notes", "plan_problem",
         "targets",
     },
+    "plan_refusal": {"plan"},
     "plan_report": {"plan", "plan_depth", "report"},
     "interruption": set(),
     "cli": {"interruption"},

@@ -22,7 +22,7 @@ from preempt_runtime.records import JobRecord, JobState
 from preempt_runtime.schedulability import AnalysedTask, Assumptions, analyse
 from preempt_runtime.system_view import view_this_machine
 from preempt_runtime.taskset import read_taskset
-from preemptc.plan import PlanOptions
+from preemptc.plan_problem import PlanOptions
 
 MS = 1_000_000
 RECORD = JobRecord(

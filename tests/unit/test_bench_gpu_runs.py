@@ -19,7 +19,8 @@ from models.make import make
 from preempt_runtime.backends.tensorrt import TrtDevice
 from preempt_runtime.bundle import open_bundle
 from preempt_runtime.taskset import TaskSetSpec, read_taskset
-from preemptc.plan import PlanOptions, TaskSetPlan, plan_taskset
+from preemptc.plan import TaskSetPlan, plan_taskset
+from preemptc.plan_problem import PlanOptions
 from tests.runtime.fake_tensorrt import FakeTensorRT, blob_of
 from tests.runtime.tensorrt_world import (
     BOUNDARIES,

@@ -18,14 +18,15 @@ from preempt_runtime.errors import BundleError, InfeasibleError
 from preempt_runtime.manifest import Latency
 from preempt_runtime.policies import POLICIES
 from preempt_runtime.schedulability import ANALYSED_POLICIES
-from preempt_runtime.task_table import CostSpec
+from preempt_runtime.task_spec import CostSpec
 from preempt_runtime.taskset import read_taskset
 from preemptc import pipeline
 from preemptc import plan as plan_module
 from preemptc.cache import BuildCache
 from preemptc.cli import main
-from preemptc.plan import PlanOptions, TaskSetPlan
+from preemptc.plan import TaskSetPlan
 from preemptc.plan_costs import bundle_costs, front_of_network
+from preemptc.plan_problem import PlanOptions
 from preemptc.search import SegmentCosts, pareto_front
 from preemptc.targets import TARGETS
 from tests.runtime.fake_bundles import manifest_of, write_bundle

@@ -18,7 +18,6 @@ from preemptc.backends.tensorrt.engine_builder import (
     is_strongly_typed,
     shared_builder,
 )
-from preemptc.backends.tensorrt.gate_bench import open_gates
 from preemptc.backends.tensorrt.inspector import inspected, layers_from_json
 from preemptc.backends.tensorrt.lower import (
     read_groups,
@@ -40,8 +39,6 @@ from preemptc.onnx_io.files import MODEL_FILE
 from preemptc.onnx_io.quantized import is_quantized
 from preemptc.profile import LatencyProfile
 from preemptc.targets import TARGETS, Target, local_device
-
-__all__ = ["TrtBackend", "open_backend", "open_gates"]
 
 DEFAULT_LEVEL = 3
 _LAYERS_FILE = "layers.json"

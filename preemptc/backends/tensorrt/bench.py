@@ -239,8 +239,7 @@ class TrtBench:
 
     def gates(self) -> TrtGateBench:
         """The whole engine, to put gates into."""
-        spec, name = graph_spec(self._lowered), self._model.name
-        return TrtGateBench(self._whole_buffers(), spec, name, self._stream)
+        return TrtGateBench(self._whole_buffers(), graph_spec(self._lowered), self._stream)
 
     def _whole_buffers(self) -> TrtBuffers:
         if self._whole is None:

@@ -6,22 +6,22 @@ meanwhile, and a gate that waits all the same passes by itself after a while.
 """
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import Any, Literal
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from preempt_runtime.backends.cuda import Stream, open_cuda
-from preempt_runtime.backends.cuda_graph import CudaGraph, capture_graph
+from preempt_runtime.backends.cuda import Stream
+from preempt_runtime.backends.cuda_graph import CudaGraph
 from preempt_runtime.backends.gate_board import GateBoard, Mode
-from preempt_runtime.backends.gates import GatedGraph, GateTimes, run_gated
+from preempt_runtime.backends.gates import GatedGraph, run_gated
 from preempt_runtime.backends.graph_shape import GraphShape
-from preempt_runtime.backends.tensorrt import Scratch, TrtBuffers, bind, deserialize
-from preempt_runtime.backends.trt_buffers import execute
+from preempt_runtime.backends.tensorrt import TrtBuffers
 from preempt_runtime.errors import DeviceError
 from preempt_runtime.gate_keys import key_of
+from preempt_runtime.gated_device import StretchTimes
 from preempt_runtime.inputs import random_inputs
 from preempt_runtime.manifest import GraphSpec
 from preempt_runtime.units import fmt_ns
@@ -36,7 +36,7 @@ _MAX_WAIT_NS = 200_000_000
 _WARM_UP_RUNS = 3
 _MAX_RUNS = 1000
 _MAX_CLOCK_RATIO = 2.0  # of a run by the gates' clock to one by events
-_CLOCK_SLACK_NS = 20_000  # events see a graph's start, too, and gates write stamps
+_CLOCK_SLACK_NS = 20_000  # events see a graph's start, too
 _DECOY_SEED = 1
 
 
@@ -46,7 +46,6 @@ class TrtGateBench:
     Args:
         buffers: of one engine, warmed up; they outlive this, as does the stream.
         graph: the network's interface.
-        name: what messages call the network.
         stream: nobody else may use it meanwhile.
         mode: of the gates.
 
@@ -58,7 +57,6 @@ class TrtGateBench:
         self,
         buffers: TrtBuffers,
         graph: GraphSpec,
-        name: str,
         stream: Stream,
         *,
         mode: Mode = MODE,
@@ -69,7 +67,8 @@ class TrtGateBench:
             try:
                 self._feed(0)
                 buffers.warm_up(stream)  # once more: some kernels are loaded by the second run
-                self.captured = stack.enter_context(self._capture(name))
+                captured = buffers.capture_segment(0, stream)
+                self.captured: CudaGraph = stack.enter_context(captured)
                 self.shape: GraphShape = self.captured.shape()
                 if (reason := self.shape.unfit()) is not None:
                     raise GateRefusal(reason)
@@ -141,8 +140,8 @@ class TrtGateBench:
                 self._board,
                 self._key,
                 self.stream,
-                before=lambda: self.buffers._copy_inputs(self.stream),
-                after=lambda: self.buffers._copy_outputs(self.stream),
+                before=lambda: self.buffers.copy_inputs(self.stream),
+                after=lambda: self.buffers.copy_outputs(self.stream),
             )
             self.stream.synchronize()
             self._check_board()
@@ -154,32 +153,28 @@ class TrtGateBench:
         self.buffers.write_inputs(random_inputs(self._graph, seed=seed, task="gates"))
         self.buffers.run(self.stream)
 
-    def _capture(self, name: str) -> CudaGraph:
-        (context,) = self.buffers.contexts
-        return capture_graph(self.stream, lambda: execute(context, name, self.stream))
-
-    def _stamped(self, cuts: Sequence[int], min_runs: int, budget_ns: int) -> list[GateTimes]:
+    def _stamped(self, cuts: Sequence[int], min_runs: int, budget_ns: int) -> list[StretchTimes]:
         """What gates wrote down, run by run."""
-        runs: list[GateTimes] = []
-        with GatedGraph(
-            self.captured, cuts, self._board, self._slot, self.stream, is_timed=True
-        ) as graph:
-            begin_ns = time.perf_counter_ns()
-            while len(runs) < min_runs + _WARM_UP_RUNS or (
-                len(runs) < _MAX_RUNS and time.perf_counter_ns() - begin_ns < budget_ns
-            ):
-                self._alone.launch(self.stream)  # the device is busy while the host enqueues
-                run_gated(graph, self._board, self._key, self.stream)
-                self.stream.synchronize()
-                runs.append(graph.times())
+        runs: list[StretchTimes] = []
+        graph = self._gated(cuts)
+        begin_ns = time.perf_counter_ns()
+        while len(runs) < min_runs + _WARM_UP_RUNS or (
+            len(runs) < _MAX_RUNS and time.perf_counter_ns() - begin_ns < budget_ns
+        ):
+            self._alone.launch(self.stream)  # the device is busy while the host enqueues
+            run_gated(graph, self._board, self._key, self.stream)
+            self.stream.synchronize()
+            runs.append(graph.times())
         return runs[_WARM_UP_RUNS:]
 
     def _gated(self, cuts: Sequence[int]) -> GatedGraph:
-        """The graph with gates there, without stamps; the last one is kept."""
+        """The graph with gates there, which write stamps as in any run; the last one is kept."""
         key = tuple(cuts)
         if self._gated_graph is None or self._gated_graph[0] != key:
             self._drop()
-            graph = GatedGraph(self.captured, key, self._board, self._slot, self.stream)
+            graph = GatedGraph(
+                self.captured, key, self._board, self._slot, self.stream, is_timed=True
+            )
             self._gated_graph = key, graph
         return self._gated_graph[1]
 
@@ -207,36 +202,7 @@ class _RaisedJob:
         run_gated(self._graph, self._board, self._key, stream)
 
 
-@contextmanager
-def open_gates(
-    engine: bytes,
-    graph: GraphSpec,
-    name: str,
-    *,
-    priority: Literal["high", "low"] = "high",
-    mode: Mode = MODE,
-) -> Iterator[TrtGateBench]:
-    """A serialised engine with a stream and buffers of its own, to put gates into.
-
-    Raises:
-        GateRefusal: they cannot be put in; names the node or what else is in the way.
-        DeviceError: the GPU or the engine cannot be used.
-    """
-    with open_cuda(), Stream(priority=priority) as stream:
-        whole = deserialize(engine, name)
-        interface = (
-            [tensor.name for tensor in graph.inputs],
-            [tensor.name for tensor in graph.outputs],
-        )
-        with (
-            Scratch([whole]) as scratch,
-            bind([whole], [interface], graph, (), name, scratch, stream) as buffers,
-            TrtGateBench(buffers, graph, name, stream, mode=mode) as bench,
-        ):
-            yield bench
-
-
-def _stretches(runs: Sequence[GateTimes]) -> NDArray[Any]:
+def _stretches(runs: Sequence[StretchTimes]) -> NDArray[Any]:
     """The time of each stretch, `[runs, stretches]`; two SMs' clocks may differ by a step."""
     return np.maximum(np.asarray([times.stretch_ns for times in runs], dtype=np.int64), 0)
 

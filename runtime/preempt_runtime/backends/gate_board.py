@@ -6,6 +6,7 @@ a gate that waits; only raising and clearing are in the order of the job's strea
 
 import logging
 import struct
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from preempt_runtime.backends.cuda import DeviceMemory, PinnedMemory, Stream, co
 from preempt_runtime.backends.cuda_driver import attribute, call
 from preempt_runtime.backends.cuda_module import Kernel, Module, pointer_arg, uint32_arg
 from preempt_runtime.errors import DeviceError
-from preempt_runtime.gate_keys import EMPTY, NUM_SLOTS, slot_of
+from preempt_runtime.gate_keys import EMPTY, NUM_SLOTS, announced, slot_of
 
 Mode = Literal["overlap", "exclusive"]
 Raising = Literal["write", "copy", "kernel"]
@@ -89,6 +90,7 @@ class GateBoard:
             max_wait_ns = _TIMED_WAIT_NS if attribute("KERNEL_EXEC_TIMEOUT", device) else 0
         self._free = list(range(NUM_SLOTS))
         self._num_read = 0
+        self._lock = threading.Lock()  # of what the host and the board hand to each other
         with ExitStack() as stack:
             module = stack.enter_context(Module(PTX, max_registers=MAX_REGISTERS))
             self.gate = _kernel(module, f"preempt_gate_{mode}")
@@ -146,16 +148,25 @@ class GateBoard:
         Raises:
             DeviceError: the driver's own text.
         """
-        slot = slot_of(key)
-        address = self.pointer + 8 * slot
-        if self.raising == "write":
-            call("cuStreamWriteValue64", stream._raw, address, key, 0)
-        elif self.raising == "copy":
-            self._keys.array.view(np.uint64)[slot] = key  # the last job's copy was done long ago
-            copy_async(address, self._keys.pointer + 8 * slot, 8, stream)
-        else:
-            args = [*self.kernel_args(slot)[:2], pointer_arg(key), pointer_arg(0)]
-            self._raise.launch(stream, args, block=1)
+        self._write(slot_of(key), key, stream)
+
+    def announce(self, key: int) -> None:
+        """Let others wait for a job that comes soon; in no order with any stream but its own.
+
+        Raises:
+            DeviceError: the driver's own text.
+        """
+        self.raise_key(announced(key), self._control)
+
+    def withdraw(self, slot: int) -> None:
+        """Let the job of that slot go on as the least urgent; a stretch that runs goes on.
+
+        Unlike a clear it leaves ownership alone, so that no other stretch begins beside this one.
+
+        Raises:
+            DeviceError: the driver's own text.
+        """
+        self._write(slot, EMPTY, self._control)
 
     def clear_slot(self, slot: int, stream: Stream) -> None:
         """Enqueue the end of a job whose graph was not launched: others wait no longer."""
@@ -202,6 +213,17 @@ class GateBoard:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _write(self, slot: int, value: int, stream: Stream) -> None:
+        address = self.pointer + 8 * slot
+        if self.raising == "write":
+            call("cuStreamWriteValue64", stream._raw, address, value, 0)
+        elif self.raising == "copy":
+            self._keys.array.view(np.uint64)[slot] = value  # the last copy was done long ago
+            copy_async(address, self._keys.pointer + 8 * slot, 8, stream)
+        else:
+            args = [*self.kernel_args(slot)[:2], pointer_arg(value), pointer_arg(0)]
+            self._raise.launch(stream, args, block=1)
+
     def _write_image(self, announce_ns: int, max_wait_ns: int) -> None:
         image = bytearray(BOARD_BYTES)
         struct.pack_into(f"<{NUM_SLOTS}Q", image, 0, *[EMPTY] * NUM_SLOTS)
@@ -214,14 +236,16 @@ class GateBoard:
         self._control.synchronize()
 
     def _read_image(self) -> bytes:
-        copy_async(self._image.pointer, self.pointer, BOARD_BYTES, self._control)
-        self._control.synchronize()
-        return bytes(self._image.array)
+        with self._lock:
+            copy_async(self._image.pointer, self.pointer, BOARD_BYTES, self._control)
+            self._control.synchronize()
+            return bytes(self._image.array)
 
     def _set_word(self, offset: int, value: int) -> None:
-        self._word.array.view(np.uint32)[0] = min(value, 0xFFFFFFFF)
-        copy_async(self.pointer + offset, self._word.pointer, 4, self._control)
-        self._control.synchronize()
+        with self._lock:
+            self._word.array.view(np.uint32)[0] = min(value, 0xFFFFFFFF)
+            copy_async(self.pointer + offset, self._word.pointer, 4, self._control)
+            self._control.synchronize()
 
 
 def _kernel(module: Module, name: str) -> Kernel:

@@ -1,11 +1,10 @@
 """One captured graph with gates in it: preemption points inside one TensorRT engine.
 
-EXPERIMENTAL: no GPU has run this yet. Nothing in the runtime uses it, and no bundle can ask for it.
+EXPERIMENTAL: no GPU has run this yet.
 """
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,28 +12,45 @@ from preempt_runtime.backends.cuda import DeviceMemory, GraphExec, PinnedMemory,
 from preempt_runtime.backends.cuda_graph import CudaGraph
 from preempt_runtime.backends.gate_board import GateBoard
 from preempt_runtime.backends.graph_shape import GraphShape, Stretch, stretches
-from preempt_runtime.errors import DeviceError
+from preempt_runtime.errors import DeviceError, GatesError
+from preempt_runtime.gated_device import StretchTimes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GateTimes:
-    """By the device's clock: when the job came to each gate, when it passed, when it ended."""
+class Stamps:
+    """Where the gates of one job write down when they were reached and passed."""
 
-    arrived_ns: tuple[int, ...]
-    passed_ns: tuple[int, ...]
-    end_ns: int
+    def __init__(self, num_gates: int) -> None:
+        num_bytes = 8 * (2 * num_gates + 1)
+        with ExitStack() as stack:
+            self._device = stack.enter_context(DeviceMemory(num_bytes))
+            self._host = stack.enter_context(PinnedMemory(num_bytes))
+            self._stack = stack.pop_all()
 
-    @property
-    def stretch_ns(self) -> tuple[int, ...]:
-        """How long each stretch took, the way to the next gate included."""
-        ends = (*self.arrived_ns[1:], self.end_ns)
-        return tuple(end - start for start, end in zip(self.passed_ns, ends, strict=True))
+    def address(self, gate: int) -> int:
+        """Of a gate's two words, by its number; behind those of the last one is the end's."""
+        pointer: int = self._device.pointer
+        return pointer + 16 * gate
 
-    @property
-    def waited_ns(self) -> tuple[int, ...]:
-        """How long the job stood at each gate."""
-        pairs = zip(self.arrived_ns, self.passed_ns, strict=True)
-        return tuple(passed - arrived for arrived, passed in pairs)
+    def copy(self, stream: Stream) -> None:
+        """Enqueue that the host gets them."""
+        copy_async(self._host.pointer, self._device.pointer, self._device.num_bytes, stream)
+
+    def read(self) -> StretchTimes:
+        """What the last copy brought, by the device's clock; it must have completed."""
+        values = [int(value) for value in self._host.array.view(np.uint64)]
+        return StretchTimes(
+            arrived_ns=tuple(values[0:-1:2]), passed_ns=tuple(values[1:-1:2]), end_ns=values[-1]
+        )
+
+    def close(self) -> None:
+        """Release the memory."""
+        self._stack.close()
+
+    def __enter__(self) -> "Stamps":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 class GatedGraph:
@@ -50,9 +66,13 @@ class GatedGraph:
         slot: the job's, from `board.take_slot()`.
         stream: any; nothing stays on it.
         is_timed: whether gates write down when they were reached and passed.
+        stamps: where they do, instead of memory of its own; `first_gate` is the number of the first
+            one there.
+        is_last: whether the job ends with this graph; else its next one begins at a gate, too.
 
     Raises:
-        DeviceError: gates cannot be put into this graph, with the reason; or the driver refused.
+        GatesError: gates cannot be put into this graph, with the reason.
+        DeviceError: the driver refused.
     """
 
     def __init__(
@@ -64,24 +84,23 @@ class GatedGraph:
         stream: Stream,
         *,
         is_timed: bool = False,
+        stamps: Stamps | None = None,
+        first_gate: int = 0,
+        is_last: bool = True,
     ) -> None:
         shape = captured.shape()
         if reason := shape.unfit():
-            raise DeviceError(f"no gates: {reason}; run this network by segments")
+            raise GatesError(f"no gates: {reason}; run this network by segments")
         pieces = stretches(shape, cuts)
         self.slot = slot
         self.num_gates = len(pieces)
         self._stream = stream
         with ExitStack() as stack:
-            self._times: tuple[DeviceMemory, PinnedMemory] | None = None
             if is_timed:
-                num_bytes = 8 * (2 * self.num_gates + 1)
-                self._times = (
-                    stack.enter_context(DeviceMemory(num_bytes)),
-                    stack.enter_context(PinnedMemory(num_bytes)),
-                )
+                stamps = stack.enter_context(Stamps(self.num_gates))
+            self._stamps = stamps
             with captured.clone() as clone:
-                self._insert(clone, shape, pieces, board)
+                self._insert(clone, shape, pieces, board, first_gate, is_last=is_last)
                 self.graph: GraphExec = stack.enter_context(clone.instantiate())
             self.graph.upload(stream)
             stream.synchronize()
@@ -91,21 +110,17 @@ class GatedGraph:
         """Enqueue all of it; the job's key must have been raised on this stream before."""
         self.graph.launch(stream)
 
-    def times(self) -> GateTimes:
+    def times(self) -> StretchTimes:
         """The times of the last run, which must have completed.
 
         Raises:
             DeviceError: the graph was made without.
         """
-        if self._times is None:
+        if self._stamps is None:
             raise DeviceError("gates: this graph writes no times down; make it with is_timed=True")
-        device, host = self._times
-        copy_async(host.pointer, device.pointer, device.num_bytes, self._stream)
+        self._stamps.copy(self._stream)
         self._stream.synchronize()
-        values = [int(value) for value in host.array.view(np.uint64)]
-        return GateTimes(
-            arrived_ns=tuple(values[0:-1:2]), passed_ns=tuple(values[1:-1:2]), end_ns=values[-1]
-        )
+        return self._stamps.read()
 
     def close(self) -> None:
         """Release it; it must not run any more."""
@@ -118,22 +133,30 @@ class GatedGraph:
         self.close()
 
     def _insert(
-        self, clone: CudaGraph, shape: GraphShape, pieces: Sequence[Stretch], board: GateBoard
+        self,
+        clone: CudaGraph,
+        shape: GraphShape,
+        pieces: Sequence[Stretch],
+        board: GateBoard,
+        first_gate: int,
+        *,
+        is_last: bool,
     ) -> None:
         """Let every stretch wait for a gate, and the gate for the stretch before it."""
         piece_of = {idx: at for at, piece in enumerate(pieces) for idx in piece.nodes}
         clone.remove_edges(lambda start, end: piece_of[start] != piece_of[end])
         before: list[object] = []
-        for at, piece in enumerate(pieces):
-            args = board.kernel_args(self.slot, self._stamp_address(2 * at))
+        for number, piece in enumerate(pieces, first_gate):
+            args = board.kernel_args(self.slot, self._stamp_address(number))
             gate = clone.add_kernel(board.gate.node_params(args), before)
             clone.add_edges([(gate, clone.nodes[idx]) for idx in piece.sources])
             before = [clone.nodes[idx] for idx in piece.sinks]
-        args = board.kernel_args(self.slot, self._stamp_address(2 * len(pieces)))
-        clone.add_kernel(board.clear.node_params(args, block=1), before)
+        if is_last:
+            args = board.kernel_args(self.slot, self._stamp_address(first_gate + len(pieces)))
+            clone.add_kernel(board.clear.node_params(args, block=1), before)
 
-    def _stamp_address(self, idx: int) -> int:
-        return 0 if self._times is None else self._times[0].pointer + 8 * idx
+    def _stamp_address(self, gate: int) -> int:
+        return 0 if self._stamps is None else self._stamps.address(gate)
 
 
 def run_gated(

@@ -3,8 +3,8 @@
 import threading
 from collections import deque
 from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from preempt_runtime.backends.cuda import CudaContext, Event, Stream, open_cuda
 from preempt_runtime.backends.gpu_hazards import hazards
@@ -16,6 +16,7 @@ from preempt_runtime.backends.trt_context import (
     scratch_bytes,
     weights_bytes,
 )
+from preempt_runtime.backends.trt_engines import PlanEngines, load_engines, loaded_memory
 from preempt_runtime.backends.trt_library import (
     EngineLogger,
     deserialize,
@@ -23,11 +24,10 @@ from preempt_runtime.backends.trt_library import (
     library_version,
     local_fields,
 )
-from preempt_runtime.backends.trt_tensors import stored_specs
 from preempt_runtime.bundle import Bundle, choose_plan
 from preempt_runtime.device import MAX_DEPTH, JobBuffers
 from preempt_runtime.errors import DeviceError
-from preempt_runtime.manifest import GraphSpec, PlanSpec, SegmentSpec
+from preempt_runtime.manifest import SegmentSpec
 from preempt_runtime.network_memory import NetworkMemory
 
 __all__ = [
@@ -51,28 +51,17 @@ __all__ = [
 class TrtNetwork:
     """A plan whose segments are engines, deserialised once: weights are not copied per job."""
 
-    def __init__(
-        self,
-        *,
-        name: str,
-        graph: GraphSpec,
-        plan: PlanSpec,
-        engines: tuple[Any, ...],
-        engine_bytes: int,
-        context: CudaContext,
-        zero_copy: bool,
-    ) -> None:
-        self.name = name
-        self.graph = graph
-        self.plan = plan
-        self._engines = engines
-        self._engine_bytes = engine_bytes
+    def __init__(self, loaded: PlanEngines, context: CudaContext, *, zero_copy: bool) -> None:
+        self.name = loaded.name
+        self.graph = loaded.graph
+        self.plan = loaded.plan
+        self._loaded = loaded
         self._context = context
         self._zero_copy = zero_copy
         try:
-            self._scratch = Scratch(engines)
+            self._scratch = Scratch(loaded.engines)
         except DeviceError as err:
-            raise DeviceError(f"{name}: scratch memory of its segments: {err}") from err
+            raise DeviceError(f"{self.name}: scratch memory of its segments: {err}") from err
 
     @property
     def segments(self) -> tuple[SegmentSpec, ...]:
@@ -88,8 +77,8 @@ class TrtNetwork:
         self._context.make_current()
         with Stream(priority="low") as stream:  # one that jobs run on would capture their launches
             return bind(
-                self._engines,
-                self._interfaces,
+                self._loaded.engines,
+                self._loaded.interfaces,
                 self.graph,
                 self.plan.boundaries,
                 self.name,
@@ -103,30 +92,13 @@ class TrtNetwork:
 
         `measure_memory` of trt_memory asks the driver instead.
         """
-        stored = stored_specs(self._engines, self._interfaces, self.graph, self.plan.boundaries)
-        interface = {spec.name for spec in (*self.graph.inputs, *self.graph.outputs)}
-        weights = [weights_bytes(engine) for engine in self._engines]
-        known = [num_bytes for num_bytes in weights if num_bytes is not None]
-        sizes = {name: spec.num_bytes for name, spec in stored.items()}
-        interface_bytes = sum(sizes[name] for name in interface)
-        return NetworkMemory(
-            backend="tensorrt",
-            num_segments=len(self._engines),
-            engine_bytes=self._engine_bytes,
-            weights_bytes=sum(known) if len(known) == len(weights) else None,
-            scratch_bytes=self._scratch.num_bytes,
-            boundary_bytes=sum(sizes.values()) - interface_bytes,
-            interface_bytes=interface_bytes,
-            is_zero_copy=self._zero_copy,
+        return loaded_memory(
+            self._loaded, scratch_bytes=self._scratch.num_bytes, zero_copy=self._zero_copy
         )
-
-    @property
-    def _interfaces(self) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
-        return [(segment.inputs, segment.outputs) for segment in self.plan.segments]
 
     def close(self) -> None:
         """Release the engines and the scratch memory; no job may be in flight."""
-        self._engines = ()
+        self._loaded = replace(self._loaded, engines=())
         self._scratch.close()
 
 
@@ -180,23 +152,9 @@ class TrtDevice:
             DeviceError: TensorRT refused an engine, or there is no memory.
         """
         plan = choose_plan(bundle, local_fields(), plan_id=plan_id)
-        bundle.verify_artefacts(plan.key)
         self._context.make_current()
-        name = bundle.root.name
-        engines, engine_bytes = [], 0
-        for segment in plan.segments:
-            blob = bundle.read_bytes(segment.path)
-            engines.append(deserialize(blob, f"{name}: {segment.path}"))
-            engine_bytes += len(blob)
-        return TrtNetwork(
-            name=name,
-            graph=bundle.manifest.graph_of(plan),
-            plan=plan,
-            engines=tuple(engines),
-            engine_bytes=engine_bytes,
-            context=self._context,
-            zero_copy=self.is_zero_copy,
-        )
+        loaded = load_engines(bundle, plan)
+        return TrtNetwork(loaded, self._context, zero_copy=self.is_zero_copy)
 
     def launch(self, buffers: JobBuffers, segment_idx: int, *, is_urgent: bool) -> None:
         """Enqueue the segment's graph, behind whatever is in flight.

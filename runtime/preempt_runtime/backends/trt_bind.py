@@ -28,6 +28,7 @@ def bind(
     stream: Stream,
     *,
     zero_copy: bool | None = None,
+    captures: bool = True,
 ) -> TrtBuffers:
     """Buffers for one job: each tensor allocated once, each segment warmed up and captured.
 
@@ -44,6 +45,7 @@ def bind(
         stream: nobody else may use it meanwhile; what is captured may be launched on any stream.
         zero_copy: whether inputs and outputs lie in host memory that the GPU reaches, instead of
             being copied; None: if they share one memory, as on a Jetson.
+        captures: whether segments are captured; else whoever asks for `capture_segment` does.
 
     Raises:
         DeviceError: no memory, a tensor that is not as described, or TensorRT or the driver
@@ -76,7 +78,8 @@ def bind(
             buffers.warm_up(stream)
             for context in contexts if own is not scratch else ():
                 place_context(context, scratch)
-            buffers.capture(stream)
+            if captures:
+                buffers.capture(stream)
         except DeviceError as err:
             if str(err).startswith(name):
                 raise

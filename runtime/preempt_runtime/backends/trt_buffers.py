@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from preempt_runtime.backends.cuda import Event, GraphExec, Stream, capture, copy_async
+from preempt_runtime.backends.cuda_graph import CudaGraph, capture_graph
 from preempt_runtime.backends.device_arrays import DeviceArray, checked_device_array
 from preempt_runtime.backends.trt_context import Scratch
 from preempt_runtime.backends.trt_library import EngineLogger
@@ -113,10 +114,11 @@ class TrtBuffers:
         """
         try:
             if segment_idx == 0:
-                self._copy_inputs(stream)
+                self.await_inputs(stream)
+                self.copy_inputs(stream)
             self.graphs[segment_idx].launch(stream)
             if segment_idx == len(self.graphs) - 1:
-                self._copy_outputs(stream)
+                self.copy_outputs(stream)
         except DeviceError as err:
             raise DeviceError(
                 f"{self.name}: segment {segment_idx} could not be launched: {err}"
@@ -155,17 +157,23 @@ class TrtBuffers:
     ) -> None:
         self.close()
 
-    def _copy_inputs(self, stream: Stream) -> None:
+    def await_inputs(self, stream: Stream) -> None:
+        """Enqueue the wait for whoever writes inputs that lie in device memory."""
+        for given in self._from_device.values():
+            if given.stream is not None:
+                self._fence.record(given.stream)
+                stream.wait_for(self._fence)
+
+    def copy_inputs(self, stream: Stream) -> None:
+        """Enqueue the copies of inputs; those from device memory must be complete by then."""
         for host in self._inputs:
             if (given := self._from_device.get(host.name)) is not None:
-                if given.stream is not None:
-                    self._fence.record(given.stream)
-                    stream.wait_for(self._fence)
                 copy_async(host.tensor.pointer, given.pointer, host.num_bytes, stream)
             elif not host.is_mapped:
                 copy_async(host.tensor.pointer, host.pinned.pointer, host.num_bytes, stream)
 
-    def _copy_outputs(self, stream: Stream) -> None:
+    def copy_outputs(self, stream: Stream) -> None:
+        """Enqueue the copies of outputs to the host, unless they are left."""
         for host in self._outputs if not self._leaves_outputs else ():
             if not host.is_mapped:
                 copy_async(host.pinned.pointer, host.tensor.pointer, host.num_bytes, stream)
@@ -175,16 +183,20 @@ class TrtBuffers:
 
     def warm_up(self, stream: Stream) -> None:
         """Run each segment once, in order: loads kernels, which cannot be captured."""
-        self._copy_inputs(stream)
+        self.copy_inputs(stream)
         for idx in range(len(self.contexts)):
             self._execute(idx, stream)
-        self._copy_outputs(stream)
+        self.copy_outputs(stream)
         stream.synchronize()
 
     def capture(self, stream: Stream) -> None:
         """Make one graph of each segment."""
         self.graphs = tuple(self._captured(idx, stream) for idx in range(len(self.contexts)))
         stream.synchronize()
+
+    def capture_segment(self, segment_idx: int, stream: Stream) -> CudaGraph:
+        """A graph of one segment that can be read and edited; the caller closes it."""
+        return capture_graph(stream, lambda: self._execute(segment_idx, stream))
 
     def _captured(self, segment_idx: int, stream: Stream) -> GraphExec:
         graph = capture(stream, lambda: self._execute(segment_idx, stream))

@@ -20,11 +20,15 @@ class Scratch:
     """
 
     def __init__(self, engines: Sequence[Any]) -> None:
-        needed = max(map(scratch_bytes, engines), default=0)
-        self.num_bytes = scratch_block_bytes(needed)
+        self.num_bytes = self.size_of(engines)
         self.is_bound = False
         self._memory = DeviceMemory(self.num_bytes)
         assert self._memory.pointer % _ALIGNMENT == 0
+
+    @staticmethod
+    def size_of(engines: Sequence[Any]) -> int:
+        """Bytes of a block for these engines."""
+        return scratch_block_bytes(max(map(scratch_bytes, engines), default=0))
 
     @property
     def pointer(self) -> int:

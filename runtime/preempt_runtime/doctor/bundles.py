@@ -21,7 +21,7 @@ def _check_plan(subject: Subject, asked: AskedPlan) -> Finding:
     num_cores = len(subject.view.usable_cores)
     try:
         backend = find_backend(backend_name(bundle, asked.plan_id, find_backend, threads))
-        plan = plan_to_load(bundle, asked.plan_id, backend, threads)
+        plan = plan_to_load(bundle, asked.plan_id, backend, threads, asked.mechanisms)
     except (BundleError, DeviceError) as err:
         return Finding(level="fail", what=what, found=str(err))
     found = f"plan {plan.id!r}, {len(plan.segments)} segments, {plan.source}"

@@ -12,7 +12,7 @@ from typing import Literal
 from preempt_runtime.bundle import Bundle
 from preempt_runtime.gpu_view import GpuProbe
 from preempt_runtime.loading import FindBackend
-from preempt_runtime.manifest import PlanSpec
+from preempt_runtime.manifest import SEGMENTS, PlanSpec
 from preempt_runtime.system_view import SystemView
 from preempt_runtime.unknown import Unknown
 
@@ -31,11 +31,15 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AskedPlan:
-    """A bundle, the plan of it that a task asks for (None: the first that fits), its buffers."""
+    """A bundle, the plan of it that a task asks for (None: the first that fits), its buffers.
+
+    `mechanisms` are what the task set lets jobs be preempted by.
+    """
 
     bundle: Bundle
     plan_id: str | None = None
     buffers: int = 1
+    mechanisms: tuple[str, ...] = (SEGMENTS,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

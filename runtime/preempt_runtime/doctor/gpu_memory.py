@@ -73,7 +73,9 @@ def _fitting_plans(subject: Subject) -> list[tuple[AskedPlan, PlanSpec]]:
     for asked, _ in subject.named_plans("tensorrt"):
         try:
             backend = subject.find_backend("tensorrt")
-            plan = plan_to_load(asked.bundle, asked.plan_id, backend, subject.threads)
+            plan = plan_to_load(
+                asked.bundle, asked.plan_id, backend, subject.threads, asked.mechanisms
+            )
             for path in used_files(asked.bundle, plan):
                 asked.bundle.verified_path(path)
         except (BundleError, DeviceError):

@@ -14,7 +14,7 @@ from preempt_runtime.policies.edf import EarliestDeadline
 from preempt_runtime.policies.fifo import Fifo
 from preempt_runtime.policies.fixed_priority import FixedPriority
 from preempt_runtime.policies.least_laxity import LeastLaxity
-from preempt_runtime.policies.policy import Policy, check_needs, key_of
+from preempt_runtime.policies.policy import GatePolicy, Policy, check_needs, key_of
 from preempt_runtime.policies.prema import Prema
 from preempt_runtime.policies.rate_monotonic import RateMonotonic
 
@@ -25,11 +25,13 @@ __all__ = [
     "EarliestDeadline",
     "Fifo",
     "FixedPriority",
+    "GatePolicy",
     "LeastLaxity",
     "Policy",
     "Prema",
     "RateMonotonic",
     "check_needs",
+    "gate_policy",
     "key_of",
     "policy_from_name",
 ]
@@ -45,6 +47,21 @@ _ALL: tuple[Policy, ...] = (
     Dysta(),
 )
 POLICIES: Mapping[str, Policy] = {policy.name: policy for policy in _ALL}
+
+
+def gate_policy(policy: Policy) -> GatePolicy:
+    """The same policy, if gates can keep its order.
+
+    Raises:
+        InputError: a job's urgency changes while it runs; the message lists those that remain.
+    """
+    if not isinstance(policy, GatePolicy):
+        fit = ", ".join(name for name, each in POLICIES.items() if isinstance(each, GatePolicy))
+        raise InputError(
+            f"policy {policy.name!r}: a job's urgency changes while it runs, gates keep what it"
+            f" was at its start; take one of {fit}, or --mechanism segments"
+        )
+    return policy
 
 
 def policy_from_name(name: str) -> Policy:

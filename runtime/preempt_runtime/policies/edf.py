@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TypeVar
 
+from preempt_runtime.gate_keys import GateRank, deadline_rank
 from preempt_runtime.job import Key, ReadyJob
 from preempt_runtime.policies.policy import BEST_EFFORT, Need, RankedTask, by_key, rank_of_kind
 
@@ -30,6 +31,13 @@ class EarliestDeadline:
             return BEST_EFFORT
         assert job.due_ns is not None
         return (0, job.due_ns)
+
+    def gate_rank(self, job: ReadyJob, order: int) -> GateRank:
+        """Its absolute deadline."""
+        if job.is_best_effort:
+            return ("best-effort", order)
+        assert job.due_ns is not None
+        return ("real-time", deadline_rank(job.due_ns))
 
     def pick(self, ready: Sequence[_J], now_ns: int) -> _J:
         """The smallest key."""

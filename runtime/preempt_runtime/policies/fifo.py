@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TypeVar
 
+from preempt_runtime.gate_keys import GateRank
 from preempt_runtime.job import Key, ReadyJob
 from preempt_runtime.policies.fixed_priority import FixedPriority
 from preempt_runtime.policies.policy import Need, RankedTask, by_key
@@ -27,6 +28,10 @@ class Fifo:
     def urgency(self, job: ReadyJob) -> Key:
         """Whether it has started, and its release."""
         return (0, 0) if job.is_started else (1, job.release_ns)
+
+    def gate_rank(self, job: ReadyJob, order: int) -> GateRank:
+        """The order of starts, whatever its priority."""
+        return ("real-time", order)
 
     def pick(self, ready: Sequence[_J], now_ns: int) -> _J:
         """The started job, or else the one that waits longest."""

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TypeVar
 
+from preempt_runtime.gate_keys import GateRank, priority_rank
 from preempt_runtime.job import Key, ReadyJob
 from preempt_runtime.policies.policy import BEST_EFFORT, Need, RankedTask, by_key
 
@@ -23,6 +24,12 @@ class FixedPriority:
     def urgency(self, job: ReadyJob) -> Key:
         """Its task's priority."""
         return BEST_EFFORT if job.priority is None else (0, -job.priority)
+
+    def gate_rank(self, job: ReadyJob, order: int) -> GateRank:
+        """Its priority, then the order of starts."""
+        if job.priority is None:
+            return ("best-effort", order)
+        return ("real-time", priority_rank(job.priority, order))
 
     def pick(self, ready: Sequence[_J], now_ns: int) -> _J:
         """The smallest key."""

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable, Sequence
 from operator import attrgetter
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar, runtime_checkable
 
 from preempt_runtime.errors import InputError
+from preempt_runtime.gate_keys import GateRank
 from preempt_runtime.job import Key, ReadyJob
 
 _J = TypeVar("_J", bound=ReadyJob)
@@ -80,6 +81,15 @@ class Policy(Protocol):
 
     def pick(self, ready: Sequence[_J], now_ns: int) -> _J:
         """One of `ready`, which holds at least one job; its order means nothing."""
+        ...
+
+
+@runtime_checkable
+class GatePolicy(Policy, Protocol):
+    """A policy whose order of two jobs is known when they are released: gates can keep it."""
+
+    def gate_rank(self, job: ReadyJob, order: int) -> GateRank:
+        """Its place among the jobs on the device; `order` grows with every job that starts."""
         ...
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TypeVar
 
+from preempt_runtime.gate_keys import GateRank, period_rank
 from preempt_runtime.job import Key, ReadyJob
 from preempt_runtime.policies.policy import BEST_EFFORT, Need, RankedTask, by_key
 
@@ -33,6 +34,13 @@ class RateMonotonic:
             return BEST_EFFORT
         assert job.period_ns is not None
         return (0, job.period_ns)
+
+    def gate_rank(self, job: ReadyJob, order: int) -> GateRank:
+        """Its period, then the order of starts."""
+        if job.is_best_effort:
+            return ("best-effort", order)
+        assert job.period_ns is not None
+        return ("real-time", period_rank(job.period_ns, order))
 
     def pick(self, ready: Sequence[_J], now_ns: int) -> _J:
         """The smallest key."""

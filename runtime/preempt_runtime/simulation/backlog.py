@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from preempt_runtime.records import JobRecord, SegmentRecord
-from preempt_runtime.task_table import TaskSpec
+from preempt_runtime.task_spec import TaskSpec
 
 MAX_BACKLOG = 200_000  # jobs of one task without a bound, or of all; about 160 MB
 _NUM_QUARTERS = 4

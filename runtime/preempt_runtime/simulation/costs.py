@@ -7,16 +7,17 @@ would flatter the schedule.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Literal
 
 from preempt_runtime.bundle import Bundle, open_bundle
 from preempt_runtime.errors import InputError
-from preempt_runtime.manifest import SegmentSpec
+from preempt_runtime.manifest import SEGMENTS, SegmentSpec
 from preempt_runtime.plan_choice import is_measured, machine_of, plan_with_costs
 from preempt_runtime.schedulability import CostSource
-from preempt_runtime.task_table import CostSpec, TaskSpec
+from preempt_runtime.task_spec import CostSpec, TaskSpec
 from preempt_runtime.taskset import TaskSetSpec
 
 CostMode = Literal["fixed", "worst", "random"]
@@ -110,7 +111,9 @@ def _costs_of(task: TaskSpec, taskset: TaskSetSpec) -> TaskCosts:
             f"{taskset.path}: task {task.name!r}: {what}, so its costs are not known; compile its"
             " model with `preemptc plan --compile`, or write cost or segments"
         )
-    return costs_from_bundle(open_bundle(task.bundle), task.plan, taskset.threads)
+    return costs_from_bundle(
+        open_bundle(task.bundle), task.plan, taskset.threads, taskset.plan_mechanisms
+    )
 
 
 def costs_from_numbers(cost: CostSpec, max_segment_ns: int | None) -> TaskCosts:
@@ -120,13 +123,18 @@ def costs_from_numbers(cost: CostSpec, max_segment_ns: int | None) -> TaskCosts:
     return TaskCosts(segments=segments, source="given")
 
 
-def costs_from_bundle(bundle: Bundle, plan_id: str | None, threads: int | None) -> TaskCosts:
+def costs_from_bundle(
+    bundle: Bundle,
+    plan_id: str | None,
+    threads: int | None,
+    mechanisms: Sequence[str] = (SEGMENTS,),
+) -> TaskCosts:
     """Costs of the plan that `plan_with_costs` finds.
 
     Raises:
         BundleError: there is none.
     """
-    plan = plan_with_costs(bundle, plan_id, threads)
+    plan = plan_with_costs(bundle, plan_id, threads, mechanisms)
     return TaskCosts(
         segments=tuple(map(_cost_of, plan.segments)),
         source="measured" if is_measured(plan) else "estimated",

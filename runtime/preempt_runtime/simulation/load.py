@@ -14,7 +14,7 @@ from preempt_runtime.arrivals import (
 )
 from preempt_runtime.errors import InputError
 from preempt_runtime.simulation.costs import CostMode, TaskCosts
-from preempt_runtime.task_table import TaskSpec
+from preempt_runtime.task_spec import TaskSpec
 from preempt_runtime.taskset import TaskSetSpec
 from preempt_runtime.units import fmt_ns
 

@@ -8,7 +8,8 @@ from preempt_runtime.errors import InputError
 from preempt_runtime.policies import policy_from_name
 from preempt_runtime.simulation.costs import CostMode, TaskCosts, costs_from_numbers
 from preempt_runtime.simulation.load import at_load, offered_load
-from preempt_runtime.task_table import MAX_SEED, TaskSpec
+from preempt_runtime.task_spec import TaskSpec
+from preempt_runtime.task_table import MAX_SEED
 from preempt_runtime.taskset import TaskSetSpec, check_num_segments
 from preempt_runtime.units import fmt_ns, parse_duration_ns
 

@@ -76,7 +76,7 @@ static __device__ __forceinline__ void gate(Board* board, u32 slot, u64* stamps)
     u64 seen = 0;
     u32 since = 0, start = 0;
     u32 pause_ns = MIN_PAUSE_NS;
-    if (stamps && lane == 0) stamps[0] = now_ns();
+    const u64 arrived_ns = stamps ? now_ns() : 0;
     for (;;) {
         const u64 held = load(&board->slots[lane]);
         const u32 owner = IS_EXCLUSIVE ? load(&board->owner) : 0;
@@ -123,7 +123,10 @@ static __device__ __forceinline__ void gate(Board* board, u32 slot, u64* stamps)
         __nanosleep(pause_ns);
         pause_ns = min(pause_ns * 2, MAX_PAUSE_NS);
     }
-    if (stamps && lane == 0) stamps[1] = now_ns();
+    if (stamps && lane == 0) {  // equal where nobody had to be waited for
+        stamps[0] = arrived_ns;
+        stamps[1] = start == 0 ? arrived_ns : now_ns();
+    }
 }
 
 extern "C" __global__ void preempt_gate_overlap(Board* board, u32 slot, u64* stamps) {

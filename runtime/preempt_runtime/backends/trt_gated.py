@@ -1,0 +1,413 @@
+"""TensorRT with gates: whole jobs on the GPU, which decides at its gates who goes on.
+
+EXPERIMENTAL: no GPU has run this yet.
+"""
+
+import logging
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+
+from preempt_runtime.backends.cuda import CudaContext, Event, Stream, open_cuda
+from preempt_runtime.backends.cuda_driver import pci_bus_id
+from preempt_runtime.backends.device_arrays import DeviceArray
+from preempt_runtime.backends.device_lock import DeviceLock
+from preempt_runtime.backends.gate_board import GateBoard, Mode
+from preempt_runtime.backends.gate_canary import held_up
+from preempt_runtime.backends.gates import GatedGraph, Stamps
+from preempt_runtime.backends.trt_bind import bind
+from preempt_runtime.backends.trt_buffers import TrtBuffers
+from preempt_runtime.backends.trt_context import Scratch
+from preempt_runtime.backends.trt_engines import PlanEngines, load_engines, loaded_memory
+from preempt_runtime.backends.trt_library import local_fields
+from preempt_runtime.bundle import Bundle, choose_plan
+from preempt_runtime.device import Array, JobBuffers
+from preempt_runtime.errors import GatesError
+from preempt_runtime.gate_keys import GateRank, key_of
+from preempt_runtime.gated_device import StretchTimes
+from preempt_runtime.manifest import GATES_FIRST, PlanSpec, SegmentSpec
+from preempt_runtime.network_memory import NetworkMemory
+
+_log = logging.getLogger("preempt_runtime.backends.gates")
+
+
+class GatedBuffers:
+    """One job in flight: its tensors, its slot, and graphs with gates in them.
+
+    A plan of gates is one graph, a plan of segments one for each, with a gate before it. Jobs
+    interleave, so each has scratch memory and a stream of its own.
+    """
+
+    def __init__(
+        self, loaded: PlanEngines, board: GateBoard, lock: threading.RLock, *, zero_copy: bool
+    ) -> None:
+        self.is_urgent = False
+        self.stream: Stream | None = None
+        self._board = board
+        self._board_lock = lock
+        self._is_open = True
+        with ExitStack() as stack, Stream(priority="low") as stream:
+            with lock:
+                self.slot = board.take_slot()
+                stack.callback(self._return_slot)
+            scratch = stack.enter_context(Scratch(loaded.engines))
+            self._job: TrtBuffers = stack.enter_context(
+                bind(
+                    loaded.engines,
+                    loaded.interfaces,
+                    loaded.graph,
+                    loaded.plan.boundaries,
+                    loaded.name,
+                    scratch,
+                    stream,
+                    zero_copy=zero_copy,
+                    captures=False,
+                )
+            )
+            self._stamps = stack.enter_context(Stamps(len(loaded.plan.segments)))
+            self.ended = stack.enter_context(Event(timing=False))
+            self._graphs = _gated_graphs(self._job, loaded, board, self, stream, stack)
+            board.set_limit(self.slot, _cost_ns(loaded.plan))
+            self._stack = stack.pop_all()
+
+    @property
+    def is_open(self) -> bool:
+        """It has not been closed."""
+        return self._is_open
+
+    @property
+    def stamps(self) -> Stamps:
+        """Where its gates write down when they were reached and passed."""
+        return self._stamps
+
+    def write_inputs(self, inputs: Mapping[str, Array]) -> None:
+        """As `TrtBuffers.write_inputs`."""
+        self._job.write_inputs(inputs)
+
+    def input_pieces(self, inputs: Mapping[str, Array]) -> Iterator[None]:
+        """As `TrtBuffers.input_pieces`."""
+        return self._job.input_pieces(inputs)
+
+    def read_outputs(self) -> dict[str, Array]:
+        """Copies of the outputs, owned by the caller; the job must have ended."""
+        return self._job.read_outputs()
+
+    def leave_outputs(self) -> None:
+        """Copy no outputs to the host from now on."""
+        self._job.leave_outputs()
+
+    def outputs_on_device(self, owner: object = None) -> dict[str, DeviceArray]:
+        """The outputs where they are; overwritten by the next job."""
+        return self._job.outputs_on_device(owner or self)
+
+    def start(self, key: int) -> None:
+        """Raise the key, then enqueue copies of inputs, all graphs, copies of outputs.
+
+        Inputs in device memory are waited for first: who waits for others must not be waited for.
+
+        Raises:
+            DeviceError: the driver's own text; others wait for this job no longer.
+        """
+        stream = self.stream
+        assert stream is not None, "the device gave it one"
+        self._job.await_inputs(stream)
+        self._board.raise_key(key, stream)
+        try:
+            self._job.copy_inputs(stream)
+            for graph in self._graphs:
+                graph.launch(stream)
+        except BaseException:
+            self._board.clear_slot(self.slot, stream)
+            raise
+        self._job.copy_outputs(stream)
+        self._stamps.copy(stream)
+        self.ended.record(stream)
+
+    def use_stream(self, *, is_urgent: bool) -> None:
+        """Run on a stream of that priority from now on; no job may be in these buffers."""
+        old = self.stream
+        self.stream = self._stack.enter_context(Stream(priority="high" if is_urgent else "low"))
+        self.is_urgent = is_urgent
+        if old is not None:
+            old.synchronize()
+            old.close()
+
+    def close(self) -> None:
+        """Release all of it; without effect the second time."""
+        self._is_open = False
+        self._graphs = ()
+        self._stack.close()
+        self.stream = None
+
+    def _return_slot(self) -> None:
+        with self._board_lock:
+            self._board.return_slot(self.slot)
+
+
+class GatedNetwork:
+    """A plan on a device with gates; its first buffers were made when it was loaded, as a trial."""
+
+    def __init__(self, loaded: PlanEngines, device: "GatedTrtDevice") -> None:
+        self.name = loaded.name
+        self.graph = loaded.graph
+        self.plan = loaded.plan
+        self._loaded = loaded
+        self._device = device
+        self._first: GatedBuffers | None = device.make_buffers(loaded)
+
+    @property
+    def segments(self) -> tuple[SegmentSpec, ...]:
+        """The stretches between gates, in the order in which they run."""
+        return self.plan.segments
+
+    def new_buffers(self) -> GatedBuffers:
+        """Buffers for one more job in flight; while they are made all gates are open.
+
+        Raises:
+            DeviceError: no memory or no slot, or TensorRT or the driver refused.
+        """
+        found, self._first = self._first, None
+        return found or self._device.make_buffers(self._loaded)
+
+    def memory(self) -> NetworkMemory:
+        """What it takes, once and for each job, as TensorRT and the plan tell it."""
+        scratch_bytes = Scratch.size_of(self._loaded.engines)
+        memory = loaded_memory(
+            self._loaded, scratch_bytes=scratch_bytes, zero_copy=self._device.is_zero_copy
+        )
+        return replace(memory, has_scratch_per_job=True)
+
+    def close(self) -> None:
+        """Release the engines; buffers that were handed out must be closed before."""
+        if self._first is not None:
+            self._first.close()
+            self._first = None
+        self._loaded = replace(self._loaded, engines=())
+
+
+class GatedTrtDevice:
+    """The GPU: every job in flight has a stream, a slot and gates; one process at a time.
+
+    Args:
+        mode: `exclusive`: of all jobs one runs a stretch at a time. `overlap`: an urgent job starts
+            while the stretch that runs comes to its end.
+        zero_copy: as of `TrtDevice`.
+
+    Raises:
+        GatesError: another process has the device.
+        DeviceError: no GPU, or the driver refused the gates.
+    """
+
+    max_depth = 1
+
+    def __init__(self, *, mode: Mode = "exclusive", zero_copy: bool | None = None) -> None:
+        self.mode = mode
+        self._thread: int | None = None
+        self._lock = threading.RLock()  # of the board's slots and of the buffers that there are
+        self._buffers: list[GatedBuffers] = []
+        self._checked: set[int] = set()  # handles of streams that do not hold each other up
+        self._is_open = False
+        self._has_callables_work = False
+        with ExitStack() as stack:
+            self._context: CudaContext = stack.enter_context(open_cuda())
+            stack.enter_context(DeviceLock(self._context.name, pci_bus_id()))
+            integrated = self._context.is_integrated
+            self.is_zero_copy = integrated if zero_copy is None else zero_copy
+            self.board = stack.enter_context(GateBoard(mode=mode))
+            self._urgent = stack.enter_context(Stream(priority="high"))
+            self._other = stack.enter_context(Stream(priority="low"))
+            self._stack = stack.pop_all()
+        self.name = self._context.name
+
+    def load(self, bundle: Bundle, plan_id: str | None = None) -> GatedNetwork:
+        """Load the plan of that id, or the first that fits here: of gates, else of segments.
+
+        Raises:
+            BundleError: no plan fits, or a file is damaged.
+            GatesError: the captured graph is another than planned, or cannot have gates.
+            DeviceError: TensorRT refused an engine, or there is no memory.
+        """
+        plan = choose_plan(bundle, local_fields(), plan_id=plan_id, mechanisms=GATES_FIRST)
+        with self.opened():
+            return GatedNetwork(load_engines(bundle, plan), self)
+
+    def make_buffers(self, loaded: PlanEngines) -> GatedBuffers:
+        """Buffers for one more job of a plan, made while all gates are open."""
+        with self.opened():
+            buffers = GatedBuffers(loaded, self.board, self._lock, zero_copy=self.is_zero_copy)
+            self._buffers.append(buffers)
+        return buffers
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Let all gates pass while something happens that synchronises the context."""
+        with self._lock:
+            self._context.make_current()
+            if self._is_open:  # by a caller further up
+                yield
+                return
+            self._buffers = [each for each in self._buffers if each.is_open]
+            streams = [each.stream for each in self._buffers if each.stream is not None]
+            with self.board.opened(streams):
+                self._is_open = True
+                try:
+                    yield
+                finally:
+                    self._is_open = False
+
+    def prepare(self) -> None:
+        """Return if no job's stream holds another up while a gate waits in it; between runs.
+
+        Raises:
+            GatesError: some do: the GPU has fewer hardware queues than the jobs need.
+        """
+        self._make_current()
+        with self._lock:
+            streams = [each.stream for each in self._buffers if each.stream is not None]
+            handles = {stream.handle for stream in streams}
+            if handles <= self._checked:
+                return
+            if pairs := held_up(self.board, streams):
+                raise GatesError(
+                    f"{self.name}: {len(pairs)} of {len(streams)} jobs' streams share a hardware"
+                    " queue, so a job that waits at a gate would hold up another; set"
+                    " CUDA_DEVICE_MAX_CONNECTIONS=32 before the process starts, give tasks fewer"
+                    " buffers, or run with --mechanism segments"
+                )
+            self._checked = handles
+
+    def start(self, buffers: JobBuffers, rank: GateRank, *, is_urgent: bool) -> None:
+        """Let less urgent jobs wait from now on, and launch all of the job in `buffers`.
+
+        Raises:
+            DeviceError: the driver's own text.
+        """
+        assert isinstance(buffers, GatedBuffers)
+        self._make_current()
+        if buffers.stream is None or buffers.is_urgent != is_urgent:
+            with self.opened():
+                buffers.use_stream(is_urgent=is_urgent)
+        buffers.start(key_of(*rank, buffers.slot))
+
+    def is_done(self, buffers: JobBuffers) -> bool:
+        """Whether the job in `buffers` has ended and its outputs can be read.
+
+        Raises:
+            DeviceError: it failed; after most such errors CUDA needs a new process.
+        """
+        assert isinstance(buffers, GatedBuffers)
+        is_done: bool = buffers.ended.is_done()
+        return is_done
+
+    def times(self, buffers: JobBuffers) -> StretchTimes:
+        """When the job that has ended was where, by the device's clock."""
+        assert isinstance(buffers, GatedBuffers)
+        return buffers.stamps.read()
+
+    def cancel(self, buffers: JobBuffers) -> None:
+        """Have the job go on as the least urgent, or take an announcement back.
+
+        Raises:
+            DeviceError: the driver's own text.
+        """
+        assert isinstance(buffers, GatedBuffers)
+        self._make_current()
+        self.board.withdraw(buffers.slot)
+
+    def announce(self, buffers: JobBuffers, rank: GateRank) -> None:
+        """Let less urgent jobs wait for one that is to be started soon.
+
+        Raises:
+            DeviceError: the driver's own text.
+        """
+        assert isinstance(buffers, GatedBuffers)
+        self._make_current()
+        self.board.announce(key_of(*rank, buffers.slot))
+
+    def give_ups(self) -> tuple[str, ...]:
+        """What gates did since the last call that voids bounds; announcements may expire."""
+        self._make_current()
+        return tuple(
+            f"slot {each.slot} waited no longer for slot {each.holder}: {each.reason}"
+            for each in self.board.give_ups()
+            if not each.is_expiry
+        )
+
+    def stream(self, *, is_urgent: bool) -> Stream:
+        """The stream that pre and post callables enqueue on; no gate holds it."""
+        self._make_current()
+        self._thread = None  # the callable may make another context current
+        self._has_callables_work = True
+        found: Stream = self._urgent if is_urgent else self._other
+        return found
+
+    def wait(self) -> None:
+        """Return when what callables have put on their streams has completed.
+
+        Raises:
+            DeviceError: it failed.
+        """
+        if self._has_callables_work:
+            self._make_current()
+            self._urgent.synchronize()
+            self._other.synchronize()
+            self._has_callables_work = False
+
+    def close(self) -> None:
+        """Release board, streams and context; without effect the second time."""
+        self._stack.close()
+
+    def _make_current(self) -> None:
+        if self._thread != (thread := threading.get_ident()):
+            self._context.make_current()
+            self._thread = thread
+
+
+def _gated_graphs(
+    job: TrtBuffers,
+    loaded: PlanEngines,
+    board: GateBoard,
+    buffers: GatedBuffers,
+    stream: Stream,
+    stack: ExitStack,
+) -> tuple[GatedGraph, ...]:
+    """One graph for each engine, with a gate before it and before each later stretch of a plan."""
+    plan = loaded.plan
+    graphs: list[GatedGraph] = []
+    num_gates = 0
+    for idx in range(len(loaded.engines)):
+        with job.capture_segment(idx, stream) as captured:
+            cuts: tuple[int, ...] = ()
+            if plan.gates is not None:
+                found = captured.shape().fingerprint()
+                if found != plan.gates.fingerprint:
+                    raise GatesError(
+                        f"{loaded.name}: plan {plan.id!r} places gates in a graph of fingerprint"
+                        f" {plan.gates.fingerprint}, this driver captures {found}; plan it again:"
+                        " preemptc build"
+                    )
+                cuts = tuple(segment.range[0] for segment in plan.segments[1:])
+            graphs.append(
+                stack.enter_context(
+                    GatedGraph(
+                        captured,
+                        cuts,
+                        board,
+                        buffers.slot,
+                        stream,
+                        stamps=buffers.stamps,
+                        first_gate=num_gates,
+                        is_last=idx == len(loaded.engines) - 1,
+                    )
+                )
+            )
+            num_gates += graphs[-1].num_gates
+    return tuple(graphs)
+
+
+def _cost_ns(plan: PlanSpec) -> int:
+    """What a job takes, as far as it is known."""
+    if plan.chained is not None:
+        return plan.chained.max_ns
+    return sum(segment.predicted_ns for segment in plan.segments)

@@ -1,0 +1,314 @@
+"""GateDispatcher: launches jobs whole and looks for their ends; gates decide who goes on."""
+
+import contextlib
+import logging
+from collections.abc import Mapping
+
+from preempt_runtime.agenda import Agenda
+from preempt_runtime.books import LATE_STATES, Books
+from preempt_runtime.buffer_pool import DeviceOutputs
+from preempt_runtime.clock import Clock
+from preempt_runtime.device import Array, JobBuffers
+from preempt_runtime.device_clock import DeviceClock
+from preempt_runtime.errors import DeviceError, PreemptError
+from preempt_runtime.gate_records import GateRecords
+from preempt_runtime.gated_device import GatedDevice, StretchTimes
+from preempt_runtime.in_flight import Launch
+from preempt_runtime.job import Job
+from preempt_runtime.job_steps import JobSteps
+from preempt_runtime.mailbox import TaskQueue
+from preempt_runtime.policies import GatePolicy
+from preempt_runtime.records import JobState
+
+_log = logging.getLogger(__name__)
+_LOOK_NS = 50_000  # between two looks, while nobody urgent is on the device
+_AUDIT_NS = 1_000_000_000
+_ANNOUNCED_NS = 2_000_000  # how long others are held back for a job that does not come
+_FINISHED, _FAILED = JobState.FINISHED, JobState.FAILED
+
+
+class GateDispatcher:
+    """Driven by one thread at a time, which `Executor` sees to.
+
+    A job is launched as soon as it is released and has buffers, the most urgent first. From then
+    on the device decides at its gates, by the rank that the policy gave it. While an urgent job is
+    there its end is polled for; else the thread sleeps between two looks.
+    """
+
+    def __init__(
+        self, device: GatedDevice, policy: GatePolicy, clock: Clock, books: Books, agenda: Agenda
+    ) -> None:
+        self._device = device
+        self._policy = policy
+        self._now_ns = clock.now_ns
+        self._books = books
+        self._agenda = agenda
+        agenda.announce = self.announce
+        self._steps = JobSteps(device, books)
+        self._running: list[Launch] = []
+        self._withdrawn: set[int] = set()  # ids of running jobs that the device was told to give up
+        self._announced: dict[int, tuple[int, JobBuffers]] = {}  # until when, by id of buffers
+        self._num_starts = 0
+        self._faults: tuple[str, ...] = ()
+        self._next_audit_ns = 0
+        self._records = GateRecords(books)
+        self.device_clock = DeviceClock()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether jobs are on the device."""
+        return bool(self._running)
+
+    def next_due_ns(self) -> int | None:
+        """When there is something to do at the latest, if a turn had nothing."""
+        due = [until_ns for until_ns, _ in self._announced.values()]
+        if (release_ns := self._agenda.next_due_ns()) is not None:
+            due.append(release_ns)
+        if self._running:
+            due.append(self._now_ns() + _LOOK_NS)
+        return min(due, default=None)
+
+    def prepare(self) -> None:
+        """Have the device look whether a run may begin.
+
+        Raises:
+            GatesError: it may not.
+        """
+        self._device.prepare()
+
+    def turn(self) -> bool:
+        """Whether something was started or has ended, or an urgent job's end is waited for."""
+        now_ns = self._now_ns()
+        timed = self._agenda.timed
+        if timed and timed[0][0] <= now_ns:
+            self._agenda.release_due(now_ns)
+        is_started = bool(self._books.ready) and self._start_next()
+        has_ended = bool(self._running) and self._look()
+        if now_ns >= self._next_audit_ns:
+            self._audit(now_ns)
+        if self._announced:
+            self._end_announcements(now_ns)
+        is_urgent = any(launch.job.priority is not None for launch in self._running)
+        return is_started or has_ended or is_urgent
+
+    def complete_all(self) -> None:
+        """Wait for everything that was launched, and do its books."""
+        while self._running:
+            self._look()
+
+    def cancel_all(self) -> None:
+        """End every job and forget all that was to come."""
+        self._agenda.clear()
+        for queue in list(self._books.queues.values()):
+            self._books.cancel_jobs(queue)
+        self.complete_all()
+
+    def reap(self, job: Job) -> None:
+        """Do the books of a job that was cancelled; one not yet admitted is met at its release."""
+        queue = self._books.queues.get(job.task.name)
+        if queue is not None and job.is_admitted and not job.is_settled:
+            self._books.stop(job, queue, JobState.CANCELLED, self._now_ns())
+
+    def quiesce(self) -> None:
+        """After an error, leave nothing on the device that would still use a job's buffers."""
+        self.complete_all()
+        with contextlib.suppress(Exception):
+            self._device.wait()
+
+    def warm_up(self, queue: TaskQueue, inputs: Mapping[str, Array]) -> None:
+        """Run all steps of the task in each of its buffers, on the device but in no books."""
+        self.complete_all()
+        if queue.jobs and queue.jobs[0].is_started:
+            raise PreemptError(
+                f"task {queue.task.name!r}: job {queue.jobs[0].id} is in its buffers;"
+                " let it end first"
+            )
+        for _ in range(len(queue.pool.free)):  # take gives each of them its turn
+            job = Job(id=-1, task=queue.task, inputs=inputs, release_ns=self._now_ns())
+            try:
+                self._run_alone(job, queue)
+            finally:
+                if job.buffers is not None:
+                    queue.pool.put(job.buffers)
+
+    def announce(self, queue: TaskQueue) -> None:
+        """Hold less urgent jobs back for the task's next job, which is about to be released."""
+        if queue.is_closed or not queue.pool.free or queue.head() is not None:
+            return  # its next job waits for the one before anyway
+        now_ns = self._now_ns()
+        job = Job(id=-1, task=queue.task, inputs={}, release_ns=now_ns)
+        buffers = queue.pool.free[0]
+        self._device.announce(buffers, self._policy.gate_rank(job, self._num_starts))
+        self._announced[id(buffers)] = (now_ns + _ANNOUNCED_NS, buffers)
+
+    def _audit(self, now_ns: int) -> None:
+        """Say what gates gave up, before the board's few records are overwritten."""
+        self._next_audit_ns = now_ns + _AUDIT_NS
+        found = self._device.give_ups()
+        for fault in found:
+            _log.warning("gates: %s", fault)
+        self._faults += found
+
+    def _end_announcements(self, now_ns: int) -> None:
+        """Let others go on where the announced job has not come."""
+        for key, (until_ns, buffers) in list(self._announced.items()):
+            if until_ns <= now_ns:
+                del self._announced[key]
+                self._device.cancel(buffers)
+
+    def gate_faults(self) -> tuple[str, ...]:
+        """What gates did since the last call that voids bounds."""
+        found, self._faults = (*self._faults, *self._device.give_ups()), ()
+        return found
+
+    # Starts
+
+    def _start_next(self) -> bool:
+        """Whether the most urgent job that has buffers was started, or a step towards that done."""
+        queues = self._books.queues
+        ready = [
+            job
+            for job in self._books.ready
+            if job.buffers is not None or queues[job.task.name].pool.free
+        ]
+        if not ready:
+            return False
+        job = self._policy.pick(ready, self._now_ns())
+        queue = queues[job.task.name]
+        start_ns = self._now_ns()
+        if job.late_ns <= start_ns and self._is_given_up(job, queue):
+            self._books.stop(job, queue, LATE_STATES[queue.task.late], start_ns)
+            return True
+        if not job.is_started:
+            if not job.start(start_ns):  # cancelled since the inbox was drained
+                self._books.stop(job, queue, JobState.CANCELLED, start_ns)
+                return True
+            self._books.started(job, queue)
+        try:
+            self._begin(job, queue, start_ns)
+        except Exception as err:  # it is the job's: its handle raises it, the others go on
+            self._books.stop(job, queue, _FAILED, self._now_ns(), err)
+        return True
+
+    def _begin(self, job: Job, queue: TaskQueue, start_ns: int) -> None:
+        """`pre`, or a piece of its inputs, or its launch."""
+        if queue.steps[job.step_idx] == "pre":
+            self._steps.call(job, queue, "pre")
+            job.step_idx += 1
+            job.num_segments_run += 1
+            self._records.called(job, "pre", start_ns, self._now_ns())
+            return
+        if not self._steps.copy_inputs(job, queue):
+            return
+        assert job.buffers is not None
+        launch = Launch(job, queue, 0, self._now_ns())
+        rank = self._policy.gate_rank(job, self._num_starts)
+        self._device.start(job.buffers, rank, is_urgent=job.priority is not None)
+        self._num_starts += 1
+        self._announced.pop(id(job.buffers), None)
+        job.num_in_flight = 1
+        self._running.append(launch)
+        self._books.hold(job, queue)
+
+    def _is_given_up(self, job: Job, queue: TaskQueue) -> bool:
+        """Whether a job that is late need not run any more."""
+        if queue.task.late == "drop":
+            return True
+        return not job.is_started and queue.jobs[-1] is not job
+
+    # Ends
+
+    def _look(self) -> bool:
+        """Whether a job has ended; what is not wanted any more goes on as the least urgent."""
+        ended: list[tuple[Launch, Exception | None]] = []
+        for launch in self._running:
+            try:
+                if self._device.is_done(_buffers_of(launch)):
+                    ended.append((launch, None))
+                else:
+                    self._withdraw(launch)
+            except DeviceError as err:
+                ended.append((launch, err))
+        if not ended:
+            return False
+        gone = {id(launch) for launch, _ in ended}
+        self._running = [each for each in self._running if id(each) not in gone]
+        times = {}
+        for launch, error in ended:
+            self._withdrawn.discard(launch.job.id)
+            if error is None:
+                times[id(launch)] = self._times(launch)
+        ended.sort(key=lambda each: times[id(each[0])].end_ns if id(each[0]) in times else 0)
+        for launch, error in ended:
+            if error is None:
+                self._records.ran(launch, times[id(launch)])
+            self._complete(launch, error)
+        return True
+
+    def _times(self, launch: Launch) -> StretchTimes:
+        """When it was where, by the host's clock."""
+        times = self._device.times(_buffers_of(launch))
+        self.device_clock.observe(
+            launch_ns=launch.launch_ns,
+            begin_ns=times.arrived_ns[0],
+            end_ns=times.end_ns,
+            seen_ns=self._now_ns(),
+        )
+        return times.shifted(self.device_clock.offset_ns)
+
+    def _withdraw(self, launch: Launch) -> None:
+        """Have a job that is dropped or cancelled keep nobody waiting any more."""
+        job, queue = launch.job, launch.queue
+        if job.fate is None and queue.task.late == "drop":
+            now_ns = self._now_ns()
+            if job.late_ns <= now_ns:
+                self._books.stop(job, queue, JobState.DROPPED, now_ns)
+        if job.fate is not None and job.id not in self._withdrawn:
+            self._withdrawn.add(job.id)
+            try:
+                self._device.cancel(_buffers_of(launch))
+            except DeviceError as err:  # it goes on as urgent as it was
+                _log.warning("task %s: job %d: %s", queue.task.name, job.id, err)
+
+    def _complete(self, launch: Launch, error: Exception | None) -> None:
+        """Do the books of a job that is on the device no more."""
+        job, queue, books = launch.job, launch.queue, self._books
+        job.num_in_flight = 0
+        if job.fate is not None:
+            books.stop(job, queue, job.fate[0], self._now_ns(), job.fate[1])
+            return
+        if error is None:
+            job.num_segments_run += len(queue.task.network.segments)
+            try:
+                self._steps.read_outputs(job, queue)
+                if queue.steps[-1] == "post":
+                    start_ns = self._now_ns()
+                    self._steps.call(job, queue, "post")
+                    job.num_segments_run += 1
+                    self._records.called(job, "post", start_ns, self._now_ns())
+            except Exception as err:
+                error = err
+        state = _FINISHED if error is None else _FAILED
+        books.stop(job, queue, state, self._now_ns(), error)
+
+    def _run_alone(self, job: Job, queue: TaskQueue) -> None:
+        for step in ("pre",) if queue.steps[0] == "pre" else ():
+            self._steps.call(job, queue, step)
+        while not self._steps.copy_inputs(job, queue):
+            pass
+        assert job.buffers is not None
+        rank = self._policy.gate_rank(job, self._num_starts)
+        self._device.start(job.buffers, rank, is_urgent=job.priority is not None)
+        while not self._device.is_done(job.buffers):
+            pass
+        self._steps.read_outputs(job, queue)
+        if queue.steps[-1] == "post":
+            self._steps.call(job, queue, "post")
+        if isinstance(job.value, DeviceOutputs):
+            job.value.release()
+
+
+def _buffers_of(launch: Launch) -> JobBuffers:
+    buffers = launch.job.buffers
+    assert buffers is not None, "a job keeps its buffers until it has ended"
+    return buffers

@@ -1,0 +1,363 @@
+"""TensorRT with gates on a fake driver: what runs beside what, and what is left behind."""
+
+import ctypes
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from preempt_runtime.backends import cuda_driver, trt_gated, trt_library
+from preempt_runtime.backends.cuda import open_cuda
+from preempt_runtime.backends.gate_board import Mode
+from preempt_runtime.backends.gate_canary import held_up
+from preempt_runtime.backends.trt_gated import GatedNetwork, GatedTrtDevice
+from preempt_runtime.bundle import Bundle, open_bundle
+from preempt_runtime.clock import MonotonicClock
+from preempt_runtime.device import Array
+from preempt_runtime.errors import DeviceError
+from preempt_runtime.executor import Executor
+from preempt_runtime.gated_device import GatedDevice
+from preempt_runtime.manifest import MANIFEST_NAME, GateSpec, Latency
+from preempt_runtime.manifest_json import json_from_manifest
+from preempt_runtime.records import JobState
+from preempt_runtime.task import Task
+from preempt_runtime.testing import Recording
+from tests.runtime.fake_graphs import GraphDriver
+from tests.runtime.fake_tensorrt import FakeTensorRT, blob_of
+from tests.runtime.tensorrt_world import GRAPH, expected, write_both_plans
+
+X = np.arange(6, dtype=np.float32).reshape(2, 3)
+INPUTS: dict[str, Array] = {"x": X, "scale": np.full(1, 0.5, np.float32)}
+NUM_KERNELS = 6
+LATENCY = Latency(p50_ns=1000, p99_ns=1100, max_ns=1200, num_samples=30)
+MODES: tuple[Mode, ...] = ("exclusive", "overlap")
+
+
+@pytest.fixture
+def trt(
+    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, tmp_path: Path
+) -> Iterator[FakeTensorRT]:
+    """A fake TensorRT on a driver whose streams make progress when somebody looks."""
+    driver = GraphDriver(version=12060, bindings=12, **getattr(request, "param", {}))
+    found = FakeTensorRT(driver, "8.6.1")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32")
+    monkeypatch.setattr(cuda_driver, "driver", driver)
+    monkeypatch.setattr(cuda_driver, "library", lambda: driver.library)
+    monkeypatch.setitem(sys.modules, "tensorrt", found.module)
+    trt_library.local_fields.cache_clear()
+    patient = partial(held_up, timeout_ns=5_000_000_000)  # the fake's steps are slow
+    monkeypatch.setattr(trt_gated, "held_up", patient)
+    yield found
+    trt_library.local_fields.cache_clear()
+    assert driver.open == {}, "left open"
+
+
+def fingerprint_of(bundle: Bundle) -> str:
+    """Of the graph that the fake captures of the whole engine, as a refusal tells it."""
+    with open_device() as device, pytest.raises(DeviceError, match="captures") as caught:
+        device.load(bundle, "gates")
+    return str(caught.value).partition("this driver captures ")[2][:16]
+
+
+class open_device:
+    """A device that is closed in the end."""
+
+    def __init__(self, mode: Mode = "exclusive") -> None:
+        self.device = GatedTrtDevice(mode=mode)
+
+    def __enter__(self) -> GatedTrtDevice:
+        return self.device
+
+    def __exit__(self, *_: object) -> None:
+        self.device.close()
+
+
+def gated_bundle(root: Path, cuts: tuple[int, ...] = (2, 4), fingerprint: str = "") -> Bundle:
+    """The plans `segments`, `whole`, and one of gates on the whole engine of six kernels."""
+    whole = blob_of(GRAPH.inputs, GRAPH.outputs, add=7, scratch_bytes=5000, num_kernels=NUM_KERNELS)
+    bundle = write_both_plans(root, whole=whole)
+    one = bundle.manifest.plans[1]
+    bounds = (0, *cuts, NUM_KERNELS)
+    (segment,) = one.segments
+    stretches = tuple(
+        replace(
+            segment,
+            range=(bounds[idx], bounds[idx + 1]),
+            source_range=(0, 3),
+            inputs=segment.inputs if idx == 0 else (),
+            outputs=segment.outputs if idx == len(cuts) else (),
+            latency=LATENCY,
+        )
+        for idx in range(len(cuts) + 1)
+    )
+    gates = replace(
+        one,
+        id="gates",
+        mechanism="gates",
+        segments=stretches,
+        gates=GateSpec(fingerprint=fingerprint or "0" * 16, num_nodes=NUM_KERNELS, gate_ns=800),
+    )
+    manifest = replace(bundle.manifest, plans=(*bundle.manifest.plans, gates))
+    (root / MANIFEST_NAME).write_text(json_from_manifest(manifest), encoding="utf-8")
+    found = open_bundle(root)
+    return found if fingerprint else gated_bundle(root, cuts, fingerprint_of(found))
+
+
+def run(
+    device: GatedTrtDevice, tasks: list[Task], jobs: list[tuple[str, dict[str, Array]]]
+) -> tuple[list[Any], Recording]:
+    recording = Recording()
+    with Executor(device, "fixed-priority", MonotonicClock(), [recording]) as executor:
+        executor.add_tasks(tasks)
+        for task in tasks:
+            executor.warm_up(task.name, INPUTS)
+        handles = [executor.submit(name, inputs) for name, inputs in jobs]
+        executor.run()
+        executor.check_integrity()
+    return handles, recording
+
+
+def inputs_of(number: int) -> dict[str, Array]:
+    return {"x": X + number, "scale": np.full(1, number, np.float32)}
+
+
+def result_of(number: int) -> float:
+    return float((X + number).sum() + number + 7)
+
+
+def test_it_is_a_device_with_gates(trt: FakeTensorRT) -> None:
+    with open_device() as device:
+        assert isinstance(device, GatedDevice)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_jobs_of_two_networks_interleave_and_compute_what_they_should(
+    mode: Mode, trt: FakeTensorRT, tmp_path: Path
+) -> None:
+    bundle = gated_bundle(tmp_path / "net.bundle")
+    with open_device(mode) as device:
+        urgent, other = device.load(bundle), device.load(bundle)
+        assert urgent.plan.id == "gates"
+        assert len(urgent.segments) == 3
+        tasks = [
+            Task(name="rt", network=urgent, priority=1),
+            Task(name="be", network=other, buffers=2),
+        ]
+        jobs = [(("be", "rt")[number % 2], inputs_of(number)) for number in range(8)]
+        handles, recording = run(device, tasks, jobs)
+        for number, handle in enumerate(handles):
+            assert float(handle.result()["y"]) == result_of(number)
+        assert {record.state for record in recording.jobs} == {JobState.FINISHED}
+        kinds = [r.segment_idx for r in recording.segments if r.task == "rt"]
+        assert kinds == [0, 1, 2] * 4
+        assert device.give_ups() == ()
+        for each in (urgent, other):
+            each.close()
+
+
+def test_at_most_one_stretch_runs_at_a_time_in_exclusive_mode(
+    trt: FakeTensorRT, tmp_path: Path
+) -> None:
+    bundle = gated_bundle(tmp_path / "net.bundle")
+    with open_device() as device:
+        networks = [device.load(bundle) for _ in range(3)]
+        tasks = [
+            Task(name=f"t{idx}", network=network, priority=idx or None, buffers=2)
+            for idx, network in enumerate(networks)
+        ]
+        trt.driver.log.clear()
+        jobs = [(f"t{number % 3}", inputs_of(number)) for number in range(12)]
+        _, recording = run(device, tasks, jobs)
+        spans = sorted((r.start_ns, r.end_ns) for r in recording.segments)
+        assert len(spans) == 12 * 3
+        assert [(a, b) for a, b in pairwise(spans) if a[1] > b[0]] == []
+        for each in networks:
+            each.close()
+
+
+def test_segments_run_on_it_too_with_a_gate_before_each(trt: FakeTensorRT, tmp_path: Path) -> None:
+    bundle = gated_bundle(tmp_path / "net.bundle")
+    with open_device() as device:
+        cut = device.load(bundle, "segments")
+        gated = device.load(bundle, "gates")
+        tasks = [Task(name="cut", network=cut, priority=1), Task(name="be", network=gated)]
+        handles, recording = run(device, tasks, [("be", INPUTS), ("cut", INPUTS)])
+        want = expected(15, 0.5)
+        assert float(handles[1].result()["y"]) == want["y"]
+        assert handles[1].result()["early"][0] == want["early"]
+        assert float(handles[0].result()["y"]) == 15 + 0.5 + 7
+        kinds = [r.segment_idx for r in recording.segments if r.task == "cut"]
+        assert kinds == [0, 1, 2]
+        for each in (cut, gated):
+            each.close()
+
+
+def test_another_graph_than_planned_is_refused(trt: FakeTensorRT, tmp_path: Path) -> None:
+    bundle = gated_bundle(tmp_path / "net.bundle", fingerprint="0123456789abcdef")
+    with (
+        open_device() as device,
+        pytest.raises(
+            DeviceError,
+            match=r"net\.bundle: plan 'gates' .* 0123456789abcdef, this driver captures",
+        ),
+    ):
+        device.load(bundle)
+
+
+def test_kernels_that_need_the_whole_gpu_cannot_have_gates(
+    trt: FakeTensorRT, tmp_path: Path
+) -> None:
+    bundle = gated_bundle(tmp_path / "net.bundle")
+    trt.driver.cooperative.add("engine +7")
+    with open_device() as device, pytest.raises(DeviceError, match=r"net\.bundle: plan 'gates'"):
+        device.load(bundle)
+    with open_device() as device, pytest.raises(DeviceError, match=r"no gates: .*at once"):
+        device.load(bundle, "whole")
+
+
+def test_only_one_process_has_the_device(trt: FakeTensorRT, tmp_path: Path) -> None:
+    with open_device() as first:
+        expected_text = f"another process runs jobs with gates on it: process {os.getpid()}"
+        with pytest.raises(DeviceError, match=expected_text):
+            GatedTrtDevice()
+        assert first.name == "Testium 9000"
+    with open_device():
+        pass
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "link"])
+def test_a_lock_file_that_is_none_is_refused(kind: str, trt: FakeTensorRT, tmp_path: Path) -> None:
+    with open_cuda():
+        path = tmp_path / f"preempt-rt-gpu-{cuda_driver.pci_bus_id()}.lock"
+    make = {"pipe": os.mkfifo, "folder": os.mkdir, "link": lambda p: os.symlink("/dev/null", p)}
+    make[kind](path)
+    with pytest.raises(DeviceError, match=r"the GPU's lock file (is no|cannot be)"):
+        GatedTrtDevice()
+
+
+@pytest.mark.parametrize("trt", [{"num_queues": 2}], indirect=True)
+def test_streams_that_hold_each_other_up_are_found_before_a_run(
+    trt: FakeTensorRT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = gated_bundle(tmp_path / "net.bundle")
+    driver = trt.driver
+    assert isinstance(driver, GraphDriver)
+    driver.step_ns = 20_000  # a gate's limit of 50 ms comes soon
+    monkeypatch.setattr(trt_gated, "held_up", held_up)
+    with open_device() as device:
+        network = device.load(bundle)
+        with pytest.raises(DeviceError, match=r"share a hardware queue.*MAX_CONNECTIONS=32"):
+            run(device, [Task(name="be", network=network, buffers=4)], [("be", INPUTS)])
+        network.close()
+
+
+def test_a_task_may_join_while_gates_wait(trt: FakeTensorRT, tmp_path: Path) -> None:
+    bundle = gated_bundle(tmp_path / "net.bundle")
+    with open_device() as device:
+        first, second = device.load(bundle), device.load(bundle)
+        with Executor(device, "fixed-priority", MonotonicClock()) as executor:
+            executor.add_task(Task(name="be", network=first))
+            handles = [executor.submit("be", inputs_of(number)) for number in range(3)]
+            executor.step()
+            executor.add_task(Task(name="rt", network=second, priority=1, buffers=2))
+            handles.append(executor.submit("rt", inputs_of(3)))
+            executor.run()
+        assert [float(h.result()["y"]) for h in handles] == [result_of(n) for n in range(4)]
+        for each in (first, second):
+            each.close()
+
+
+def test_memory_counts_a_scratch_block_for_each_job(trt: FakeTensorRT, tmp_path: Path) -> None:
+    bundle = gated_bundle(tmp_path / "net.bundle")
+    with open_device() as device:
+        network = device.load(bundle)
+        memory = network.memory()
+        assert memory.has_scratch_per_job
+        assert memory.num_segments == 1  # engines, and contexts of a job
+        one, two = memory.device_bytes(1), memory.device_bytes(2)
+        assert one is not None
+        assert two is not None
+        assert two - one == 5120 + memory.device_bytes_per_job
+        network.close()
+
+
+def test_too_many_jobs_are_refused_by_their_number(trt: FakeTensorRT, tmp_path: Path) -> None:
+    bundle = gated_bundle(tmp_path / "net.bundle")
+    with open_device() as device:
+        network = device.load(bundle)
+        with (
+            Executor(device, "fixed-priority", MonotonicClock()) as executor,
+            pytest.raises(DeviceError, match=r"32 jobs may be in flight .* all slots are taken"),
+        ):
+            executor.add_task(Task(name="be", network=network, buffers=33))
+        network.close()
+
+
+def test_a_launch_that_the_driver_refuses_leaves_no_key_behind(
+    trt: FakeTensorRT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = gated_bundle(tmp_path / "net.bundle")
+    with open_device() as device:
+        network: GatedNetwork = device.load(bundle)
+        with Executor(device, "fixed-priority", MonotonicClock()) as executor:
+            executor.add_task(Task(name="rt", network=network, priority=1))
+            executor.warm_up("rt", INPUTS)
+            handle = executor.submit("rt", INPUTS)
+            with monkeypatch.context() as patch:
+                patch.setattr(trt.driver, "cuGraphLaunch", lambda *_: (700,))
+                executor.run()
+            with pytest.raises(DeviceError, match="cuGraphLaunch failed"):
+                handle.result()
+        assert set(device.board.slots()) == {(1 << 64) - 1}
+        network.close()
+
+
+def test_outputs_may_stay_on_the_device_and_keep_their_buffers(
+    trt: FakeTensorRT, tmp_path: Path
+) -> None:
+    bundle = gated_bundle(tmp_path / "net.bundle")
+    with open_device() as device:
+        network = device.load(bundle)
+        with Executor(device, "fixed-priority", MonotonicClock()) as executor:
+            executor.add_task(Task(name="be", network=network, outputs="device", buffers=2))
+            executor.warm_up("be", INPUTS)
+            handles = [executor.submit("be", inputs_of(number)) for number in range(3)]
+            for _ in range(400):
+                executor.step()
+            assert executor.num_held_outputs("be") == 2
+            assert not handles[2].done()
+            for number in (0, 1):
+                with handles[number].result() as outputs:
+                    pointer = outputs["y"].__cuda_array_interface__["data"][0]
+                    assert ctypes.c_float.from_address(pointer).value == result_of(number)
+            executor.run()
+            handles[2].result().release()
+        network.close()
+
+
+def test_a_dispatcher_on_a_thread_of_its_own(trt: FakeTensorRT, tmp_path: Path) -> None:
+    bundle = gated_bundle(tmp_path / "net.bundle")
+    with open_device() as device:
+        first, second = device.load(bundle), device.load(bundle)
+        with Executor(device, "fixed-priority", MonotonicClock()) as executor:
+            executor.add_task(Task(name="be", network=first, buffers=2))
+            executor.warm_up("be", INPUTS)
+            executor.start()
+            handles = [executor.submit("be", inputs_of(number)) for number in range(4)]
+            executor.add_task(Task(name="rt", network=second, priority=1))
+            handles += [executor.submit("rt", inputs_of(number)) for number in range(4)]
+            for number, handle in enumerate(handles):
+                assert float(handle.result(timeout=60)["y"]) == result_of(number % 4)
+            executor.remove_task("rt")
+            executor.stop()
+        for each in (first, second):
+            each.close()
