@@ -6,15 +6,23 @@ measured. Nothing waits at a gate here; one that does passes by itself after a f
 
 import faulthandler
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from preempt_runtime.backends.trt_gated import GatedTrtDevice
 from preempt_runtime.bundle import Bundle, open_bundle
+from preempt_runtime.clock import MonotonicClock
+from preempt_runtime.executor import Executor
+from preempt_runtime.inputs import random_inputs
 from preempt_runtime.manifest import PlanSpec
+from preempt_runtime.task import Task
+from preempt_runtime.testing import Recording
 from preemptc import gate_plan
-from tests.gpu.workshop import QUICK, Workshop
+from tests.gpu.workshop import QUICK, Workshop, outputs_of
 
 pytestmark = pytest.mark.gpu
 
@@ -113,14 +121,34 @@ def test_d_the_same_graph_is_captured_again_and_its_outputs_are_the_same(shop: W
     assert "stretches of plan 'gates'" in stdout
 
 
-def test_e_auto_takes_gates(shop: Workshop) -> None:
+def test_e_the_runtime_runs_what_was_planned(shop: Workshop) -> None:
+    """Against ONNX Runtime, and each stretch where the plan says."""
+    report, bundle = compiled(shop, "tiny_cnn", "run", "--segments", "2")
+    inputs = random_inputs(bundle.manifest.graphs[0], seed=3, task="test")
+    recording = Recording()
+    with closing(GatedTrtDevice()) as device, closing(device.load(bundle)) as network:
+        assert network.plan.id == "gates"
+        with Executor(device, "fixed-priority", MonotonicClock(), [recording]) as executor:
+            executor.add_task(Task(name="net", network=network, priority=1))
+            executor.warm_up("net", inputs)
+            handle = executor.submit("net", inputs)
+            executor.run()
+            found = handle.result(timeout=0)
+    expected = outputs_of(bundle, inputs, "whole")
+    assert found.keys() == expected.keys()
+    for name, array in found.items():
+        np.testing.assert_array_equal(array, expected[name])
+    assert len(recording.segments) >= report["segments"]
+
+
+def test_f_auto_takes_gates(shop: Workshop) -> None:
     report, bundle = compiled(shop, "tiny_cnn", "auto", "--segments", "2", mechanism="auto")
     print(report["notes"])
     assert report["mechanism"] == "gates"
     assert len(gates_of(bundle).segments) == 2
 
 
-def test_f_a_portable_bundle_gets_its_gates_here(shop: Workshop, portable: Path) -> None:
+def test_g_a_portable_bundle_gets_its_gates_here(shop: Workshop, portable: Path) -> None:
     path = shop.folder / "gated-portable.bundle"
     report = shop.compiler.json("build", portable, "--mechanism", "gates", "-o", path)
     assert report["mechanism"] == "gates"

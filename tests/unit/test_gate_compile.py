@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -10,10 +11,17 @@ from typing import Any
 import jsonschema  # type: ignore[import-untyped]
 import numpy as np
 import pytest
+from onnxruntime import InferenceSession
 
 from preempt_runtime.backends.gate_board import GateBoard, GiveUp
+from preempt_runtime.backends.trt_gated import GatedTrtDevice
 from preempt_runtime.bundle import Bundle, open_bundle
+from preempt_runtime.clock import MonotonicClock
+from preempt_runtime.executor import Executor
+from preempt_runtime.inputs import random_inputs
 from preempt_runtime.manifest import Latency
+from preempt_runtime.task import Task
+from preempt_runtime.testing import Recording
 from preemptc.compile_options import DEFAULT_MECHANISM, options_from_request
 from tests.gpu.commands import Argument, Compiler
 from tests.runtime.fake_graphs import UNSUPPORTED_PTX, CUgraphNodeType
@@ -28,8 +36,10 @@ JETPACK_6 = {"tensorrt": "8.6.1", "version": 12020, "bindings": 12}
 
 
 @pytest.fixture
-def gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gpu]:
-    yield from installed(monkeypatch, **getattr(request, "param", {}))
+def gpu(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[Gpu]:
+    yield from installed(monkeypatch, tmp_path, **getattr(request, "param", {}))
 
 
 @pytest.fixture
@@ -114,6 +124,26 @@ def test_the_check_compares_with_the_same_engine_without_gates(shop: Shop, tmp_p
     )  # fmt: skip
     assert check.is_against_whole
     assert report["check"]["num_inputs"] == 3
+
+
+@pytest.mark.parametrize("goal", [BOUND, ("--segments", "1")])
+def test_the_runtime_runs_what_was_planned(shop: Shop, model: Path, goal: tuple[str, ...]) -> None:
+    report = shop.report(*goal)
+    inputs = random_inputs(shop.bundle.manifest.graphs[0], seed=5, task="test")
+    recording = Recording()
+    with (
+        closing(GatedTrtDevice()) as device,
+        closing(device.load(shop.bundle)) as network,
+        Executor(device, "fixed-priority", MonotonicClock(), [recording]) as executor,
+    ):  # the network is closed after what the executor has of it
+        assert network.plan.id == "gates"
+        executor.add_task(Task(name="net", network=network, priority=1))
+        handle = executor.submit("net", inputs)
+        executor.run()
+        found = handle.result(timeout=0)
+    (expected,) = InferenceSession(str(model)).run(["r3"], inputs)
+    np.testing.assert_array_equal(found["r3"], expected)
+    assert len(recording.segments) == report["segments"]
 
 
 @pytest.mark.parametrize("gpu", [JETPACK_6], indirect=True)

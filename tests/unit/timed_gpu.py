@@ -5,6 +5,7 @@ what ONNX Runtime does.
 """
 
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -82,10 +83,14 @@ class Gpu:
 
 
 def installed(
-    monkeypatch: pytest.MonkeyPatch, tensorrt: str = "10.3.0", **how: int
+    monkeypatch: pytest.MonkeyPatch, folder: Path, tensorrt: str = "10.3.0", **how: int
 ) -> Iterator[Gpu]:
-    """Put the fakes in place of the libraries, and let few runs do; nothing must stay open."""
+    """Put the fakes in place of the libraries, and let few runs do; nothing must stay open.
+
+    The lock on the GPU stands in `folder`.
+    """
     gpu = Gpu(TimedDriver(**how), tensorrt)
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
     monkeypatch.setattr(cuda_driver, "driver", gpu.driver)
     monkeypatch.setattr(cuda_driver, "library", lambda: gpu.driver.library)
     monkeypatch.setitem(sys.modules, "tensorrt", gpu.trt.module)
