@@ -6,9 +6,11 @@ Two processes that want the same entry: one computes it, the other waits for it.
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
+import os
 import re
 import shutil
 import stat
@@ -140,9 +142,12 @@ class BuildCache:
         """Hold what is named so alone, among all processes that use this cache."""
         path = self.root / "locks" / f"{stage}-{digest_of(fields)}"
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a") as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX)
+        descriptor = _open_lock(path)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
+        finally:
+            os.close(descriptor)
 
     @contextlib.contextmanager
     def _temporary(self, path: Path) -> Iterator[Path]:
@@ -190,6 +195,29 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Write a file, its folder made first: readers see all of it or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_output(path, content)
+
+
+def _open_lock(path: Path) -> int:
+    """The lock's file, made where it is not there; opening it waits for nobody.
+
+    Raises:
+        BuildError: something else stands in its place.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags, 0o644)
+    except OSError as err:
+        if err.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise
+        raise _no_lock(path) from err
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise _no_lock(path)
+    return descriptor
+
+
+def _no_lock(path: Path) -> BuildError:
+    return BuildError(f"{path}: a lock of the build cache, found no regular file; remove it")
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from preempt_runtime.errors import InputError
 from preempt_runtime.units import fmt_ns
 from preemptc.cache import guard, write_atomically
 from preemptc.candidates import CandidateSet
@@ -51,6 +52,8 @@ def command(
     """
     if plot is not None:
         refuse_overwrite(plot, request.model, profile)
+        if plot.suffix.lower() not in ("", ".svg"):
+            raise InputError(f"--plot {plot}: plots are SVG; name a file that ends in .svg")
     options = request.options(profile=profile, max_live_bytes=max_live_bytes)
     if profile is None:
         require_device(options, "explore")

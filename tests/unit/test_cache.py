@@ -1,12 +1,14 @@
 """The build cache: an entry is there as a whole, is made once, and is renewed under its readers."""
 
 import os
+import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from preempt_runtime.errors import BuildError
 from preemptc import cache as cache_module
 from preemptc import swap
 from preemptc.cache import BuildCache, sha256_of
@@ -170,3 +172,24 @@ def test_large_files_of_an_entry_are_hashed_once(
     monkeypatch.setattr(cache_module, "sha256_of", hashed.append)
     cache.entry("stage", FIELDS, make)
     assert (make.num_calls, hashed) == (1, [])
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "link", "socket"])
+def test_what_stands_where_a_lock_should_be_is_refused_at_once(kind: str, tmp_path: Path) -> None:
+    cache = BuildCache(tmp_path / "cache")
+    with cache.lock("stage", {"a": 1}):
+        pass
+    (lock,) = (cache.root / "locks").iterdir()
+    lock.unlink()
+    if kind == "pipe":
+        os.mkfifo(lock)
+    elif kind == "folder":
+        lock.mkdir()
+    elif kind == "link":
+        lock.symlink_to(tmp_path / "elsewhere")
+    else:
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(os.path.relpath(lock))
+    with pytest.raises(BuildError, match="a lock of the build cache, found no regular file"):
+        cache.entry("stage", {"a": 1}, lambda folder: None)
+    assert not (tmp_path / "elsewhere").exists()

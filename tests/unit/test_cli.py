@@ -322,6 +322,15 @@ def test_weights_beside_the_model_are_never_overwritten(run: Run, tmp_path: Path
     assert weights.read_bytes() == before
 
 
+def test_a_plot_that_is_no_svg_is_refused_before_any_work(
+    run: Run, model: Path, tmp_path: Path
+) -> None:
+    plot = tmp_path / "front.png"
+    result = run("explore", model, "--plot", plot, code=1)
+    assert f"--plot {plot}: plots are SVG; name a file that ends in .svg" in result.stderr
+    assert not plot.exists()
+
+
 @pytest.mark.parametrize("place", ["", ".", "a" * 300])
 def test_where_no_file_can_be_is_refused_before_any_work(run: Run, model: Path, place: str) -> None:
     for arguments in (("profile", model, "-o", place), ("explore", model, "--plot", place)):
