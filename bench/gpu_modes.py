@@ -9,7 +9,9 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from bench.gated_pair import GatedWay, run_gated_way
 from bench.modes import SEGMENTS_ALONE, Workload, rate_per_s, run_mode
 from preempt_runtime.arrivals import Periodic, release_offsets
 from preempt_runtime.backends.cuda import DeviceMemory, Event, Stream, copy_async
@@ -18,6 +20,7 @@ from preempt_runtime.backends.tensorrt import TrtBuffers, TrtNetwork
 from preempt_runtime.inputs import random_inputs
 from preempt_runtime.process import ProcessOptions, apply_memory
 
+ANNOUNCE_NS = 100_000
 SPIN_NS = 1_000_000
 """Polled before a release, by the runtime too: a thread that sleeps wakes late."""
 _IN_FLIGHT = 2
@@ -27,14 +30,17 @@ _IN_FLIGHT = 2
 class Way:
     """One way to share the device: what of `bench.modes` it is, or which streams there are.
 
-    `alone` is the way with which response times are compared, `long_alone` that with which rates
-    are; `text` says what it is.
+    `gated` ways need plans of gates. `num_long` jobs of the long network may be in flight. `alone`
+    is the way with which response times are compared, `long_alone` that with which rates are;
+    `text` says what it is.
     """
 
     name: str
     text: str
     mode: str | None = None
+    gated: GatedWay | None = None
     depth: int = 1
+    num_long: int = 1
     has_urgent: bool = True
     has_long: bool = True
     num_streams: int = 2
@@ -51,6 +57,18 @@ def _raw(name: str, text: str, **values: bool | int) -> Way:
         num_streams=int(values.get("num_streams", 2)),
         alone="raw_alone",
         long_alone="raw_long_alone",
+    )
+
+
+def _gated(name: str, text: str, gated: GatedWay, *, has_urgent: bool = True) -> Way:
+    """A way whose long network has two jobs in flight, but for the graph in pieces."""
+    return Way(
+        name=name,
+        text=text,
+        mode="preemptive" if has_urgent else "best_effort_alone",
+        gated=gated,
+        has_urgent=has_urgent,
+        long_alone="long_alone_2",
     )
 
 
@@ -75,9 +93,32 @@ WAYS = (
         depth=2,
         has_urgent=False,
     ),
+    Way(
+        name="long_alone_2",
+        text="the long network alone, whole, two jobs in flight",
+        mode="best_effort_alone",
+        depth=2,
+        num_long=2,
+        has_urgent=False,
+    ),
     Way(name="fifo", text="whole networks in order of release, one in flight", mode="fifo"),
     Way(name="segments_1", text="segments, D = 1", mode="preemptive"),
     Way(name="segments_2", text="segments, D = 2", mode="preemptive", depth=2),
+    _gated("cut_1", "the captured graph in pieces, D = 1", GatedWay(mode=None)),
+    _gated("cut_2", "the captured graph in pieces, D = 2", GatedWay(mode=None, depth=2)),
+    _gated("gates_exclusive", "gates, exclusive", GatedWay(mode="exclusive")),
+    _gated("gates_overlap", "gates, overlap", GatedWay(mode="overlap")),
+    _gated(
+        "gates_announced",
+        "gates, exclusive, announced 100 us ahead",
+        GatedWay(mode="exclusive", announce_ns=ANNOUNCE_NS),
+    ),
+    _gated(
+        "gates_long_alone",
+        "the long network alone, with gates, two jobs in flight",
+        GatedWay(mode="exclusive"),
+        has_urgent=False,
+    ),
     _raw("raw_alone", "the urgent network alone", has_long=False),
     _raw("raw_long_alone", "the long network alone", has_urgent=False),
     _raw("raw_one_stream", "one stream for both", num_streams=1),
@@ -119,8 +160,18 @@ class _Flights:
             self.flying.append(event)
 
 
+def ways(*, has_gates: bool) -> tuple[Way, ...]:
+    """Those that can be run, with or without plans of gates."""
+    return tuple(way for way in WAYS if has_gates or way.gated is None)
+
+
 def run_way(
-    way: Way, load: Workload, inputs: Sequence[Mapping[str, DeviceArray]], *, seed: int
+    way: Way,
+    load: Workload,
+    inputs: Sequence[Mapping[str, DeviceArray]],
+    *,
+    seed: int,
+    gated_bundles: Mapping[str, Path] | None = None,
 ) -> WayRun:
     """Run one way once; a seed gives every way the same releases.
 
@@ -129,13 +180,18 @@ def run_way(
         load: the networks; its samples are `inputs`.
         inputs: of the urgent and of the long network, in device memory.
         seed: of the releases.
+        gated_bundles: with plans of gates, of the `urgent` and the `long` network.
 
     Raises:
         DeviceError: a job failed.
         InputError: the run was too short for the long network.
     """
     if way.mode is not None:
-        run = run_mode(way.mode, load, seed=seed, depth=way.depth)
+        if way.gated is None:
+            run = run_mode(way.mode, load, seed=seed, depth=way.depth, num_best_effort=way.num_long)
+        else:
+            assert gated_bundles is not None, "such ways are run where there are plans of gates"
+            run = run_gated_way(way.gated, way.mode, load, gated_bundles, seed=seed)
         return WayRun(
             response_ns=run.response_ns,
             long_per_s=run.best_effort_per_s,

@@ -16,8 +16,9 @@ from statistics import median
 from typing import Any
 
 from bench.compiling import bound_of
+from bench.gated_pair import stretches_of
 from bench.gpu import QUICK, QUICK_LEVEL
-from bench.gpu_modes import SPIN_NS, WAYS, WayRun, on_device, run_way
+from bench.gpu_modes import SPIN_NS, WAYS, WayRun, on_device, run_way, ways
 from bench.gpu_pair_page import NAME, markdown
 from bench.intervals import quantiles_of
 from bench.modes import Workload
@@ -26,9 +27,10 @@ from bench.result_files import write_result
 from models.make import make
 from preempt_runtime.backends.tensorrt import TrtDevice, local_fields
 from preempt_runtime.bundle import open_bundle
-from preempt_runtime.errors import PreemptError
+from preempt_runtime.errors import InfeasibleError, PreemptError
 from preempt_runtime.loading import open_backend
 from preempt_runtime.manifest import SEGMENTS_PLAN_ID, WHOLE_PLAN_ID
+from preempt_runtime.units import fmt_ns
 from preemptc.backends import BackendOptions
 from preemptc.cache import BuildCache
 from preemptc.compile_options import CompileOptions
@@ -39,6 +41,7 @@ from preemptc.profiling import profile_model
 
 _OUT = Path("docs/results")
 _NUM_WARM_UP = 50
+_NUM_BOUNDS = 7
 _SETTINGS = ("urgent", "long", "batch", "parts", "opt_level", "period_us", "jobs", "blocks")
 
 Block = Mapping[str, WayRun]
@@ -64,7 +67,35 @@ def compile_pair(options: argparse.Namespace) -> dict[str, Path]:
             compiling = replace(compiling, goal=Goal(max_segment_ns=bound_ns))
         report = compile_model(model, bundles[role], compiling, cache)
         print(f"{role}: {report['segments']} segments, {report['wall_s']:.0f} s", flush=True)
+        if options.gates:
+            stretch_us = options.urgent_stretch_us if role == "urgent" else options.stretch_us
+            place = work / f"{role}-gates.bundle"
+            compile_gates(model, place, compiling, cache, stretch_us)
+            bundles[f"{role}_gates"] = place
     return bundles
+
+
+def compile_gates(
+    model: Path, place: Path, compiling: CompileOptions, cache: BuildCache, stretch_us: int
+) -> None:
+    """A bundle with gates such that no stretch exceeds the bound, or the next one that can be kept.
+
+    Raises:
+        PreemptError: gates cannot be put in, or no bound up to eight times this one can be kept.
+    """
+    for number in range(_NUM_BOUNDS):
+        bound_ns = round(stretch_us * 1000 * 8 ** (number / (_NUM_BOUNDS - 1)))
+        asked = replace(compiling, goal=Goal(max_segment_ns=bound_ns), mechanism="gates")
+        try:
+            report = compile_model(model, place, asked, cache)
+        except InfeasibleError as err:
+            print(f"{place.name}: {err}", flush=True)
+            if number == _NUM_BOUNDS - 1:
+                raise
+        else:
+            stretches = f"{report['segments']} stretches under {fmt_ns(bound_ns)}"
+            print(f"{place.name}: {stretches}, {report['wall_s']:.0f} s", flush=True)
+            return
 
 
 def measure(bundles: Mapping[str, Path], options: argparse.Namespace) -> dict[str, Any]:
@@ -106,10 +137,15 @@ def measure(bundles: Mapping[str, Path], options: argparse.Namespace) -> dict[st
             "machine": dict(local_fields()),
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         }
+        gated = {role: bundles[f"{role}_gates"] for role in ("urgent", "long") if options.gates}
+        if gated:
+            head["gates"] = stretches_of(gated)
+        some = ways(has_gates=bool(gated))
         for seed in range(options.blocks):
-            first = seed % len(WAYS)
-            order = (*WAYS[first:], *WAYS[:first])
-            blocks.append({way.name: run_way(way, load, inputs, seed=seed) for way in order})
+            first = seed % len(some)
+            order = (*some[first:], *some[:first])
+            blocks.append({way.name: run_way(way, load, inputs, seed=seed, gated_bundles=gated)
+                           for way in order})  # fmt: skip
             result = {**head, "blocks_done": len(blocks), **figures(blocks, load.period_ns)}
             write(result, options.out)
             print(f"block {seed + 1} of {options.blocks} done", flush=True)
@@ -129,7 +165,8 @@ def figures(blocks: Sequence[Block], period_ns: int) -> dict[str, Any]:
     urgent jobs leave.
     """
     found: dict[str, dict[str, Any]] = {}
-    for way in WAYS:
+    some = [way for way in WAYS if way.name in blocks[0]]
+    for way in some:
         runs = [block[way.name] for block in blocks]
         responses = [response_ns for run in runs for response_ns in run.response_ns]
         rates = [run.long_per_s for run in runs if run.long_per_s is not None]
@@ -138,7 +175,7 @@ def figures(blocks: Sequence[Block], period_ns: int) -> dict[str, Any]:
             "urgent": asdict(quantiles_of(responses)) if responses else None,
             "long_per_s": round(median(rates), 2) if rates else None,
         }
-    for way in WAYS:
+    for way in some:
         entry, alone = found[way.name], found[way.alone]["urgent"]
         if entry["urgent"] is not None:
             for name in ("p50", "p99"):
@@ -159,7 +196,7 @@ def figures(blocks: Sequence[Block], period_ns: int) -> dict[str, Any]:
         way.name: round(
             median(longest_segment(block[way.name].segment_ns).p99_ns for block in blocks)
         )
-        for way in WAYS
+        for way in some
         if way.name.startswith("segments_") and way.has_urgent
     }
     return {"ways": found, "longest_segment_p99_ns": turns}
@@ -184,6 +221,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=32, help="of the long network")
     parser.add_argument("--period-us", type=int, default=4000)
     parser.add_argument("--parts", type=int, default=8, help="the long one's bound: 1/N of it")
+    parser.add_argument("--gates", action="store_true", help="compile and measure gates, too")
+    parser.add_argument("--stretch-us", type=int, default=100, help="between the long one's gates")
+    parser.add_argument("--urgent-stretch-us", type=int, default=50)
     parser.add_argument("--jobs", type=int, default=500, help="urgent jobs of a way in each block")
     parser.add_argument("--blocks", type=int, default=5)
     parser.add_argument("--seconds", type=float, help="of all ways and blocks, instead of --jobs")
@@ -194,7 +234,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--cache", type=Path, default=Path("build_cache/bench-gpu/cache"))
     options = parser.parse_args(arguments)
     if options.seconds is not None:
-        per_run_s = options.seconds / options.blocks / len(WAYS)
+        num_ways = len(ways(has_gates=options.gates))
+        per_run_s = options.seconds / options.blocks / num_ways
         options.jobs = max(1, round(per_run_s * 1e6 / options.period_us) - _NUM_WARM_UP)
     if options.quick:
         options.urgent, options.long, options.batch = "light/squeezenet", "mobilenet_v2", 1

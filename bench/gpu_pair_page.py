@@ -17,6 +17,7 @@ def markdown(result: Mapping[str, Any]) -> str:
         f"D = {name[-1]}: {fmt_ns(time_ns)}"
         for name, time_ns in result["longest_segment_p99_ns"].items()
     )
+    gates = [_gates_text(role, plan) for role, plan in result.get("gates", {}).items()]
     raw = {name: way for name, way in result["ways"].items() if name.startswith("raw_")}
     ours = {name: way for name, way in result["ways"].items() if name not in raw}
     lines = [
@@ -31,6 +32,7 @@ def markdown(result: Mapping[str, Any]) -> str:
         f" inputs lie in device memory. {result['blocks_done']} blocks in one process, every way in"
         " each; times are over"
         " the jobs of all blocks, rates the median of the blocks.",
+        *gates,
         "",
         "## Through the runtime",
         "",
@@ -43,7 +45,8 @@ def markdown(result: Mapping[str, Any]) -> str:
         "",
         *_table(raw),
         "*to alone*: p99 over the urgent network's p99 alone; the long network's rate over that of"
-        " the whole one alone. *kept*: that rate over the share of time that urgent jobs leave (1 -"
+        " the whole one alone, with gates over that of the whole one with two jobs in flight."
+        " *kept*: that rate over the share of time that urgent jobs leave (1 -"
         " urgent jobs per s x urgent p50 alone). The longest segment beside urgent jobs, from the"
         f" host's launch to its notice of the end, p99: {turns}.",
         "",
@@ -53,6 +56,14 @@ def markdown(result: Mapping[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _gates_text(role: str, plan: Mapping[str, Any]) -> str:
+    return (
+        f"Gates of the {role} one: {plan['gates']} gates in {plan['nodes']} kernel nodes, the"
+        f" longest stretch takes {fmt_ns(plan['longest_p50_ns'])} p50 and"
+        f" {fmt_ns(plan['longest_max_ns'])} at most, a gate {fmt_ns(plan['gate_ns'])}."
+    )
 
 
 def _table(ways: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -9,6 +9,7 @@ from preempt_runtime.clock import MonotonicClock
 from preempt_runtime.device import Array, Device, Network
 from preempt_runtime.errors import DeviceError, InputError
 from preempt_runtime.executor import Executor
+from preempt_runtime.gated_device import GatedDevice
 from preempt_runtime.policies import Fifo, FixedPriority, Policy
 from preempt_runtime.process import ProcessOptions, apply_memory
 from preempt_runtime.records import JobRecord, JobState, SegmentRecord
@@ -33,7 +34,7 @@ class Workload:
     `spin_ns` before a release.
     """
 
-    device: Device
+    device: Device | GatedDevice
     urgent: Network
     whole: Network
     segments: Network
@@ -92,8 +93,26 @@ class ModeRun:
     recording: Recording
 
 
-def run_mode(mode: str, load: Workload, *, seed: int, depth: int = 1) -> ModeRun:
+def run_mode(
+    mode: str,
+    load: Workload,
+    *,
+    seed: int,
+    depth: int = 1,
+    num_best_effort: int = 1,
+    announce_ns: int = 0,
+    warms_up: bool = False,
+) -> ModeRun:
     """Run one mode once, `depth` segments in flight; a seed gives every mode the same releases.
+
+    Args:
+        mode: one of `MODES`, or `SEGMENTS_ALONE`.
+        load: what runs.
+        seed: of the releases.
+        depth: how many segments may be in flight.
+        num_best_effort: how many jobs of the long network may be.
+        announce_ns: how long before their release urgent jobs are announced.
+        warms_up: run both networks once before, as gates need it.
 
     Raises:
         DeviceError: a job failed.
@@ -103,12 +122,23 @@ def run_mode(mode: str, load: Workload, *, seed: int, depth: int = 1) -> ModeRun
     policy: Policy = FixedPriority() if mode == "preemptive" else Fifo()
     with Executor(load.device, policy, clock, [recording], depth=depth) as executor:
         if mode not in ("best_effort_alone", SEGMENTS_ALONE):
-            executor.add_task(Task(name=URGENT, network=load.urgent, priority=_URGENT_PRIORITY))
+            executor.add_task(
+                Task(
+                    name=URGENT,
+                    network=load.urgent,
+                    priority=_URGENT_PRIORITY,
+                    announce_ns=announce_ns,
+                )
+            )
+            if warms_up:
+                executor.warm_up(URGENT, load.urgent_samples[0])
             executor.add_source(URGENT, _releases(load, seed), _cycle(load.urgent_samples))
         if mode != "alone":
             is_cut = mode in ("preemptive", SEGMENTS_ALONE)
             network = load.segments if is_cut else load.whole
-            executor.add_task(Task(name=BEST_EFFORT, network=network))
+            executor.add_task(Task(name=BEST_EFFORT, network=network, buffers=num_best_effort))
+            if warms_up:
+                executor.warm_up(BEST_EFFORT, load.long_samples[0])
             executor.add_source(BEST_EFFORT, ClosedLoop(), _cycle(load.long_samples))
         with apply_memory(ProcessOptions()):
             start_ns = clock.now_ns()
