@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from preempt_runtime.manifest import GATES
 from preempt_runtime.schedulability import AnalysedTask, Assumptions, Problem
 from preempt_runtime.task_spec import TaskSpec
 from preempt_runtime.taskset import TaskSetSpec
@@ -47,6 +48,7 @@ def problem_of(
             dispatch_ns=taskset.dispatch_ns if dispatch_ns is None else dispatch_ns,
             margin_frac=taskset.margin_frac if margin_frac is None else margin_frac,
             corun_factor=taskset.corun_factor,
+            is_launched_whole=taskset.mechanism == GATES,
         ),
     )
 

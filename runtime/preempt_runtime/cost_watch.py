@@ -51,7 +51,7 @@ class AllowedCosts:
         if self.total_ns is None or len(allowed) < len(found):
             return None
         once_ns = inflated_ns(self.total_ns, self.assumptions, self.assumptions.corun_factor)
-        total_ns = once_ns + (len(found) - 1) * self.assumptions.dispatch_ns
+        total_ns = once_ns + (len(found) - 1) * self.assumptions.segment_dispatch_ns
         return max(total_ns, *allowed) if total_ns < sum(allowed) else None
 
 

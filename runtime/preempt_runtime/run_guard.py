@@ -47,6 +47,7 @@ class RunGuard:
             dispatch_ns=taskset.dispatch_ns,
             margin_frac=taskset.margin_frac,
             corun_factor=taskset.corun_factor,
+            is_launched_whole=loaded.gates is not None,
         )
         self.admission = Admission(policy=policy, mode=taskset.admit, assumptions=assumptions)
         costs = {

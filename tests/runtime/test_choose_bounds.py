@@ -59,6 +59,14 @@ def test_limits_leave_room_for_margin_dispatching_resuming_and_depth() -> None:
     assert max(choice.cut_of("idle")) == 5
 
 
+def test_limits_leave_room_for_launching_a_job_whole() -> None:
+    assumed = Assumptions(dispatch_ns=2, is_launched_whole=True)
+    fronts = {**FRONTS, "urgent": fixed_front((10,))}
+    choice = choose_bounds(SET, fronts, "fixed-priority", assumed)
+    # urgent takes 10 + 2; q + 2 * 2 - 1 + 12 <= 30 for q = 15
+    assert segment_limits(choice, fronts)["idle"] == 15
+
+
 def test_one_way_to_cut_is_no_limit_unless_it_blocks() -> None:
     fronts = {name: fixed_front((10,)) for name in FRONTS}
     choice = choose_bounds(SET, fronts, "fixed-priority", Assumptions())

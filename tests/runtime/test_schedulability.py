@@ -548,3 +548,23 @@ def test_segments_launched_ahead_are_not_held_against_the_tasks_load(policy: str
     assert found.response_ns is not None
     assert found.reason is not None
     assert found.reason.startswith("may end ")
+
+
+def test_jobs_that_are_launched_whole_pay_for_dispatching_once() -> None:
+    whole = Assumptions(dispatch_ns=30, margin_frac=0.1, is_launched_whole=True)
+    load = load_from_task(task("a", (100, 200, 50), 10_000), whole, rank=1)
+    assert load.cost_ns == 110 + 220 + 55 + 30
+    assert load.longest_ns == 220 + 2 * 30  # the host is busy with it twice
+    assert load.last_ns == 55
+    total = load_from_task(task("a", (100, 200, 50), 10_000, total_ns=300), whole, rank=1)
+    assert total.cost_ns == 330 + 30
+    bounds = [
+        responses(
+            (task("urgent", (10, 10, 10), 1000, priority=2), task("be", (40,) * 9)),
+            "fixed-priority",
+            dispatch_ns=30,
+            is_launched_whole=is_whole,
+        )[0]
+        for is_whole in (True, False)
+    ]
+    assert bounds == [30 + 30 + 40 + 2 * 30 - 1, 30 + 3 * 30 + 40 + 30 - 1]

@@ -41,13 +41,15 @@ def _chosen_ns(task: AnalysedTask, front: Front) -> int | None:
 def _most_ns(task: AnalysedTask, front: Front, assumptions: Assumptions) -> int:
     """How long the network blocks at most: whole, and resumed."""
     factor = assumptions.corun_factor * task.corun_factor
-    return inflated_ns(max(front.cuts[0]), assumptions, factor) + assumptions.resume_cost_ns
+    segment_ns = inflated_ns(max(front.cuts[0]), assumptions, factor)
+    return segment_ns + assumptions.resume_cost_ns + assumptions.blocking_dispatch_ns
 
 
 def _limit_ns(
     task: AnalysedTask, tolerance_ns: int, front: Front, assumptions: Assumptions
 ) -> int | None:
-    limit_ns = max(_raw_ns(tolerance_ns, task, assumptions), max(task.segment_ns))
+    segment_ns = tolerance_ns - assumptions.blocking_dispatch_ns
+    limit_ns = max(_raw_ns(segment_ns, task, assumptions), max(task.segment_ns))
     chosen = front.cuts.index(task.segment_ns)
     if chosen > 0:
         limit_ns = min(limit_ns, max(front.cuts[chosen - 1]) - 1)

@@ -68,15 +68,16 @@ def load_from_task(task: AnalysedTask, assumptions: Assumptions, *, rank: int) -
     segment_ns = tuple(counted_ns[cost_ns] for cost_ns in task.segment_ns)
     later_ns = max(segment_ns[1:], default=0)
     resumed_ns = later_ns + assumptions.resume_cost_ns if later_ns else 0
-    cost_ns, last_ns = sum(segment_ns), segment_ns[-1]
+    job_ns = assumptions.job_dispatch_ns
+    cost_ns, last_ns = sum(segment_ns) + job_ns, segment_ns[-1]
     total_ns = _total_ns(task, assumptions, factor)
     if total_ns is not None and total_ns < cost_ns:
         # A job may take all of it, its last segment next to nothing: until the end, others count.
-        cost_ns, last_ns = max(total_ns, *segment_ns), 1
+        cost_ns, last_ns = max(total_ns, *(each + job_ns for each in segment_ns)), 1
     return Load(
         name=task.name,
         cost_ns=cost_ns,
-        longest_ns=max(segment_ns[0], resumed_ns),
+        longest_ns=max(segment_ns[0], resumed_ns) + assumptions.blocking_dispatch_ns,
         last_ns=last_ns,
         num_segments=len(segment_ns),
         period_ns=task.period_ns or 0,
@@ -90,13 +91,14 @@ def _total_ns(task: AnalysedTask, assumptions: Assumptions, factor: float) -> in
     if task.total_ns is None:
         return None
     once_ns = inflated_ns(task.total_ns, assumptions, factor)
-    return once_ns + (len(task.segment_ns) - 1) * assumptions.dispatch_ns
+    each_ns, job_ns = assumptions.segment_dispatch_ns, assumptions.job_dispatch_ns
+    return once_ns + (len(task.segment_ns) - 1) * each_ns + job_ns
 
 
 def inflated_ns(cost_ns: int, assumptions: Assumptions, corun_factor: float) -> int:
     """A segment's cost as the analysis counts it."""
     with_margin_ns = scaled_ns(scaled_ns(cost_ns, corun_factor), 1 + assumptions.margin_frac)
-    return with_margin_ns + assumptions.dispatch_ns
+    return with_margin_ns + assumptions.segment_dispatch_ns
 
 
 def with_resume_cost(load: Load, resume_cost_ns: int) -> Load:
@@ -110,7 +112,7 @@ def cost_from_seen_ns(seen_ns: int, assumptions: Assumptions, num_segments: int 
     What is seen on the device contains overlapping and dispatching already: both would be counted
     twice, were it taken for a cost.
     """
-    own_ns = max(1, seen_ns - num_segments * assumptions.dispatch_ns)
+    own_ns = max(1, seen_ns - num_segments * assumptions.segment_dispatch_ns)
     return unscaled_ns(own_ns, assumptions.corun_factor)
 
 

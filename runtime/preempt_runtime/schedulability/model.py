@@ -35,7 +35,9 @@ class Assumptions:
     `depth` segments may be in flight; a job that goes on after another ran pays
     `resume_cost_ns`, every segment `dispatch_ns`; every cost is first multiplied by
     `corun_factor` (measured: how much longer kernels take beside those of others), then raised by
-    `margin_frac`. Both count in millionths, rounded up.
+    `margin_frac`. Both count in millionths, rounded up. Jobs that are launched whole
+    (`is_launched_whole`, by gates) pay `dispatch_ns` once. Together with their longest segment it
+    may block others twice: the host is busy with it when another job comes, and when that ends.
     """
 
     depth: int = 1
@@ -43,6 +45,7 @@ class Assumptions:
     dispatch_ns: int = 0
     margin_frac: float = 0.0
     corun_factor: float = 1.0
+    is_launched_whole: bool = False
 
     def __post_init__(self) -> None:
         where = "assumptions"
@@ -51,6 +54,21 @@ class Assumptions:
         _check_int(where, "dispatch in ns", self.dispatch_ns, 0, MAX_NS)
         _check_number(where, "margin", self.margin_frac, 0, 100)
         _check_number(where, "co-run factor", self.corun_factor, 1, 1000)
+
+    @property
+    def segment_dispatch_ns(self) -> int:
+        """What dispatching adds to each segment."""
+        return 0 if self.is_launched_whole else self.dispatch_ns
+
+    @property
+    def job_dispatch_ns(self) -> int:
+        """What dispatching adds to each job, its segments aside."""
+        return self.dispatch_ns if self.is_launched_whole else 0
+
+    @property
+    def blocking_dispatch_ns(self) -> int:
+        """What dispatching a less urgent job adds to the segment by which it blocks."""
+        return 2 * self.job_dispatch_ns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
