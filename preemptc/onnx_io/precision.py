@@ -4,7 +4,9 @@ import onnx
 import onnx.version_converter
 
 from preempt_runtime.errors import BuildError
-from preemptc.onnx_io.files import all_graphs, one_line
+from preemptc.onnx_io.files import one_line
+from preemptc.onnx_io.order import sort_nodes
+from preemptc.onnx_io.quantized import is_quantized
 
 _TYPED_QUANTIZATION = 19  # the opset
 
@@ -26,7 +28,7 @@ def half_precision(proto: onnx.ModelProto, name: str) -> onnx.ModelProto:
             " or keep --precision fp32"
         ) from err
     try:
-        if _opset(proto) < _TYPED_QUANTIZATION and _is_quantized(proto):
+        if _opset(proto) < _TYPED_QUANTIZATION and is_quantized(proto):
             proto = onnx.version_converter.convert_version(proto, _TYPED_QUANTIZATION)
         converted: onnx.ModelProto = convert_float_to_float16(
             proto, keep_io_types=True, disable_shape_infer=True
@@ -35,16 +37,9 @@ def half_precision(proto: onnx.ModelProto, name: str) -> onnx.ModelProto:
         raise BuildError(
             f"{name}: cannot be converted to fp16 ({one_line(err)}); keep --precision fp32"
         ) from err
+    sort_nodes(converted.graph)  # the converter appends its casts
     return converted
 
 
 def _opset(proto: onnx.ModelProto) -> int:
     return max((each.version for each in proto.opset_import if not each.domain), default=0)
-
-
-def _is_quantized(proto: onnx.ModelProto) -> bool:
-    return any(
-        node.op_type in ("QuantizeLinear", "DequantizeLinear")
-        for graph in all_graphs(proto.graph)
-        for node in graph.node
-    )

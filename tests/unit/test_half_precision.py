@@ -1,0 +1,67 @@
+"""Networks in fp16: valid ONNX, in an order in which they run, and close to the fp32 network."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from preemptc.backends import BackendOptions
+from preemptc.cache import BuildCache
+from preemptc.compile_options import CompileOptions
+from preemptc.goal import Goal
+from preemptc.onnx_io.files import all_graphs
+from preemptc.onnx_io.order import sort_nodes
+from preemptc.prepare import prepare
+from tests.unit import onnx_models as models
+
+
+def lowered(proto: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
+    """What stands in lower/model.onnx, in fp16 for a GPU that is not here; ONNX takes it."""
+    backend = BackendOptions(precision="fp16", engines="skip")
+    options = CompileOptions(target="orin", goal=Goal(num_segments=1), backend=backend)
+    path = models.save(proto, folder / "net.onnx")
+    written = prepare(path, options, BuildCache(folder / "cache")).lowered.path
+    onnx.checker.check_model(str(written), full_check=True)
+    return onnx.load(str(written))
+
+
+def with_fp32_in_the_middle() -> onnx.ModelProto:
+    """Max, which the converter leaves in fp32, between nodes that TensorRT fuses with it."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["m"], "matmul"),
+        helper.make_node("Max", ["m", "low"], ["c"], "max"),
+        helper.make_node("Tanh", ["c"], ["y"], "tanh"),
+    ]
+    low = numpy_helper.from_array(np.float32(0.5), "low")
+    weights = [models.weight("w", 8, 8), low]
+    return models.model_of(nodes, [models.f32("x", [4, 8])], [models.f32("y", [4, 8])], weights)
+
+
+@pytest.mark.parametrize(
+    "source", [models.chain(), with_fp32_in_the_middle(), models.quantised(), models.with_loop()]
+)
+def test_the_graph_in_half_precision_is_valid_and_in_order(
+    source: onnx.ModelProto, tmp_path: Path
+) -> None:
+    names = [node.name for node in source.graph.node]
+    found = [node.name for node in lowered(source, tmp_path).graph.node]
+    assert [name for name in found if name in names] == [n for n in names if n in found]
+    assert "graph_input_cast0" in found
+
+
+def test_nodes_move_no_further_than_to_their_first_reader() -> None:
+    loop = models.with_loop()
+    order = [node.name for node in loop.graph.node]
+    late = helper.make_node("Neg", ["x"], ["negative"], "late")
+    body = loop.graph.node[2].attribute[0].g
+    body.node[1].input[1] = "twice"
+    body.node.append(helper.make_node("Add", ["negative", "i_f"], ["twice"], "twice"))
+    body.node.append(helper.make_node("Cast", ["i"], ["i_f"], "to_float", to=1))
+    loop.graph.node.append(late)
+    sort_nodes(loop.graph)
+    outer, inner = [[node.op_type for node in each.node] for each in all_graphs(loop.graph)]
+    assert [node.name for node in loop.graph.node] == [*order[:2], "late", *order[2:]]
+    assert (outer[2], inner) == ("Neg", ["Identity", "Cast", "Add", "Add"])
+    onnx.checker.check_model(loop)
