@@ -1,9 +1,11 @@
 """Networks in fp16: valid ONNX, in an order in which they run, and close to the fp32 network."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from onnx import helper, numpy_helper
 
@@ -25,6 +27,12 @@ def lowered(proto: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
     written = prepare(path, options, BuildCache(folder / "cache")).lowered.path
     onnx.checker.check_model(str(written), full_check=True)
     return onnx.load(str(written))
+
+
+def output_of(proto: onnx.ModelProto, x: np.ndarray[Any, Any]) -> Any:
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return ort.InferenceSession(proto.SerializeToString(), options).run(None, {"x": x})[0]
 
 
 def with_fp32_in_the_middle() -> onnx.ModelProto:
@@ -65,3 +73,46 @@ def test_nodes_move_no_further_than_to_their_first_reader() -> None:
     assert [node.name for node in loop.graph.node] == [*order[:2], "late", *order[2:]]
     assert (outer[2], inner) == ("Neg", ["Identity", "Cast", "Add", "Add"])
     onnx.checker.check_model(loop)
+
+
+def dynamically_quantised(opset: int, *, is_integer: bool = False) -> onnx.ModelProto:
+    """A network whose scale is computed as it runs, from a tensor that has to be fp32."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["m"], "matmul"),
+        helper.make_node("DynamicQuantizeLinear", ["m"], ["q", "scale", "zero"], "dynamic"),
+    ]
+    if is_integer:
+        nodes += [
+            helper.make_node("MatMulInteger", ["q", "ones", "zero"], ["i"], "integer"),
+            helper.make_node("Cast", ["i"], ["f"], "cast", to=onnx.TensorProto.FLOAT),
+            helper.make_node("Mul", ["f", "scale"], ["y"], "mul"),
+        ]
+    else:
+        nodes.append(helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["y"], "DQ"))
+    ones = numpy_helper.from_array(np.ones((8, 8), np.uint8), "ones")
+    weights = [models.weight("w", 8, 8), *([ones] if is_integer else [])]
+    x, y = models.f32("x", [4, 8]), models.f32("y", [4, 8])
+    model = models.model_of(nodes, [x], [y], weights)
+    model.opset_import[0].version = opset
+    return model
+
+
+@pytest.mark.parametrize("opset", [11, 13, 17, 19])
+@pytest.mark.parametrize("is_integer", [False, True])
+def test_what_takes_fp32_alone_stays_in_fp32(opset: int, is_integer: bool, tmp_path: Path) -> None:
+    source = dynamically_quantised(opset, is_integer=is_integer)
+    half = lowered(source, tmp_path)
+    x = np.random.default_rng(2).standard_normal((4, 8), dtype=np.float32)
+    expected = output_of(source, x)
+    assert np.abs(output_of(half, x) - expected).max() < 1e-2 * np.abs(expected).max()
+    (matmul,) = [node for node in half.graph.node if node.op_type == "MatMul"]
+    types = {each.name: each.type.tensor_type.elem_type for each in half.graph.value_info}
+    assert types[matmul.output[0]] == onnx.TensorProto.FLOAT16
+
+
+def test_outputs_that_nobody_asks_for_keep_no_operator_in_fp32(tmp_path: Path) -> None:
+    nodes = [helper.make_node("LayerNormalization", ["x", "w"], ["y"], "norm")]
+    outputs = [models.f32("y", [4, 8])]
+    source = models.model_of(nodes, [models.f32("x", [4, 8])], outputs, [models.weight("w", 8)])
+    found = [node.op_type for node in lowered(source, tmp_path).graph.node]
+    assert found == ["Cast", "LayerNormalization", "Cast"]
