@@ -6,6 +6,7 @@ import onnx
 
 from preemptc.onnx_io.files import all_graphs
 from preemptc.onnx_io.graphs import captured_names
+from preemptc.onnx_io.names import defined_names
 
 
 def move_constants_to_readers(graph: onnx.GraphProto) -> None:
@@ -64,6 +65,29 @@ def _sort(graph: onnx.GraphProto) -> None:
             else:
                 order[waiting.pop()] = None
     _put_in_order(graph, order)
+
+
+def move_inward(graph: onnx.GraphProto, start: int) -> None:
+    """Move nodes that read what a graph inside this one defines into that graph, in place.
+
+    Args:
+        graph: no two of its graphs define the same name.
+        start: the first of the nodes that may move.
+    """
+    _, *inner = all_graphs(graph)
+    home = {name: each for each in inner for name in defined_names(each)}
+    staying = list(range(len(graph.node)))
+    while True:
+        moving = [i for i in staying[start:] if not home.keys().isdisjoint(graph.node[i].input)]
+        if not moving:
+            break
+        for idx in moving:
+            node = graph.node[idx]
+            found = next(home[name] for name in node.input if name in home)
+            found.node.append(node)
+            home.update(dict.fromkeys(node.output, found))
+        staying = [idx for idx in staying if idx not in moving]
+    _put_in_order(graph, staying)
 
 
 def _put_in_order(graph: onnx.GraphProto, order: Iterable[int]) -> None:

@@ -1,11 +1,16 @@
 """Precision lives in the graph: the same network with half-precision weights and tensors."""
 
+from pathlib import Path
+
 import onnx
+import onnx.checker
+import onnx.shape_inference
 import onnx.version_converter
 
 from preempt_runtime.errors import BuildError
 from preemptc.onnx_io.files import all_graphs, one_line
-from preemptc.onnx_io.order import sort_nodes
+from preemptc.onnx_io.names import name_inner_values
+from preemptc.onnx_io.order import move_inward, sort_nodes
 from preemptc.onnx_io.quantized import is_quantized
 
 _TYPED_QUANTIZATION = 19  # the opset
@@ -36,6 +41,8 @@ def half_precision(proto: onnx.ModelProto, name: str) -> onnx.ModelProto:
     try:
         if _opset(proto) < _TYPED_QUANTIZATION and is_quantized(proto):
             proto = onnx.version_converter.convert_version(proto, _TYPED_QUANTIZATION)
+        name_inner_values(proto)
+        num_nodes = len(proto.graph.node)
         blocked = {*DEFAULT_OP_BLOCK_LIST, *(_fp32_operators(proto) - ALWAYS_FLOAT_INPUTS.keys())}
         converted: onnx.ModelProto = convert_float_to_float16(
             proto, keep_io_types=True, disable_shape_infer=True, op_block_list=sorted(blocked)
@@ -44,8 +51,31 @@ def half_precision(proto: onnx.ModelProto, name: str) -> onnx.ModelProto:
         raise BuildError(
             f"{name}: cannot be converted to fp16 ({one_line(err)}); keep --precision fp32"
         ) from err
-    sort_nodes(converted.graph)  # the converter appends its casts
+    move_inward(converted.graph, num_nodes)  # the converter appends its casts
+    sort_nodes(converted.graph)
     return converted
+
+
+def check_half_precision(path: Path, source: Path, name: str) -> None:
+    """Return if types and shapes of a converted graph fit together, or its source's do not either.
+
+    Raises:
+        BuildError: the converter missed something; the message has the checker's own text, which
+            names the node.
+    """
+    if (wrong := _invalid(path)) is not None and _invalid(source) is None:
+        raise BuildError(
+            f"{name}: cannot be converted to fp16, ONNX's checker refuses the outcome ({wrong});"
+            " keep --precision fp32"
+        )
+
+
+def _invalid(path: Path) -> str | None:
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as err:
+        return one_line(err)
+    return None
 
 
 def _fp32_operators(proto: onnx.ModelProto) -> set[str]:
