@@ -152,8 +152,10 @@ ALLOWED: dict[str, set[str]] = {
     "terminal": {"backends", "report"},
     "compile_options": {"backends", "goal"},
     "prepare": {"backends", "cache", "compile_options", "load", "model", "targets"},
+    "profile_device": {*VALUES, "gpu_specs", "targets"},
     "profiling": {
         *VALUES, "backends", "cache", "compile_options", "machine_speed", "prepare",
+        "profile_device",
     },
     "compile_report": {
         "backends", "candidates", "check", "compile_options", "gate_plan", "goal",
