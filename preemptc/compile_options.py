@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from preempt_runtime.bundle import Bundle
-from preempt_runtime.errors import BundleError, InputError
+from preempt_runtime.manifest import MANIFEST_NAME, SEGMENTS
+from preempt_runtime.strict_json import Place, brief
+from preempt_runtime.typed_json import record_from_value
 from preemptc.backends import BackendOptions
 from preemptc.goal import Goal
 
@@ -59,44 +61,62 @@ def options_from_request(bundle: Bundle, target: str) -> CompileOptions:
     Raises:
         BundleError: the bundle does not say, or not in this version's words.
     """
-    try:
-        request: Mapping[str, Any] = bundle.manifest.extensions[EXTENSION]["request"]
-        return CompileOptions(
-            target=target,
-            goal=_goal(request["goal"]),
-            backend=BackendOptions(
-                precision=_one_of(request["precision"], (None, "fp32", "fp16")),
-                level=_one_of(request["level"], (None, *range(6))),
-                engines="require",
-            ),
-            max_live_bytes=_whole_or_none(request["max_live_bytes"]),
-            seed=_whole_or_none(request["seed"]) or 0,
-            mechanism=_one_of(request.get("mechanism", "segments"), MECHANISM_CHOICES),
-        )
-    except (KeyError, TypeError, ValueError, AssertionError, InputError) as err:
-        raise BundleError(
-            f"{bundle.root}: does not say what was asked of it ({type(err).__name__}: {err});"
-            f" {_AGAIN}"
-        ) from err
-
-
-def _goal(fields: Mapping[str, Any]) -> Goal:
-    frac = fields["max_overhead_frac"]
-    return Goal(
-        max_segment_ns=_whole_or_none(fields["max_segment_ns"]),
-        num_segments=_whole_or_none(fields["num_segments"]),
-        max_overhead_frac=None if frac is None else float(frac),
-        quantile=_one_of(fields["quantile"], ("p50", "p99", "max")),
+    place = Place(where=str(bundle.root / MANIFEST_NAME), path="extensions", todo=_AGAIN)
+    found: Any = bundle.manifest.extensions
+    for name in (EXTENSION, "request"):
+        place = place.field(name)
+        if not isinstance(found, Mapping) or name not in found:
+            raise place.refuse("not there; the bundle does not say what it was compiled for")
+        found = found[name]
+    request = _request_from_value(found, place)
+    return CompileOptions(
+        target=target,
+        goal=request.goal,
+        backend=BackendOptions(precision=request.precision, level=request.level, engines="require"),
+        max_live_bytes=request.max_live_bytes,
+        seed=request.seed,
+        mechanism=request.mechanism,
     )
 
 
-def _whole_or_none(value: object) -> int | None:
-    if value is not None and (type(value) is not int or value < 0):
-        raise ValueError(f"found {value!r}, expected a whole number")
-    return value
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Request:
+    """What a device needs to plan again, of what `request_from_options` wrote."""
+
+    goal: Goal
+    precision: Any
+    level: int | None
+    max_live_bytes: int | None
+    seed: int
+    mechanism: Any
 
 
-def _one_of(value: Any, allowed: tuple[Any, ...]) -> Any:
-    if value not in allowed:
-        raise ValueError(f"found {value!r}, expected one of {allowed}")
-    return value
+def _request_from_value(value: Any, place: Place) -> _Request:
+    if isinstance(value, dict):  # bundles from before there were gates say nothing of them
+        value = {"mechanism": SEGMENTS, **value}
+    try:
+        request = record_from_value(value, _Request, place, is_lenient=True)
+    except AssertionError as err:  # the goal's own
+        what = "expected one of max_segment_ns, num_segments and max_overhead_frac, not null"
+        raise place.field("goal").refuse(what) from err
+    goal, at = request.goal, place.field("goal")
+    _check_one_of(goal.quantile, ("p50", "p99", "max"), at.field("quantile"))
+    _check_one_of(request.precision, (None, "fp32", "fp16"), place.field("precision"))
+    _check_one_of(request.level, (None, *range(6)), place.field("level"))
+    _check_one_of(request.mechanism, MECHANISM_CHOICES, place.field("mechanism"))
+    for number, least, at_number in (
+        (goal.max_segment_ns, 1, at.field("max_segment_ns")),
+        (goal.num_segments, 1, at.field("num_segments")),
+        (goal.max_overhead_frac, 0, at.field("max_overhead_frac")),
+        (request.max_live_bytes, 0, place.field("max_live_bytes")),
+        (request.seed, 0, place.field("seed")),
+    ):
+        if number is not None and number < least:
+            raise at_number.refuse(f"found {number}, at least {least}")
+    return request
+
+
+def _check_one_of(found: object, allowed: tuple[object, ...], place: Place) -> None:
+    if found not in allowed:
+        names = ", ".join("null" if each is None else str(each) for each in allowed)
+        raise place.refuse(f"found {brief(found)}, expected one of {names}")

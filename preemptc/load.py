@@ -20,7 +20,7 @@ from preemptc.onnx_io.simplify import simplify
 from preemptc.onnx_io.versions import LIBRARY_VERSIONS, folding_version
 
 _DIGEST_FILE = "digest.txt"
-_REVISION = 2  # of what this stage writes: another one where the same file comes out differently
+_REVISION = 3  # of what this stage writes: another one where the same file comes out differently
 
 Shapes = Mapping[str, tuple[int, ...]]
 

@@ -17,6 +17,7 @@ from preemptc.machine_speed import is_other_speed
 from preemptc.model import Lowered
 from preemptc.prepare import Prepared
 from preemptc.profile import MEASURED_AT, LatencyProfile, json_from_profile, read_profile
+from preemptc.profile_device import other_device
 
 
 def profile_model(
@@ -85,16 +86,24 @@ def costs_without_device(prepared: Prepared, options: CompileOptions) -> Latency
 
 
 def _given_profile(path: Path, lowered: Lowered) -> LatencyProfile:
-    """The profile in a file, if it is one of this graph.
+    """The profile in a file, if it is one of this graph on the device that the target is.
 
     Raises:
         InputError: it is not.
     """
     profile = read_profile(path)
     names = tuple(node.name for node in lowered.graph.nodes)
-    if profile.graph_digest == lowered.graph_digest and profile.node_names == names:
-        return profile
+    is_same_network = profile.graph_digest == lowered.graph_digest
+    is_same_graph = is_same_network and profile.node_names == names
     command = f"`preemptc profile MODEL --target {lowered.target} -o FILE`"
+    is_for_target = is_same_graph or (is_same_network and profile.target == lowered.target)
+    if is_for_target and (difference := other_device(profile, lowered)) is not None:
+        raise InputError(
+            f"{path}: a profile of another device than target {lowered.target!r}: {difference};"
+            f" write one with {command} on that device, or leave the profile out"
+        )
+    if is_same_graph:
+        return profile
     if profile.target != lowered.target:
         raise InputError(
             f"{path}: a profile for target {profile.target!r}, which executes another graph than"

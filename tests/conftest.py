@@ -31,6 +31,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.golden)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def no_forced_terminal() -> Iterator[None]:
+    """Output is no terminal's, whatever the environment of the tests makes libraries believe."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+            patch.delenv(name, raising=False)
+        yield
+
+
 @pytest.fixture(scope="module")
 def quick_measurements() -> Iterator[None]:
     """Few runs: for tests of what is said, not of how long it takes."""

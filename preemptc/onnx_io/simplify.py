@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Set
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnx.inliner
 import onnx_graphsurgeon as gs
-from onnx import TensorProto
+from onnx import TensorProto, helper, numpy_helper
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from preempt_runtime.errors import ModelError
@@ -53,6 +54,7 @@ def simplify(source: OnnxFile, shapes: Shapes, name: str) -> OnnxFile:
     _set_input_shapes(proto, shapes, name)
     if proto.functions:
         proto = onnx.inliner.inline_local_functions(proto)
+    _type_constants(proto)
     _check_operators(proto, name)
     _check_types(proto, name)
     simple = _infer_shapes(proto, name)
@@ -216,6 +218,17 @@ def _check_operators(proto: onnx.ModelProto, name: str) -> None:
                     f"{name}: node {node.name or node.output[0]!r} has the unknown operator"
                     f" {node.op_type!r} (opset {domains.get('', '?')}); export with a known one"
                 )
+
+
+def _type_constants(proto: onnx.ModelProto) -> None:
+    """Let Constants be tensors of their type: graphsurgeon makes float64 of Python's floats."""
+    for graph in all_graphs(proto.graph):
+        for node in graph.node:
+            for attribute in node.attribute if node.op_type == "Constant" else ():
+                if attribute.name in ("value_float", "value_floats"):
+                    values = np.array(helper.get_attribute_value(attribute), np.float32)
+                    tensor = numpy_helper.from_array(values)
+                    attribute.CopyFrom(helper.make_attribute("value", tensor))
 
 
 def _fold_constants(proto: onnx.ModelProto, name: str) -> onnx.ModelProto:

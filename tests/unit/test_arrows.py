@@ -90,8 +90,8 @@ PACKAGES = ("backends.ort", "backends.tensorrt")
 VALUES = {"model", "profile"}  # what the stages hand to each other
 PURE = {"interface", "segments", "swap"}  # small pure helpers, and one rename, that stages share
 ONNX = {
-    "onnx_io.files", "onnx_io.graphs", "onnx_io.order", "onnx_io.precision", "onnx_io.quantized",
-    "onnx_io.simplify", "onnx_io.versions",
+    "onnx_io.files", "onnx_io.graphs", "onnx_io.names", "onnx_io.order", "onnx_io.precision",
+    "onnx_io.quantized", "onnx_io.simplify", "onnx_io.versions",
 }  # fmt: skip
 ALLOWED: dict[str, set[str]] = {
     "model": set(),
@@ -108,8 +108,11 @@ ALLOWED: dict[str, set[str]] = {
     "onnx_io.versions": set(),
     "onnx_io.files": set(),
     "onnx_io.graphs": {"model", "onnx_io.files"},
-    "onnx_io.order": {"onnx_io.graphs"},
-    "onnx_io.precision": {"onnx_io.files"},
+    "onnx_io.names": {"onnx_io.files"},
+    "onnx_io.order": {"onnx_io.files", "onnx_io.graphs", "onnx_io.names"},
+    "onnx_io.precision": {
+        "onnx_io.files", "onnx_io.names", "onnx_io.order", "onnx_io.quantized",
+    },
     "onnx_io.quantized": {"onnx_io.files"},
     "onnx_io.simplify": ONNX - {"onnx_io.simplify"},
     "backends": {*VALUES, "targets"},
@@ -138,7 +141,10 @@ ALLOWED: dict[str, set[str]] = {
     "pack": {
         "backends", "cache", "compile_options", "gate_plan", "goal", "plan_specs", "search",
         "trials", *VALUES, *PURE, *ONNX,
-    } - {"onnx_io.order", "onnx_io.precision", "onnx_io.quantized", "onnx_io.simplify"},
+    } - {
+        "onnx_io.names", "onnx_io.order", "onnx_io.precision", "onnx_io.quantized",
+        "onnx_io.simplify",
+    },
     "deliver": {"cache", "swap"},
     "verify": {"backends", "backends.reference", "check", "onnx_io.files", "pack"},
     "machine_speed": {"profile"},
@@ -146,8 +152,10 @@ ALLOWED: dict[str, set[str]] = {
     "terminal": {"backends", "report"},
     "compile_options": {"backends", "goal"},
     "prepare": {"backends", "cache", "compile_options", "load", "model", "targets"},
+    "profile_device": {*VALUES, "gpu_specs", "targets"},
     "profiling": {
         *VALUES, "backends", "cache", "compile_options", "machine_speed", "prepare",
+        "profile_device",
     },
     "compile_report": {
         "backends", "candidates", "check", "compile_options", "gate_plan", "goal",

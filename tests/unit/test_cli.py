@@ -57,7 +57,6 @@ def model(work: Path) -> Path:
 @pytest.fixture
 def run(work: Path, monkeypatch: pytest.MonkeyPatch) -> "Run":
     monkeypatch.setenv("PREEMPTC_CACHE", str(work / "cache"))
-    monkeypatch.delenv("FORCE_COLOR", raising=False)
     return Run()
 
 
@@ -184,7 +183,9 @@ def test_an_error_that_a_library_makes_of_ctrl_c_is_an_interrupt(
 
 def test_ctrl_c_is_one_line_and_leaves_nothing_half_written(model: Path, tmp_path: Path) -> None:
     code = (
-        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "import signal, time; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from preemptc.backends.ort import backend; measured = backend.profile\n"
+        "backend.profile = lambda *given: (measured(*given), time.sleep(60))\n"  # time to interrupt
         "from preemptc.cli import main; main(prog_name='preemptc')"
     )
     cache, output = tmp_path / "cache", tmp_path / "net.bundle"

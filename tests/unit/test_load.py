@@ -40,6 +40,21 @@ def test_nothing_constant_stays_a_live_tensor(tmp_path: Path) -> None:
     assert all(len(node.inputs) == 1 for node in model.graph.nodes)
 
 
+@pytest.mark.parametrize("value", [{"value_float": 2.5}, {"value_floats": [2.5] * 32}])
+def test_constants_without_a_tensor_are_floats_in_inner_graphs_too(
+    value: dict[str, Any], tmp_path: Path
+) -> None:
+    source = models.with_if()
+    branching, add = source.graph.node[4:6]
+    (branch,) = [each.g for each in branching.attribute if each.name == "then_branch"]
+    for graph, reader in ((branch, branch.node[0]), (source.graph, add)):
+        reader.op_type, reader.input[1] = "Mul", f"{graph.name}_c"
+        constant = helper.make_node("Constant", [], [f"{graph.name}_c"], "constant", **value)
+        graph.node.insert(0, constant)
+    model = loaded(source, tmp_path)
+    onnx.checker.check_model(str(model.path), full_check=True)
+
+
 def test_constants_computed_from_external_weights_are_folded(tmp_path: Path) -> None:
     nodes = [
         helper.make_node("Transpose", ["w"], ["wt"], "transpose"),

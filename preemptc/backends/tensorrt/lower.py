@@ -22,7 +22,7 @@ from preemptc.onnx_io.files import (
     write,
 )
 from preemptc.onnx_io.graphs import graph_from_proto
-from preemptc.onnx_io.precision import half_precision
+from preemptc.onnx_io.precision import check_half_precision, half_precision
 from preemptc.onnx_io.quantized import is_quantized
 
 GROUPS_FILE = "groups.json"
@@ -64,6 +64,8 @@ def write_typed_graph(
         node.name = _AWKWARD.sub("_", node.name)
     name_uniquely(proto)
     write(OnnxFile(proto=proto, folder=model.path.parent), folder)
+    if is_half:
+        check_half_precision(folder / MODEL_FILE, model.path, model.name)
     return read_graph(folder / MODEL_FILE)
 
 

@@ -5,7 +5,6 @@ is what may cross a boundary.
 """
 
 from collections.abc import Sequence
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
 from preemptc.onnx_io.files import all_graphs
+from preemptc.onnx_io.names import new_name, taken_names
 from preemptc.onnx_io.quantized import DEQUANTIZE, QUANTIZE
 
 _CONVOLUTIONS = ("Conv", "ConvTranspose")
@@ -55,7 +55,7 @@ def _tell_kernel_shapes(proto: onnx.ModelProto) -> None:
 def _rewrite_weights(proto: onnx.ModelProto, folder: Path, *, wants_float_weights: bool) -> None:
     weights = {tensor.name: tensor for tensor in proto.graph.initializer}
     outputs = {value.name for value in proto.graph.output}
-    taken = _taken_names(proto)
+    taken = taken_names(proto)
     nodes: list[onnx.NodeProto] = []
     for node in proto.graph.node:
         given = [weights.get(name) for name in node.input if name]
@@ -86,36 +86,16 @@ def _quantiser(
     dequantised = node.output[0]
     quantiser: onnx.NodeProto = onnx.NodeProto.FromString(node.SerializeToString())
     quantiser.op_type, quantiser.name = QUANTIZE, f"{node.name}_Q"
-    quantiser.input[0] = _new_name(f"{dequantised}_f", taken)
-    quantiser.output[0] = _new_name(f"{dequantised}_q", taken)
+    quantiser.input[0] = new_name(f"{dequantised}_f", taken)
+    quantiser.output[0] = new_name(f"{dequantised}_q", taken)
     proto.graph.initializer.append(numpy_helper.from_array(values, quantiser.input[0]))
     if len(quantiser.input) < 3 or not quantiser.input[2]:
         (scale,) = (each for each in proto.graph.initializer if each.name == node.input[1])
         zeros = np.zeros(tuple(scale.dims), np.int8)
         del quantiser.input[2:]
-        quantiser.input.append(_new_name(f"{dequantised}_zero", taken))
+        quantiser.input.append(new_name(f"{dequantised}_zero", taken))
         proto.graph.initializer.append(numpy_helper.from_array(zeros, quantiser.input[2]))
     return quantiser
-
-
-def _taken_names(proto: onnx.ModelProto) -> set[str]:
-    """Names that no new tensor may have, in the graph or in those inside it."""
-    return {
-        name
-        for graph in all_graphs(proto.graph)
-        for name in (
-            *(each.name for each in (*graph.initializer, *graph.input, *graph.output)),
-            *(name for node in graph.node for name in (*node.input, *node.output)),
-        )
-    }
-
-
-def _new_name(wanted: str, taken: set[str]) -> str:
-    """The name, or the first like it that is not taken; it is taken from now on."""
-    names = (f"{wanted}_{number}" for number in count())
-    found = wanted if wanted not in taken else next(name for name in names if name not in taken)
-    taken.add(found)
-    return found
 
 
 def _dequantised(
@@ -160,7 +140,7 @@ def _split_shared(proto: onnx.ModelProto) -> None:
     for node in proto.graph.node:
         for name in dict.fromkeys(node.input):
             readers.setdefault(name, []).append(node)
-    taken = _taken_names(proto)
+    taken = taken_names(proto)
     nodes: list[onnx.NodeProto] = []
     for node in proto.graph.node:
         nodes.append(onnx.NodeProto.FromString(node.SerializeToString()))
@@ -168,7 +148,7 @@ def _split_shared(proto: onnx.ModelProto) -> None:
             continue
         for reader in readers.get(node.output[0], [])[1:]:
             copied = onnx.NodeProto.FromString(node.SerializeToString())
-            copied.output[0] = _new_name(f"{node.output[0]}_copy", taken)
+            copied.output[0] = new_name(f"{node.output[0]}_copy", taken)
             copied.name = f"{node.name}_copy"
             for idx, name in enumerate(reader.input):
                 if name == node.output[0]:
