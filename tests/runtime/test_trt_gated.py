@@ -249,6 +249,7 @@ def test_a_launch_that_the_driver_refuses_leaves_no_key_behind(
                 executor.run()
             with pytest.raises(DeviceError, match="cuGraphLaunch failed"):
                 handle.result()
+            trt.driver.cuCtxSynchronize()
         assert set(device.board.slots()) == {(1 << 64) - 1}
         network.close()
 

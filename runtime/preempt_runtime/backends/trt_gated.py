@@ -68,7 +68,8 @@ class GatedBuffers:
             self._stamps = stack.enter_context(Stamps(len(loaded.plan.segments)))
             self.ended = stack.enter_context(Event(timing=False))
             self._graphs = _gated_graphs(self._job, loaded, board, self, stream, stack)
-            board.set_limit(self.slot, _cost_ns(loaded.plan))
+            longest_ns = max(map(_segment_ns, loaded.plan.segments))
+            board.set_limit(self.slot, _cost_ns(loaded.plan), stretch_ns=longest_ns)
             self._stack = stack.pop_all()
 
     @property
@@ -268,10 +269,10 @@ class GatedTrtDevice:
             handles = {stream.handle for stream in streams}
             if handles <= self._checked:
                 return
-            if pairs := held_up(self.board, streams):
+            if pairs := held_up(self.board, streams, others=(self._urgent, self._other)):
                 raise GatesError(
-                    f"{self.name}: {len(pairs)} of {len(streams)} jobs' streams share a hardware"
-                    " queue, so a job that waits at a gate would hold up another; set"
+                    f"{self.name}: {len(pairs)} pairs of {len(streams) + 3} streams share a"
+                    " hardware queue, so a job that waits at a gate would hold up another; set"
                     " CUDA_DEVICE_MAX_CONNECTIONS=32 before the process starts, give tasks fewer"
                     " buffers, or run with --mechanism segments"
                 )
@@ -410,4 +411,8 @@ def _cost_ns(plan: PlanSpec) -> int:
     """What a job takes, as far as it is known."""
     if plan.chained is not None:
         return plan.chained.max_ns
-    return sum(segment.predicted_ns for segment in plan.segments)
+    return sum(map(_segment_ns, plan.segments))
+
+
+def _segment_ns(segment: SegmentSpec) -> int:
+    return segment.predicted_ns if segment.latency is None else segment.latency.max_ns
