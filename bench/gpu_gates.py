@@ -44,8 +44,8 @@ MODES: tuple[Mode, ...] = ("overlap", "exclusive")
 RAISING: tuple[Raising, ...] = ("write", "copy", "kernel")
 _LIMIT_S = 540
 _COST_SIZES = Sizes(duration_ns=20_000, num_long=64)
-_FULL_SIZES = Sizes(count=1 << 22, block=256, duration_ns=40_000, num_long=60)
-"""Kernels that fill the GPU."""
+_FULL_SIZES = Sizes(count=1 << 19, block=256, duration_ns=20_000, num_long=60)
+"""Kernels that fill the GPU: an H200 holds half of their blocks at a time."""
 
 
 def paired_ns(graphs: Sequence[GraphExec], stream: Stream, num_rounds: int) -> list[list[int]]:
@@ -109,13 +109,14 @@ def preempted(options: argparse.Namespace) -> Any:
         for mode in MODES:
             for raising in RAISING:
                 with open_board(mode, raising) as board:
-                    found = [preempt(shop, board, low, high) for _ in range(options.rounds)]
+                    found = preempt(shop, board, low, high, options.rounds)
                     waits = quantiles_of([each.urgent.waited_ns[0] for each in found])
                     rows.append(
                         {
                             "mode": mode,
                             "raising": raising,
                             "right": sum(each.is_right for each in found),
+                            "preemptions": sum(each.is_preemption for each in found),
                             "first_wait_ns": [waits.p50_ns, waits.p99_ns, waits.max_ns],
                             "longest_stretch_ns": max(max(each.long.stretch_ns) for each in found),
                             "late_starts": max(each.late_starts for each in found),
