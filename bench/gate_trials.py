@@ -275,7 +275,7 @@ def _look_for(event: Event, wait_ns: int) -> None:
     """Look at an event for that long: a fake driver makes progress by that alone."""
     until_ns = time.perf_counter_ns() + wait_ns
     num_looks = 0
-    while num_looks < 20 or time.perf_counter_ns() < until_ns:
+    while num_looks < 6 or time.perf_counter_ns() < until_ns:
         event.is_done()
         num_looks += 1
 
