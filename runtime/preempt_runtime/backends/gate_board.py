@@ -154,23 +154,24 @@ class GateBoard:
         """
         self._write(slot_of(key), key, stream)
 
-    def announce(self, key: int) -> None:
-        """Let others wait for a job that comes soon; in no order with any stream but its own.
+    def announce(self, key: int, stream: Stream | None = None) -> None:
+        """Let others wait for a job that comes soon, in the order of a stream or of the board's.
 
         Raises:
             DeviceError: the driver's own text.
         """
-        self.raise_key(announced(key), self.control)
+        self.raise_key(announced(key), stream or self.control)
 
-    def withdraw(self, slot: int) -> None:
+    def withdraw(self, slot: int, stream: Stream | None = None) -> None:
         """Let the job of that slot go on as the least urgent; a stretch that runs goes on.
 
         Unlike a clear it leaves ownership alone, so that no other stretch begins beside this one.
+        In the order of a stream, or of the board's, in no order then with the job's own.
 
         Raises:
             DeviceError: the driver's own text.
         """
-        self._write(slot, EMPTY, self.control)
+        self._write(slot, EMPTY, stream or self.control)
 
     def clear_slot(self, slot: int, stream: Stream) -> None:
         """Enqueue the end of a job whose graph was not launched: others wait no longer."""
