@@ -8,7 +8,8 @@ from preempt_runtime.backends.cuda import DeviceMemory, Event, PinnedMemory, Str
 from preempt_runtime.backends.gate_board import GateBoard
 from preempt_runtime.gate_keys import BARRIER
 
-TIMEOUT_NS = 1_000_000
+TIMEOUT_NS = 10_000_000
+"""For kernels and copies that take microseconds each; a stream that is held up is so for 50 ms."""
 _BARRIER, _WAITING, _OTHER = 0, 1, 2  # slots, which jobs may own: none is in flight
 
 
