@@ -15,6 +15,7 @@ from preempt_runtime.backends.graph_shape import Stretch, stretches
 from preempt_runtime.backends.tensorrt import Scratch, TrtBuffers, bind
 from preempt_runtime.backends.trt_engines import PlanEngines, load_engines
 from preempt_runtime.bundle import Bundle
+from preempt_runtime.errors import DeviceError
 from preempt_runtime.manifest import GATES, PlanSpec, SegmentSpec
 
 
@@ -73,9 +74,13 @@ class CutNetwork:
                     captures=False,
                 )
             )
+            buffers.warm_up(stream)  # once more, as before the capture that was planned
             with buffers.capture_segment(0, stream) as captured:
-                cuts = [segment.range[0] for segment in self.plan.segments[1:]]
-                pieces = stretches(captured.shape(), cuts)
+                shape = captured.shape()
+                assert self.plan.gates is not None
+                if shape.fingerprint() != self.plan.gates.fingerprint:
+                    raise DeviceError(f"{self.name}: another graph than planned is captured here")
+                pieces = stretches(shape, [each.range[0] for each in self.plan.segments[1:]])
                 buffers.use_graphs(cut_graph(captured, pieces))
             for graph in buffers.graphs:
                 graph.upload(stream)

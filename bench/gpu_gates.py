@@ -35,8 +35,9 @@ from preempt_runtime.backends.cuda import (
     open_cuda,
 )
 from preempt_runtime.backends.cuda_driver import call
+from preempt_runtime.backends.cuda_graph import CudaGraph, capture_graph
 from preempt_runtime.backends.cuda_module import Module
-from preempt_runtime.backends.gate_board import PTX, Mode, Raising
+from preempt_runtime.backends.gate_board import PTX, GateBoard, Mode, Raising
 from preempt_runtime.backends.gates import GatedGraph
 from preempt_runtime.gate_keys import key_of
 
@@ -44,8 +45,8 @@ MODES: tuple[Mode, ...] = ("overlap", "exclusive")
 RAISING: tuple[Raising, ...] = ("write", "copy", "kernel")
 _LIMIT_S = 540
 _COST_SIZES = Sizes(duration_ns=20_000, num_long=64)
-_FULL_SIZES = Sizes(count=1 << 22, block=256, duration_ns=40_000, num_long=60)
-"""Kernels that fill the GPU."""
+_FULL_SIZES = Sizes(count=1 << 19, block=256, duration_ns=20_000, num_long=60)
+"""Kernels that fill the GPU: an H200 holds half of their blocks at a time."""
 
 
 def paired_ns(graphs: Sequence[GraphExec], stream: Stream, num_rounds: int) -> list[list[int]]:
@@ -54,6 +55,7 @@ def paired_ns(graphs: Sequence[GraphExec], stream: Stream, num_rounds: int) -> l
     with Event(timing=True) as start, Event(timing=True) as end:
         for number in range(num_rounds + 3):
             for idx, graph in enumerate(graphs):
+                graphs[0].launch(stream)  # the device is busy while the host enqueues the other
                 start.record(stream)
                 graph.launch(stream)
                 end.record(stream)
@@ -109,13 +111,14 @@ def preempted(options: argparse.Namespace) -> Any:
         for mode in MODES:
             for raising in RAISING:
                 with open_board(mode, raising) as board:
-                    found = [preempt(shop, board, low, high) for _ in range(options.rounds)]
+                    found = preempt(shop, board, low, high, options.rounds)
                     waits = quantiles_of([each.urgent.waited_ns[0] for each in found])
                     rows.append(
                         {
                             "mode": mode,
                             "raising": raising,
                             "right": sum(each.is_right for each in found),
+                            "preemptions": sum(each.is_preemption for each in found),
                             "first_wait_ns": [waits.p50_ns, waits.p99_ns, waits.max_ns],
                             "longest_stretch_ns": max(max(each.long.stretch_ns) for each in found),
                             "late_starts": max(each.late_starts for each in found),
@@ -127,9 +130,10 @@ def preempted(options: argparse.Namespace) -> Any:
 
 
 def _calls(
-    other: Stream, memory: DeviceMemory, pinned: PinnedMemory
+    other: Stream, memory: DeviceMemory, pinned: PinnedMemory, board: GateBoard, graph: CudaGraph
 ) -> dict[str, Callable[[], object]]:
     """Driver calls that a process may make while gates wait, each undone at once."""
+    slot = board.take_slot()
 
     def made(kind: Callable[[], Any]) -> Callable[[], object]:
         return lambda: kind().close()
@@ -138,7 +142,24 @@ def _calls(
         call("cuMemcpyAsync", memory.pointer, pinned.pointer, 64, other._raw)
         other.synchronize()
 
+    def instantiated() -> None:
+        with graph.instantiate() as made:
+            made.upload(other)
+            other.synchronize()
+
+    def raised() -> None:
+        with Event(timing=False) as event:
+            board.raise_key(key_of("best-effort", 0, slot), other)
+            event.record(other)
+            event.is_done()
+            board.clear_slot(slot, other)
+
     return {
+        "cuStreamWriteValue64, cuEventRecord, cuEventQuery, cuLaunchKernel": raised,
+        "cuGraphInstantiate, cuGraphUpload, cuGraphExecDestroy": instantiated,
+        "cuStreamBeginCapture, cuStreamEndCapture": made(
+            lambda: capture_graph(other, lambda: board.clear_slot(slot, other))
+        ),
         "cuMemAlloc, cuMemFree": made(lambda: DeviceMemory(1 << 20)),
         "cuMemHostAlloc, cuMemFreeHost": made(lambda: PinnedMemory(1 << 20)),
         "cuStreamCreate, cuStreamDestroy": made(lambda: Stream(priority="low")),
@@ -162,10 +183,15 @@ def calls(options: argparse.Namespace) -> Any:
         Stream(priority="high") as other,
         DeviceMemory(64) as memory,
         PinnedMemory(64) as pinned,
+        capture_graph(other, lambda: board.clear_slot(31, other)) as graph,
+        graph.instantiate() as launched,
     ):
         dead, slot = board.take_slot(), board.take_slot()
-        for name, function in _calls(other, memory, pinned).items():
+        functions = _calls(other, memory, pinned, board, graph)
+        functions["cuGraphLaunch"] = lambda: launched.launch(other)
+        for name, function in functions.items():
             function()
+            finish(other)
             board.raise_key(key_of("real-time", 0, dead), other)
             finish(other)
             board.gate.launch(stream, board.kernel_args(slot))

@@ -124,13 +124,13 @@ def test_c_an_urgent_job_gets_between_the_stretches_of_a_long_one(
     mode: Mode, raising: Raising, shop: Workshop, low: Stream, high: Stream
 ) -> None:
     with open_board(mode, raising) as board:
-        for _ in range(20):
-            found = preempt(shop, board, low, high)
+        for found in preempt(shop, board, low, high, num_rounds=20):
             assert found.is_right
+            assert found.is_preemption
             assert found.urgent.end_ns < found.long.end_ns
             assert found.late_starts <= 1
             if mode == "exclusive":
-                assert found.overlap_ns == 0
+                assert found.overlap_ns < 5_000  # of stretches of 50 us
         assert board.give_ups() == ()
 
 

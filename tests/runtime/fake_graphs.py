@@ -34,7 +34,7 @@ class CUdevice_attribute(enum.IntEnum):
     CU_DEVICE_ATTRIBUTE_INTEGRATED = 18
     CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR = 75
     CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR = 76
-    CU_DEVICE_ATTRIBUTE_CAN_USE_64_BIT_STREAM_MEM_OPS = 123
+    CU_DEVICE_ATTRIBUTE_CAN_USE_64_BIT_STREAM_MEM_OPS = 122
 
 
 class CUgraphNodeType(enum.IntEnum):
@@ -109,7 +109,7 @@ class GraphDriver(FakeDriver):
         super().__init__(1 << 22)
         self.rng = Random(seed)
         self.version, self.bindings, self.num_queues = version, bindings, num_queues
-        self.attributes |= {123: 1}
+        self.attributes |= {122: 1}
         self.now_ns, self.step_ns = 1 << 30, 64
         self.kinds: dict[str, Any] = {}
         self.cooperative: set[str] = set()
@@ -291,6 +291,20 @@ class GraphDriver(FakeDriver):
     def cuStreamWriteValue64(self, stream: int, address: int, value: int, flags: int) -> tuple[int]:
         self.enqueue(stream, f"write {value:#x}", lambda: self.write(address, 8, value))
         return (0,)
+
+    def cuMemcpyAsync(self, dst: int, src: int, num_bytes: int, stream: int) -> tuple[int]:
+        """Between two host addresses the real one, too, returns only when it is done."""
+        super().cuMemcpyAsync(dst, src, num_bytes, stream)
+        if stream not in self._capturing and self._is_host(dst) and self._is_host(src):
+            return self._settle(lambda: not self._waiting.get(stream))
+        return (0,)
+
+    def _is_host(self, address: int) -> bool:
+        return any(
+            self.open.get(start) == "pinned memory"
+            and start <= address < start + ctypes.sizeof(block)
+            for start, block in self._blocks.items()
+        )
 
     def cuMemcpyHtoD(self, dst: int, src: Any, num_bytes: int) -> tuple[int]:
         ctypes.memmove(dst, src.ctypes.data, num_bytes)

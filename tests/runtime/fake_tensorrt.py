@@ -110,6 +110,7 @@ def blob_of(
 class FakeTensorRT:
     """`events` is what was asked of it; the flags let its calls fail.
 
+    `runs_before_captures` says for each capture how often its context had run.
     `computes` makes outputs of an engine's inputs in place of the sum. `scratch_of_runs` is where
     each execution had its scratch memory, the captured ones included.
     """
@@ -127,6 +128,7 @@ class FakeTensorRT:
         self.computes: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
         self.loggers: list[Any] = []
         self.scratch_of_runs: list[int] = []
+        self.runs_before_captures: list[int] = []
         self.version = tuple(int(part) for part in version.split(".")[:2])
         module: Any = types.ModuleType("tensorrt")
         module.__version__ = version
@@ -258,6 +260,7 @@ class Context:
         self._engine = engine
         self._addresses: dict[str, int] = {}
         self._scratch = 0
+        self.num_runs = 0
         self.profiler: Any = None
 
     @property
@@ -285,6 +288,10 @@ class Context:
     def execute_async_v3(self, stream: int) -> bool:
         trt, add = self._engine.trt, self._engine.fields["add"]
         assert set(self._addresses) == set(self._engine.specs)
+        if trt.driver.is_capturing():
+            trt.runs_before_captures.append(self.num_runs)
+        else:
+            self.num_runs += 1
         fails = trt.fails_execution_of == add or (trt.refuses_capture and trt.driver.is_capturing())
         if fails:
             self._engine.logger.log(Severity.ERROR, "myelinGraphExecute failed")

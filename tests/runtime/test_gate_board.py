@@ -1,6 +1,7 @@
 """The board on a fake driver: slots, limits, records, and streams that hold each other up."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -203,7 +204,7 @@ def test_gates_are_opened_for_what_would_wait_for_them(driver: GraphDriver) -> N
 
 
 def test_without_64_bit_memory_operations_a_copy_raises(driver: GraphDriver) -> None:
-    driver.attributes[123] = 0
+    driver.attributes[122] = 0
     with GateBoard(mode="overlap") as board, Stream(priority="low") as stream:
         key = key_of("real-time", 5, 3)
         board.raise_key(key, stream)
@@ -217,7 +218,7 @@ def test_without_64_bit_memory_operations_a_copy_raises(driver: GraphDriver) -> 
     [
         ((0, 1, 2, 3), 4, set()),
         ((0, 1, 2, 1), 4, {(1, 3), (3, 1)}),
-        ((0, 1, 2, 0), 0, {(0, 3), (3, 0)}),  # what ends the wait is held up as well
+        ((0, 1, 2, 0), 0, {(0, 3), (3, 0), (0, 4), (3, 4)}),  # what ends the wait is, too
     ],
 )
 def test_streams_that_share_a_queue_are_found(
@@ -228,13 +229,65 @@ def test_streams_that_share_a_queue_are_found(
         streams = [Stream(priority="low") for _ in queues]
         handles = [stream.handle for stream in streams]
         driver.queue_of |= dict(zip(handles, queues, strict=True))
-        driver.next_queue = control
+        driver.queue_of[board.control.handle] = control
         found = held_up(board, streams, timeout_ns=5_000_000, now_ns=lambda: driver.now_ns)
         for stream in streams:
             stream.close()
         assert set(found) == expected
         assert board.slots() == (EMPTY,) * 32
         assert board.give_ups() == ()
+
+
+def test_what_no_gate_holds_is_tried_beside_all_jobs(driver: GraphDriver) -> None:
+    """As many jobs as there are slots, and a stream of callables that shares a queue with one."""
+    driver.num_queues, driver.step_ns = 5, 5_000
+    with GateBoard(mode="exclusive") as board, ExitStack() as stack:
+        slots = [board.take_slot() for _ in range(32)]
+        streams = [stack.enter_context(Stream(priority="low")) for _ in range(3)]
+        for queue, stream in enumerate([*streams[:2], board.control]):
+            driver.queue_of[stream.handle] = queue
+        driver.queue_of[streams[2].handle] = 1
+        board.set_limit(slots[0], cost_ns=10**12)
+        found = held_up(
+            board, streams[:2], others=streams[2:], timeout_ns=5_000_000,
+            now_ns=lambda: driver.now_ns,
+        )  # fmt: skip
+        assert found == ((1, 2),)
+        board.raise_key(key_of("real-time", 0, 0), board.control)
+        board.gate.launch(streams[0], board.kernel_args(1))
+        driver.now_ns += 10**12
+        driver.advance(500)
+        assert board.give_ups() == (), "its limit is its own again"
+        board.clear_slot(0, board.control)
+        streams[0].synchronize()
+
+
+def test_a_job_that_waits_for_a_long_stretch_keeps_its_key(driver: GraphDriver) -> None:
+    """The running job's stretch is long: for it the urgent one waits, and for that the third."""
+    with GateBoard(mode="exclusive") as board, ExitStack() as stack:
+        streams = [stack.enter_context(Stream(priority="low")) for _ in range(3)]
+        running, urgent, third = (board.take_slot() for _ in range(3))
+        board.set_limit(running, cost_ns=500_000_000, stretch_ns=400_000_000)
+        board.set_limit(urgent, cost_ns=400_000, stretch_ns=50_000)
+        board.set_limit(third, cost_ns=500_000_000, stretch_ns=400_000_000)
+        keys = [
+            key_of("best-effort", 0, running),
+            key_of("real-time", 0, urgent),
+            key_of("best-effort", 1, third),
+        ]
+        for key, stream in zip(keys, streams, strict=True):
+            board.raise_key(key, stream)
+            board.gate.launch(stream, board.kernel_args(slot_of(key)))
+            driver.advance(100)
+        for _ in range(4):  # the running job's kernel takes its time
+            driver.now_ns += 100_000_000
+            driver.advance(100)
+        assert board.slots()[:3] == tuple(keys)
+        assert board.give_ups() == ()
+        for key, stream in zip(keys, streams, strict=True):
+            board.clear_slot(slot_of(key), stream)
+        for stream in streams:
+            stream.synchronize()
 
 
 def test_the_board_has_room_for_all_that_the_kernels_write() -> None:

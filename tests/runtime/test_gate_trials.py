@@ -61,12 +61,13 @@ def test_preemptions(mode: Mode, raising: Raising, shop: Workshop) -> None:
         Stream(priority="low") as low,
         Stream(priority="high") as high,
     ):
-        found = preempt(shop, board, low, high)
-        assert found.is_right
-        assert found.urgent.end_ns < found.long.end_ns
-        assert found.late_starts <= 1
-        if mode == "exclusive":
-            assert found.overlap_ns == 0
+        for found in preempt(shop, board, low, high, num_rounds=2):
+            assert found.is_right
+            assert found.is_preemption
+            assert found.urgent.end_ns < found.long.end_ns
+            assert found.late_starts <= 1
+            if mode == "exclusive":
+                assert found.overlap_ns < 5_000
         assert board.give_ups() == ()
 
 

@@ -19,6 +19,7 @@ from preempt_runtime.clock import MonotonicClock
 from preempt_runtime.device import Array
 from preempt_runtime.errors import DeviceError
 from preempt_runtime.executor import Executor
+from preempt_runtime.gate_keys import key_of
 from preempt_runtime.gated_device import GatedDevice
 from preempt_runtime.records import JobState
 from preempt_runtime.task import Task
@@ -80,6 +81,7 @@ def test_jobs_of_two_networks_interleave_and_compute_what_they_should(
         urgent, other = device.load(bundle), device.load(bundle)
         assert urgent.plan.id == "gates"
         assert len(urgent.segments) == 3
+        assert min(trt.runs_before_captures) == 2, "as often as where the gates were planned"
         tasks = [
             Task(name="rt", network=urgent, priority=1),
             Task(name="be", network=other, buffers=2),
@@ -208,6 +210,65 @@ def test_a_task_may_join_while_gates_wait(trt: FakeTensorRT, tmp_path: Path) -> 
             each.close()
 
 
+def test_a_task_may_leave_while_a_job_waits_at_a_gate(trt: FakeTensorRT, tmp_path: Path) -> None:
+    """To free memory waits for all work: the dispatcher leaves that to whoever opens all gates."""
+    bundle, driver = gated_bundle(tmp_path / "net.bundle"), trt.driver
+    with open_device() as device:
+        first, second = device.load(bundle), device.load(bundle)
+        with Executor(device, "fixed-priority", MonotonicClock()) as executor:
+            executor.add_tasks([Task(name="be", network=first), Task(name="rt", network=second)])
+            executor.warm_up("be", INPUTS)
+            handle = executor.submit("be", INPUTS)
+            executor.step()
+            num_freed = driver.num_calls.get("cuMemFree", 0)
+            executor.remove_task("rt", wait=False)
+            executor.step()
+            assert driver.num_calls.get("cuMemFree", 0) == num_freed
+            second.close()
+            assert driver.num_calls["cuMemFree"] > num_freed
+            executor.run()
+            assert float(handle.result()["y"]) == float(X.sum() + 0.5 + 7)
+        first.close()
+
+
+def test_what_takes_a_key_back_comes_before_the_next_one(
+    trt: FakeTensorRT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job is cancelled as it ends, and the next one in its buffers begins at once."""
+    bundle, driver = gated_bundle(tmp_path / "net.bundle"), trt.driver
+    assert isinstance(driver, GraphDriver)
+    with open_device() as device:
+        network = device.load(bundle)
+        buffers = network.new_buffers()
+        buffers.write_inputs(INPUTS)
+        device.start(buffers, ("real-time", 1), is_urgent=True)
+        driver.cuCtxSynchronize()
+        lagging, can_go = {device.board.control.handle}, driver._can_go
+        monkeypatch.setattr(driver, "_can_go", lambda s: s not in lagging and can_go(s))
+        device.cancel(buffers)
+        while not device.is_done(buffers):
+            pass
+        driver.log.clear()
+        device.start(buffers, ("real-time", 2), is_urgent=True)
+        driver.advance(500)
+        lagging.clear()
+        while not device.is_done(buffers):
+            pass
+        writes = [int(line.split()[-1], 16) for line in driver.log if ": write" in line]
+        assert writes == [(1 << 64) - 1, key_of("real-time", 2, buffers.slot)]
+        driver.log.clear()
+        device.announce(buffers, ("real-time", 3))
+        device.cancel(buffers)
+        device.start(buffers, ("real-time", 4), is_urgent=True)
+        driver.cuCtxSynchronize()
+        written = [line for line in driver.log if ": write" in line]
+        assert [line.partition(":")[0] for line in written] == ["high"] * 3
+        assert int(written[-1].split()[-1], 16) == key_of("real-time", 4, buffers.slot)
+        assert device.is_done(buffers)
+        buffers.close()
+        network.close()
+
+
 def test_memory_counts_a_scratch_block_for_each_job(trt: FakeTensorRT, tmp_path: Path) -> None:
     bundle = gated_bundle(tmp_path / "net.bundle")
     with open_device() as device:
@@ -249,6 +310,7 @@ def test_a_launch_that_the_driver_refuses_leaves_no_key_behind(
                 executor.run()
             with pytest.raises(DeviceError, match="cuGraphLaunch failed"):
                 handle.result()
+            trt.driver.cuCtxSynchronize()
         assert set(device.board.slots()) == {(1 << 64) - 1}
         network.close()
 

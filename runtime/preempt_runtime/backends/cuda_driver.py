@@ -14,7 +14,7 @@ except ImportError:  # the module can be imported, and its absence reported, wit
 
 _INSTALL = (
     "cuda-bindings is missing or broken; install the one of your driver's CUDA version:"
-    " `pip install 'cuda-bindings>=12.6,<13'` for CUDA 12 (JetPack 6),"
+    " `pip install 'cuda-bindings>=12.9.1,<13'` for CUDA 12 (JetPack 6),"
     " `pip install 'cuda-bindings>=13'` for CUDA 13"
 )
 _CHECK_GPU = (

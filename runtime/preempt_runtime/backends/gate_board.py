@@ -89,6 +89,7 @@ class GateBoard:
         if max_wait_ns is None:
             max_wait_ns = _TIMED_WAIT_NS if attribute("KERNEL_EXEC_TIMEOUT", device) else 0
         self._free = list(range(NUM_SLOTS))
+        self._costs: dict[int, tuple[int, int]] = {}  # a job's and its longest stretch's, by slot
         self._num_read = 0
         self._lock = threading.Lock()  # of what the host and the board hand to each other
         with ExitStack() as stack:
@@ -96,11 +97,11 @@ class GateBoard:
             self.gate = _kernel(module, f"preempt_gate_{mode}")
             self.clear = _kernel(module, "preempt_clear")
             self._raise = _kernel(module, "preempt_raise")
-            self._control = stack.enter_context(Stream(priority="high"))
+            self.control: Stream = stack.enter_context(Stream(priority="high"))
             self._memory = stack.enter_context(DeviceMemory(BOARD_BYTES))
             self._image = stack.enter_context(PinnedMemory(BOARD_BYTES))
             self._keys = stack.enter_context(PinnedMemory(8 * NUM_SLOTS))
-            self._word = stack.enter_context(PinnedMemory(8))
+            self._words = stack.enter_context(PinnedMemory(4 * NUM_SLOTS))
             self._write_image(announce_ns, max_wait_ns)
             self._stack = stack.pop_all()
 
@@ -130,14 +131,17 @@ class GateBoard:
     def return_slot(self, slot: int) -> None:
         """Let another have it; its last job must have ended."""
         self._free.append(slot)
+        self._costs.pop(slot, None)
 
-    def set_limit(self, slot: int, cost_ns: int) -> None:
+    def set_limit(self, slot: int, cost_ns: int, *, stretch_ns: int = 0) -> None:
         """Let others take a key from that slot that stays for ten times its job's cost.
 
-        At least 50 ms: best effort may rightly wait for a long time, but for one job.
+        At least 50 ms: best effort may rightly wait for a long time, but for one job. While a job
+        waits at its first gate for the stretch that runs, its key stays, too: the cost counts with
+        the longest stretch (`stretch_ns`, of a job in this slot) of all jobs there are.
         """
-        limit_ns = max(10 * cost_ns, DEFAULT_LIMIT_NS)
-        self._set_word(_LIMITS + 4 * slot, limit_ns // _TICK_NS)
+        self._costs[slot] = cost_ns, stretch_ns
+        self._write_limits()
 
     def raise_key(self, key: int, stream: Stream) -> None:
         """Enqueue that others wait for this job from now on.
@@ -150,23 +154,24 @@ class GateBoard:
         """
         self._write(slot_of(key), key, stream)
 
-    def announce(self, key: int) -> None:
-        """Let others wait for a job that comes soon; in no order with any stream but its own.
+    def announce(self, key: int, stream: Stream | None = None) -> None:
+        """Let others wait for a job that comes soon, in the order of a stream or of the board's.
 
         Raises:
             DeviceError: the driver's own text.
         """
-        self.raise_key(announced(key), self._control)
+        self.raise_key(announced(key), stream or self.control)
 
-    def withdraw(self, slot: int) -> None:
+    def withdraw(self, slot: int, stream: Stream | None = None) -> None:
         """Let the job of that slot go on as the least urgent; a stretch that runs goes on.
 
         Unlike a clear it leaves ownership alone, so that no other stretch begins beside this one.
+        In the order of a stream, or of the board's, in no order then with the job's own.
 
         Raises:
             DeviceError: the driver's own text.
         """
-        self._write(slot, EMPTY, self._control)
+        self._write(slot, EMPTY, stream or self.control)
 
     def clear_slot(self, slot: int, stream: Stream) -> None:
         """Enqueue the end of a job whose graph was not launched: others wait no longer."""
@@ -181,13 +186,22 @@ class GateBoard:
         Raises:
             DeviceError: work on one of the streams failed.
         """
-        self._set_word(_IS_OPEN, 1)
+        self._set_words(_IS_OPEN, [1])
         try:
             for stream in streams:
                 stream.synchronize()
             yield
         finally:
-            self._set_word(_IS_OPEN, 0)
+            self._set_words(_IS_OPEN, [0])
+
+    @contextmanager
+    def short_limits(self) -> Iterator[None]:
+        """Let every key and ownership be taken after 50 ms, whatever jobs cost; none may run."""
+        self._set_words(_LIMITS, [DEFAULT_LIMIT_NS // _TICK_NS] * NUM_SLOTS)
+        try:
+            yield
+        finally:
+            self._write_limits()
 
     def slots(self) -> tuple[int, ...]:
         """The keys that the slots hold now, and `EMPTY` where there is no job."""
@@ -232,20 +246,27 @@ class GateBoard:
         limits = [DEFAULT_LIMIT_NS // _TICK_NS] * NUM_SLOTS
         struct.pack_into(f"<{NUM_SLOTS}I", image, _LIMITS, *limits)
         self._image.array[:] = np.frombuffer(bytes(image), np.uint8)
-        copy_async(self.pointer, self._image.pointer, BOARD_BYTES, self._control)
-        self._control.synchronize()
+        copy_async(self.pointer, self._image.pointer, BOARD_BYTES, self.control)
+        self.control.synchronize()
 
     def _read_image(self) -> bytes:
         with self._lock:
-            copy_async(self._image.pointer, self.pointer, BOARD_BYTES, self._control)
-            self._control.synchronize()
+            copy_async(self._image.pointer, self.pointer, BOARD_BYTES, self.control)
+            self.control.synchronize()
             return bytes(self._image.array)
 
-    def _set_word(self, offset: int, value: int) -> None:
+    def _write_limits(self) -> None:
+        longest_ns = max((stretch_ns for _, stretch_ns in self._costs.values()), default=0)
+        costs_ns = [self._costs.get(slot, (0, 0))[0] for slot in range(NUM_SLOTS)]
+        limits_ns = [max(10 * (cost_ns + longest_ns), DEFAULT_LIMIT_NS) for cost_ns in costs_ns]
+        self._set_words(_LIMITS, [limit_ns // _TICK_NS for limit_ns in limits_ns])
+
+    def _set_words(self, offset: int, values: Sequence[int]) -> None:
         with self._lock:
-            self._word.array.view(np.uint32)[0] = min(value, 0xFFFFFFFF)
-            copy_async(self.pointer + offset, self._word.pointer, 4, self._control)
-            self._control.synchronize()
+            words = self._words.array.view(np.uint32)
+            words[: len(values)] = np.minimum(values, 0xFFFFFFFF)
+            copy_async(self.pointer + offset, self._words.pointer, 4 * len(values), self.control)
+            self.control.synchronize()
 
 
 def _kernel(module: Module, name: str) -> Kernel:

@@ -4,62 +4,69 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
-from preempt_runtime.backends.cuda import Event, PinnedMemory, Stream, copy_async
+from preempt_runtime.backends.cuda import DeviceMemory, Event, PinnedMemory, Stream, copy_async
 from preempt_runtime.backends.gate_board import GateBoard
 from preempt_runtime.gate_keys import BARRIER
 
-TIMEOUT_NS = 1_000_000
+TIMEOUT_NS = 10_000_000
+"""For kernels and copies that take microseconds each; a stream that is held up is so for 50 ms."""
+_BARRIER, _WAITING, _OTHER = 0, 1, 2  # slots, which jobs may own: none is in flight
 
 
 def held_up(
     board: GateBoard,
     streams: Sequence[Stream],
     *,
+    others: Sequence[Stream] = (),
     timeout_ns: int = TIMEOUT_NS,
     now_ns: Callable[[], int] = time.perf_counter_ns,
 ) -> tuple[tuple[int, int], ...]:
     """Pairs of streams, by index: while a gate waits in the first, the second does not go on.
 
-    A gate is made to wait in each stream in turn, and a tiny kernel and a copy are sent to all the
-    others. Where even what ends the wait is held up, the gate gives up at its limit (50 ms). No
-    job may be in flight; what the gates recorded meanwhile is dropped.
+    A gate is made to wait in each stream in turn, with copies both ways behind it as a job has
+    them, and a tiny kernel and such copies are sent to all the others. In the second place may
+    also be `others`, which no gate holds, and last the board's own stream; they count on from
+    `streams`. Where even what ends the wait is held up, the gate gives up after 50 ms. No job may
+    be in flight; what the gates recorded meanwhile is dropped.
 
     Raises:
-        DeviceError: the driver's own text, or no slots are left.
+        DeviceError: the driver's own text.
     """
+    control = board.control
+    every = (*streams, *others, control)
     with ExitStack() as stack:
-        barrier, waiting, other = (_slot(board, stack) for _ in range(3))
-        words = stack.enter_context(PinnedMemory(16))
-        events = [stack.enter_context(Event(timing=False)) for _ in streams]
-        control = stack.enter_context(Stream(priority="high"))
-        for stream in (control, *streams):  # loads the kernels; a gate of an idle board passes
-            board.gate.launch(stream, board.kernel_args(waiting))
-            board.clear_slot(waiting, stream)
+        host = stack.enter_context(PinnedMemory(16))
+        memory = stack.enter_context(DeviceMemory(16))
+        events = [stack.enter_context(Event(timing=False)) for _ in every]
+
+        def copy_both_ways(stream: Stream) -> None:
+            copy_async(memory.pointer, host.pointer, 8, stream)
+            copy_async(host.pointer + 8, memory.pointer + 8, 8, stream)
+
+        for stream in every:  # loads the kernels; a gate of an idle board passes
+            board.gate.launch(stream, board.kernel_args(_WAITING))
+            board.clear_slot(_WAITING, stream)
+            copy_both_ways(stream)
             stream.synchronize()
+        stack.enter_context(board.short_limits())
         found = []
         for held, stream in enumerate(streams):
-            board.raise_key(BARRIER | barrier, control)
+            board.raise_key(BARRIER | _BARRIER, control)
             control.synchronize()
-            board.gate.launch(stream, board.kernel_args(waiting))
-            others = [idx for idx in range(len(streams)) if idx != held]
-            for idx in others:
-                board.clear_slot(other, streams[idx])
-                copy_async(words.pointer, words.pointer + 8, 8, streams[idx])
-                events[idx].record(streams[idx])
+            board.gate.launch(stream, board.kernel_args(_WAITING))
+            copy_both_ways(stream)
+            left = {idx for idx in range(len(every)) if idx != held}
+            for idx in sorted(left):
+                board.clear_slot(_OTHER, every[idx])
+                copy_both_ways(every[idx])
+                events[idx].record(every[idx])
             until_ns = now_ns() + timeout_ns
-            left = set(others)
             while left and now_ns() < until_ns:
                 left = {idx for idx in left if not events[idx].is_done()}
             found += [(held, idx) for idx in sorted(left)]
-            board.clear_slot(barrier, control)
-            board.clear_slot(waiting, stream)
-            for each in (control, *streams):
+            board.clear_slot(_BARRIER, control)
+            board.clear_slot(_WAITING, stream)
+            for each in every:
                 each.synchronize()
         board.give_ups()
     return tuple(found)
-
-
-def _slot(board: GateBoard, stack: ExitStack) -> int:
-    slot = board.take_slot()
-    stack.callback(board.return_slot, slot)
-    return slot

@@ -5,144 +5,29 @@ EXPERIMENTAL: no GPU has run this yet.
 
 import logging
 import threading
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
-from preempt_runtime.backends.cuda import CudaContext, Event, Stream, open_cuda
+from preempt_runtime.backends.cuda import CudaContext, Stream, open_cuda
 from preempt_runtime.backends.cuda_driver import pci_bus_id
-from preempt_runtime.backends.device_arrays import DeviceArray
 from preempt_runtime.backends.device_lock import DeviceLock
 from preempt_runtime.backends.gate_board import GateBoard, Mode
 from preempt_runtime.backends.gate_canary import held_up
-from preempt_runtime.backends.gates import GatedGraph, Stamps
-from preempt_runtime.backends.trt_bind import bind
-from preempt_runtime.backends.trt_buffers import TrtBuffers
 from preempt_runtime.backends.trt_context import Scratch
 from preempt_runtime.backends.trt_engines import PlanEngines, load_engines, loaded_memory
+from preempt_runtime.backends.trt_gated_buffers import GatedBuffers
 from preempt_runtime.backends.trt_library import local_fields
 from preempt_runtime.bundle import Bundle, choose_plan
-from preempt_runtime.device import Array, JobBuffers
-from preempt_runtime.errors import GatesError
+from preempt_runtime.device import JobBuffers
+from preempt_runtime.errors import DeviceError, GatesError
 from preempt_runtime.gate_keys import GateRank, key_of
 from preempt_runtime.gated_device import StretchTimes
-from preempt_runtime.manifest import GATES_FIRST, PlanSpec, SegmentSpec
+from preempt_runtime.manifest import GATES_FIRST, SegmentSpec
 from preempt_runtime.network_memory import NetworkMemory
 
 _log = logging.getLogger("preempt_runtime.backends.gates")
-
-
-class GatedBuffers:
-    """One job in flight: its tensors, its slot, and graphs with gates in them.
-
-    A plan of gates is one graph, a plan of segments one for each, with a gate before it. Jobs
-    interleave, so each has scratch memory and a stream of its own.
-    """
-
-    def __init__(
-        self, loaded: PlanEngines, board: GateBoard, lock: threading.RLock, *, zero_copy: bool
-    ) -> None:
-        self.is_urgent = False
-        self.stream: Stream | None = None
-        self._board = board
-        self._board_lock = lock
-        self._is_open = True
-        with ExitStack() as stack, Stream(priority="low") as stream:
-            with lock:
-                self.slot = board.take_slot()
-                stack.callback(self._return_slot)
-            scratch = stack.enter_context(Scratch(loaded.engines))
-            self._job: TrtBuffers = stack.enter_context(
-                bind(
-                    loaded.engines,
-                    loaded.interfaces,
-                    loaded.graph,
-                    loaded.plan.boundaries,
-                    loaded.name,
-                    scratch,
-                    stream,
-                    zero_copy=zero_copy,
-                    captures=False,
-                )
-            )
-            self._stamps = stack.enter_context(Stamps(len(loaded.plan.segments)))
-            self.ended = stack.enter_context(Event(timing=False))
-            self._graphs = _gated_graphs(self._job, loaded, board, self, stream, stack)
-            board.set_limit(self.slot, _cost_ns(loaded.plan))
-            self._stack = stack.pop_all()
-
-    @property
-    def is_open(self) -> bool:
-        """It has not been closed."""
-        return self._is_open
-
-    @property
-    def stamps(self) -> Stamps:
-        """Where its gates write down when they were reached and passed."""
-        return self._stamps
-
-    def write_inputs(self, inputs: Mapping[str, Array]) -> None:
-        """As `TrtBuffers.write_inputs`."""
-        self._job.write_inputs(inputs)
-
-    def input_pieces(self, inputs: Mapping[str, Array]) -> Iterator[None]:
-        """As `TrtBuffers.input_pieces`."""
-        return self._job.input_pieces(inputs)
-
-    def read_outputs(self) -> dict[str, Array]:
-        """Copies of the outputs, owned by the caller; the job must have ended."""
-        return self._job.read_outputs()
-
-    def leave_outputs(self) -> None:
-        """Copy no outputs to the host from now on."""
-        self._job.leave_outputs()
-
-    def outputs_on_device(self, owner: object = None) -> dict[str, DeviceArray]:
-        """The outputs where they are; overwritten by the next job."""
-        return self._job.outputs_on_device(owner or self)
-
-    def start(self, key: int) -> None:
-        """Raise the key, then enqueue copies of inputs, all graphs, copies of outputs.
-
-        Inputs in device memory are waited for first: who waits for others must not be waited for.
-
-        Raises:
-            DeviceError: the driver's own text; others wait for this job no longer.
-        """
-        stream = self.stream
-        assert stream is not None, "the device gave it one"
-        self._job.await_inputs(stream)
-        self._board.raise_key(key, stream)
-        try:
-            self._job.copy_inputs(stream)
-            for graph in self._graphs:
-                graph.launch(stream)
-        except BaseException:
-            self._board.clear_slot(self.slot, stream)
-            raise
-        self._job.copy_outputs(stream)
-        self._stamps.copy(stream)
-        self.ended.record(stream)
-
-    def use_stream(self, *, is_urgent: bool) -> None:
-        """Run on a stream of that priority from now on; no job may be in these buffers."""
-        old = self.stream
-        self.stream = self._stack.enter_context(Stream(priority="high" if is_urgent else "low"))
-        self.is_urgent = is_urgent
-        if old is not None:
-            old.synchronize()
-            old.close()
-
-    def close(self) -> None:
-        """Release all of it; without effect the second time."""
-        self._is_open = False
-        self._graphs = ()
-        self._stack.close()
-        self.stream = None
-
-    def _return_slot(self) -> None:
-        with self._board_lock:
-            self._board.return_slot(self.slot)
 
 
 class GatedNetwork:
@@ -179,11 +64,16 @@ class GatedNetwork:
         return replace(memory, has_scratch_per_job=True)
 
     def close(self) -> None:
-        """Release the engines; buffers that were handed out must be closed before."""
+        """Release the engines, while all gates are open; buffers must be closed before."""
         if self._first is not None:
             self._first.close()
             self._first = None
-        self._loaded = replace(self._loaded, engines=())
+        try:
+            with self._device.opened():
+                self._loaded = replace(self._loaded, engines=())
+        except DeviceError as err:
+            _log.warning("closing network %s: %s", self.name, err)
+            self._loaded = replace(self._loaded, engines=())
 
 
 class GatedTrtDevice:
@@ -206,6 +96,7 @@ class GatedTrtDevice:
         self._thread: int | None = None
         self._lock = threading.RLock()  # of the board's slots and of the buffers that there are
         self._buffers: list[GatedBuffers] = []
+        self._retired: deque[GatedBuffers] = deque()  # closed, on any thread, but not released
         self._checked: set[int] = set()  # handles of streams that do not hold each other up
         self._is_open = False
         self._has_callables_work = False
@@ -235,13 +126,18 @@ class GatedTrtDevice:
     def make_buffers(self, loaded: PlanEngines) -> GatedBuffers:
         """Buffers for one more job of a plan, made while all gates are open."""
         with self.opened():
-            buffers = GatedBuffers(loaded, self.board, self._lock, zero_copy=self.is_zero_copy)
+            buffers = GatedBuffers(
+                loaded, self.board, self._lock, self._retired.append, zero_copy=self.is_zero_copy
+            )
             self._buffers.append(buffers)
         return buffers
 
     @contextmanager
     def opened(self) -> Iterator[None]:
-        """Let all gates pass while something happens that synchronises the context."""
+        """Let all gates pass while something happens that synchronises the context.
+
+        Buffers that were closed are released first: a dispatcher that removes a task must not wait.
+        """
         with self._lock:
             self._context.make_current()
             if self._is_open:  # by a caller further up
@@ -252,6 +148,7 @@ class GatedTrtDevice:
             with self.board.opened(streams):
                 self._is_open = True
                 try:
+                    self._release_retired()
                     yield
                 finally:
                     self._is_open = False
@@ -268,10 +165,10 @@ class GatedTrtDevice:
             handles = {stream.handle for stream in streams}
             if handles <= self._checked:
                 return
-            if pairs := held_up(self.board, streams):
+            if pairs := held_up(self.board, streams, others=(self._urgent, self._other)):
                 raise GatesError(
-                    f"{self.name}: {len(pairs)} of {len(streams)} jobs' streams share a hardware"
-                    " queue, so a job that waits at a gate would hold up another; set"
+                    f"{self.name}: {len(pairs)} pairs of {len(streams) + 3} streams share a"
+                    " hardware queue, so a job that waits at a gate would hold up another; set"
                     " CUDA_DEVICE_MAX_CONNECTIONS=32 before the process starts, give tasks fewer"
                     " buffers, or run with --mechanism segments"
                 )
@@ -297,8 +194,7 @@ class GatedTrtDevice:
             DeviceError: it failed; after most such errors CUDA needs a new process.
         """
         assert isinstance(buffers, GatedBuffers)
-        is_done: bool = buffers.ended.is_done()
-        return is_done
+        return buffers.is_done()
 
     def times(self, buffers: JobBuffers) -> StretchTimes:
         """When the job that has ended was where, by the device's clock."""
@@ -313,7 +209,7 @@ class GatedTrtDevice:
         """
         assert isinstance(buffers, GatedBuffers)
         self._make_current()
-        self.board.withdraw(buffers.slot)
+        buffers.withdraw()
 
     def announce(self, buffers: JobBuffers, rank: GateRank) -> None:
         """Let less urgent jobs wait for one that is to be started soon.
@@ -323,7 +219,7 @@ class GatedTrtDevice:
         """
         assert isinstance(buffers, GatedBuffers)
         self._make_current()
-        self.board.announce(key_of(*rank, buffers.slot))
+        buffers.announce(key_of(*rank, buffers.slot))
 
     def give_ups(self) -> tuple[str, ...]:
         """What gates did since the last call that voids bounds; announcements may expire."""
@@ -356,58 +252,14 @@ class GatedTrtDevice:
 
     def close(self) -> None:
         """Release board, streams and context; without effect the second time."""
+        self._release_retired()
         self._stack.close()
+
+    def _release_retired(self) -> None:
+        while self._retired:
+            self._retired.popleft().release()
 
     def _make_current(self) -> None:
         if self._thread != (thread := threading.get_ident()):
             self._context.make_current()
             self._thread = thread
-
-
-def _gated_graphs(
-    job: TrtBuffers,
-    loaded: PlanEngines,
-    board: GateBoard,
-    buffers: GatedBuffers,
-    stream: Stream,
-    stack: ExitStack,
-) -> tuple[GatedGraph, ...]:
-    """One graph for each engine, with a gate before it and before each later stretch of a plan."""
-    plan = loaded.plan
-    graphs: list[GatedGraph] = []
-    num_gates = 0
-    for idx in range(len(loaded.engines)):
-        with job.capture_segment(idx, stream) as captured:
-            cuts: tuple[int, ...] = ()
-            if plan.gates is not None:
-                found = captured.shape().fingerprint()
-                if found != plan.gates.fingerprint:
-                    raise GatesError(
-                        f"{loaded.name}: plan {plan.id!r} places gates in a graph of fingerprint"
-                        f" {plan.gates.fingerprint}, this driver captures {found}; plan it again:"
-                        " preemptc build"
-                    )
-                cuts = tuple(segment.range[0] for segment in plan.segments[1:])
-            graphs.append(
-                stack.enter_context(
-                    GatedGraph(
-                        captured,
-                        cuts,
-                        board,
-                        buffers.slot,
-                        stream,
-                        stamps=buffers.stamps,
-                        first_gate=num_gates,
-                        is_last=idx == len(loaded.engines) - 1,
-                    )
-                )
-            )
-            num_gates += graphs[-1].num_gates
-    return tuple(graphs)
-
-
-def _cost_ns(plan: PlanSpec) -> int:
-    """What a job takes, as far as it is known."""
-    if plan.chained is not None:
-        return plan.chained.max_ns
-    return sum(segment.predicted_ns for segment in plan.segments)
