@@ -9,13 +9,17 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from bench.modes import SEGMENTS_ALONE, Workload, rate_per_s, run_mode
+from bench.report import longest_segment
 from preempt_runtime.arrivals import Periodic, release_offsets
 from preempt_runtime.backends.cuda import DeviceMemory, Event, Stream, copy_async
 from preempt_runtime.backends.device_arrays import DeviceArray
+from preempt_runtime.backends.gate_board import Mode
 from preempt_runtime.backends.tensorrt import TrtBuffers, TrtNetwork
 from preempt_runtime.inputs import random_inputs
+from preempt_runtime.manifest import GATES_PLAN_ID, WHOLE_PLAN_ID
 from preempt_runtime.process import ProcessOptions, apply_memory
 
 SPIN_NS = 1_000_000
@@ -28,7 +32,9 @@ class Way:
     """One way to share the device: what of `bench.modes` it is, or which streams there are.
 
     `alone` is the way with which response times are compared, `long_alone` that with which rates
-    are; `text` says what it is.
+    are; `text` says what it is. `long` is what the long network's preemption points are made of:
+    segments, the captured graph cut into pieces, or gates of that mode. `urgent_plan` is the plan
+    that the urgent network runs where there are gates.
     """
 
     name: str
@@ -40,6 +46,11 @@ class Way:
     num_streams: int = 2
     alone: str = "alone"
     long_alone: str = "long_alone"
+    long: Literal["segments", "cut", "gates"] = "segments"
+    buffers: int = 1
+    gates: Mode | None = None
+    urgent_plan: str = WHOLE_PLAN_ID
+    announce_ns: int = 0
 
 
 def _raw(name: str, text: str, **values: bool | int) -> Way:
@@ -54,6 +65,20 @@ def _raw(name: str, text: str, **values: bool | int) -> Way:
     )
 
 
+def _gates(name: str, text: str, gates: Mode = "exclusive", **values: Any) -> Way:
+    return Way(
+        name=name,
+        text=text,
+        mode=values.pop("mode", "preemptive"),
+        long="gates",
+        buffers=2,
+        gates=gates,
+        long_alone=TWO_IN_FLIGHT,
+        **values,
+    )
+
+
+TWO_IN_FLIGHT = "long_alone_2"
 WAYS = (
     Way(name="alone", text="the urgent network alone", mode="alone", has_long=False),
     Way(
@@ -83,15 +108,51 @@ WAYS = (
     _raw("raw_one_stream", "one stream for both", num_streams=1),
     _raw("raw_priorities", "two stream priorities, no preemption"),
 )
+GATE_WAYS = (
+    Way(
+        name=TWO_IN_FLIGHT,
+        text="the long network alone, whole, two in flight",
+        mode="best_effort_alone",
+        depth=2,
+        buffers=2,
+        has_urgent=False,
+        long_alone=TWO_IN_FLIGHT,
+    ),
+    *(
+        Way(
+            name=f"cut_{depth}",
+            text=f"the captured graph cut into one for each stretch, D = {depth}",
+            mode="preemptive",
+            depth=depth,
+            long="cut",
+            buffers=depth,
+            long_alone=TWO_IN_FLIGHT,
+        )
+        for depth in (1, 2)
+    ),
+    _gates("gates_alone", "the urgent network alone, one gate", mode="alone", has_long=False),
+    _gates("gates_long_alone", "the long network alone, gates", mode=SEGMENTS_ALONE,
+           has_urgent=False),
+    _gates("gates_exclusive", "gates, exclusive"),
+    _gates("gates_announced", "gates, exclusive, announced 100 us ahead", announce_ns=100_000),
+    _gates("gates_both", "gates, exclusive, in the urgent network, too", urgent_plan=GATES_PLAN_ID),
+    _gates("gates_overlap", "gates, overlap", "overlap"),
+)  # fmt: skip
+"""Beside those above: what gates are compared with, and gates. They need a plan of gates."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WayRun:
-    """One run of one way: response times, the long network's rate and its segments' times."""
+    """One run of one way: response times, the long network's rate, its longest segment's p99.
+
+    `error` says why there is none; `gate_faults` are what voids the bounds of this run.
+    """
 
     response_ns: tuple[int, ...] = ()
     long_per_s: float | None = None
-    segment_ns: tuple[tuple[int, ...], ...] = ()
+    longest_p99_ns: int | None = None
+    gate_faults: tuple[str, ...] = ()
+    error: str | None = None
 
 
 @dataclass(slots=True)
@@ -139,7 +200,8 @@ def run_way(
         return WayRun(
             response_ns=run.response_ns,
             long_per_s=run.best_effort_per_s,
-            segment_ns=run.segment_ns,
+            longest_p99_ns=longest_segment(run.segment_ns).p99_ns if run.segment_ns else None,
+            gate_faults=run.gate_faults,
         )
     assert isinstance(load.urgent, TrtNetwork)
     assert isinstance(load.whole, TrtNetwork)

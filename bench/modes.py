@@ -2,13 +2,14 @@
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from preempt_runtime.arrivals import ClosedLoop, Periodic, release_offsets
 from preempt_runtime.clock import MonotonicClock
 from preempt_runtime.device import Array, Device, Network
 from preempt_runtime.errors import DeviceError, InputError
 from preempt_runtime.executor import Executor
+from preempt_runtime.gated_device import GatedDevice
 from preempt_runtime.policies import Fifo, FixedPriority, Policy
 from preempt_runtime.process import ProcessOptions, apply_memory
 from preempt_runtime.records import JobRecord, JobState, SegmentRecord
@@ -29,11 +30,12 @@ class Workload:
     """Two loaded networks, the long one twice, and when the urgent one's jobs are released.
 
     The urgent jobs come every `period_ns`, late by a uniform part of `jitter_ns`; the first
-    `num_warm_up` are not counted. The long network runs in a closed loop. The dispatcher polls for
-    `spin_ns` before a release.
+    `num_warm_up` are not counted. The long network runs in a closed loop, of which `long_buffers`
+    jobs may be in flight. The dispatcher polls for `spin_ns` before a release. An urgent job is
+    announced that long before its release, on a device with gates.
     """
 
-    device: Device
+    device: Device | GatedDevice
     urgent: Network
     whole: Network
     segments: Network
@@ -44,6 +46,8 @@ class Workload:
     num_jobs: int
     num_warm_up: int
     spin_ns: int = 0
+    long_buffers: int = 1
+    announce_ns: int = 0
 
     @property
     def warm_up_ns(self) -> int:
@@ -82,7 +86,8 @@ class ModeRun:
     """One run of one mode, its warm-up left out.
 
     `response_ns` are the urgent jobs' response times, `segment_ns[k]` the times that the long
-    network's segment k took. Both are empty, and the rate is None, for what did not run.
+    network's segment k took. Both are empty, and the rate is None, for what did not run. Gate
+    faults void bounds, and there are none without gates.
     """
 
     mode: str
@@ -90,6 +95,7 @@ class ModeRun:
     segment_ns: tuple[tuple[int, ...], ...]
     best_effort_per_s: float | None
     recording: Recording
+    gate_faults: tuple[str, ...] = ()
 
 
 def run_mode(mode: str, load: Workload, *, seed: int, depth: int = 1) -> ModeRun:
@@ -103,18 +109,34 @@ def run_mode(mode: str, load: Workload, *, seed: int, depth: int = 1) -> ModeRun
     policy: Policy = FixedPriority() if mode == "preemptive" else Fifo()
     with Executor(load.device, policy, clock, [recording], depth=depth) as executor:
         if mode not in ("best_effort_alone", SEGMENTS_ALONE):
-            executor.add_task(Task(name=URGENT, network=load.urgent, priority=_URGENT_PRIORITY))
+            urgent = Task(
+                name=URGENT,
+                network=load.urgent,
+                priority=_URGENT_PRIORITY,
+                announce_ns=load.announce_ns,
+            )
+            _add(executor, urgent, load.urgent_samples, load)
             executor.add_source(URGENT, _releases(load, seed), _cycle(load.urgent_samples))
         if mode != "alone":
             is_cut = mode in ("preemptive", SEGMENTS_ALONE)
             network = load.segments if is_cut else load.whole
-            executor.add_task(Task(name=BEST_EFFORT, network=network))
-            executor.add_source(BEST_EFFORT, ClosedLoop(), _cycle(load.long_samples))
+            long = Task(name=BEST_EFFORT, network=network, buffers=load.long_buffers)
+            _add(executor, long, load.long_samples, load)
+            for _ in range(load.long_buffers):
+                executor.add_source(BEST_EFFORT, ClosedLoop(), _cycle(load.long_samples))
         with apply_memory(ProcessOptions()):
             start_ns = clock.now_ns()
             executor.run(load.duration_ns)
         executor.check_integrity()
-    return _mode_run(mode, recording, load, start_ns)
+        faults = executor.gate_faults()
+    return replace(_mode_run(mode, recording, load, start_ns), gate_faults=faults)
+
+
+def _add(executor: Executor, task: Task, samples: Samples, load: Workload) -> None:
+    """A device with gates looks at the streams of jobs before a run: they are made by then."""
+    executor.add_task(task)
+    if isinstance(load.device, GatedDevice):
+        executor.warm_up(task.name, samples[0])
 
 
 def _releases(load: Workload, seed: int) -> Iterator[int]:

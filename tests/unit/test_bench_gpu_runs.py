@@ -150,7 +150,18 @@ def test_a_fusion_that_joins_two_groups_makes_one_of_them() -> None:
 
 def pair_options(tmp_path: Path) -> Any:
     options = gpu_pair._options(
-        ["--jobs", "5", "--blocks", "2", "--period-us", "4000", "--out", str(tmp_path / "out")]
+        [
+            "--jobs",
+            "5",
+            "--blocks",
+            "2",
+            "--period-us",
+            "4000",
+            "--out",
+            str(tmp_path / "out"),
+            "--work",
+            str(tmp_path / "work"),
+        ]
     )
     return options
 
@@ -159,17 +170,19 @@ def test_every_way_of_sharing_runs_and_each_block_is_written(
     trt: FakeTensorRT, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gpu_pair, "_NUM_WARM_UP", 2)
-    written: list[int] = []
-    write = gpu_pair.write
+    written: list[tuple[int, bool]] = []
 
-    def noted(result: Any, out: Path) -> None:
-        written.append(result["blocks_done"])
-        write(result, out)
+    def keep(result: Any, is_complete: bool) -> None:
+        written.append((result["blocks_done"], is_complete))
+        gpu_pair.write(result, tmp_path / "out")
 
-    monkeypatch.setattr(gpu_pair, "write", noted)
-    gpu_pair.measure({"urgent": bundle, "long": bundle}, pair_options(tmp_path))
-    assert written == [1, 2]
+    options = pair_options(tmp_path)
+    gpu_pair.measure({"urgent": bundle, "long": bundle}, options, keep)
+    assert written == [(1, False), (2, True)]
+    again = gpu_pair.measure({"urgent": bundle, "long": bundle}, options, keep)
+    assert len(written) == 2, "both blocks were kept"
     found = json.loads((tmp_path / "out" / "gpu-pair.json").read_text())
+    assert again["ways"] == found["ways"]
     assert list(found["ways"]) == [way.name for way in WAYS]
     for way in WAYS:
         entry = found["ways"][way.name]
