@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from bench.compiling import bound_text, compile_at_speed, options_for
 from bench.intervals import median_interval, quantiles_of
@@ -178,7 +178,8 @@ def _run_block(load: Workload, idx: int, seed: int) -> Block:
     runs = {
         mode: run_mode(mode, load, seed=seed + idx) for mode in (*MODES[first:], *MODES[:first])
     }
-    pairs = measure_pairs(load.device, load.segments, load.whole, num_pairs=_PAIRS_PER_BLOCK)
+    device = cast(Device, load.device)  # the CPU
+    pairs = measure_pairs(device, load.segments, load.whole, num_pairs=_PAIRS_PER_BLOCK)
     return Block(
         runs=runs,
         overhead_ratio=median_interval(pairs.ratios, seed=seed).median,

@@ -6,197 +6,162 @@ gates interleave must not share scratch memory.
 
 import argparse
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack, closing
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from random import Random
-from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from bench.gate_trials import finish
-from bench.gpu_gates import MODES, paired_ns
+from bench.gpu_gates import MODES
 from bench.intervals import quantiles_of
-from preempt_runtime.backends.cuda import Event, Stream
-from preempt_runtime.backends.cuda_graph import CudaGraph, capture_graph
-from preempt_runtime.backends.gate_board import GateBoard
+from preempt_runtime.backends.cuda import Event, Stream, open_cuda
+from preempt_runtime.backends.gate_board import GateBoard, Mode
 from preempt_runtime.backends.gates import GatedGraph, run_gated
-from preempt_runtime.backends.tensorrt import TrtBuffers, TrtDevice
-from preempt_runtime.backends.trt_buffers import execute
-from preempt_runtime.bundle import open_bundle
-from preempt_runtime.device import Array
+from preempt_runtime.backends.tensorrt import Scratch, bind, local_fields
+from preempt_runtime.backends.trt_engines import load_engines
+from preempt_runtime.bundle import Bundle, choose_plan, open_bundle
 from preempt_runtime.errors import InfeasibleError
 from preempt_runtime.gate_keys import Tier, key_of, priority_rank
 from preempt_runtime.inputs import random_inputs
-from preemptc.gate_search import node_times, place_gates
+from preempt_runtime.manifest import WHOLE_PLAN_ID
+from preemptc.backends import GateRefusal
+from preemptc.backends.tensorrt.gate_bench import TrtGateBench
+from preemptc.gate_plan import gate_figures
+from preemptc.gate_search import place_gates
 
 _EVERY = (1, 2, 4, 8, 16)
-_TIMED_RUNS = 50
 
 
-@dataclass
-class Loaded:
-    """A network of a bundle in one engine, its buffers, and what its enqueue was captured as."""
-
-    buffers: TrtBuffers
-    captured: CudaGraph
-    stream: Stream
-    inputs: list[dict[str, Array]]
-
-    def alone(self, idx: int) -> dict[str, Array]:
-        """Outputs of the graph without gates."""
-        self.buffers.write_inputs(self.inputs[idx])
-        self.buffers.launch(0, self.stream)
-        finish(self.stream)
-        return self.buffers.read_outputs()
-
-
+@contextmanager
 def load(
-    device: TrtDevice, path: Path, stack: ExitStack, num_inputs: int, *, is_urgent: bool
-) -> Loaded:
-    """A network of its own, with scratch memory of its own, and a stream of its own."""
-    network = device.load(open_bundle(path), "whole")
-    stack.callback(network.close)
-    buffers = stack.enter_context(network.new_buffers())
-    stream = stack.enter_context(Stream(priority="high" if is_urgent else "low"))
-    inputs = [random_inputs(network.graph, seed=seed, task="gates") for seed in range(num_inputs)]
-    buffers.write_inputs(inputs[0])
-    (context,) = buffers.contexts
-    captured = capture_graph(stream, lambda: execute(context, path.name, stream))
-    stack.enter_context(captured)
-    return Loaded(buffers, captured, stream, inputs)
+    bundle: Bundle, mode: Mode, *, priority: Literal["high", "low"] = "low"
+) -> Iterator[TrtGateBench]:
+    """The whole network, with scratch memory and a stream of its own."""
+    plan = choose_plan(bundle, local_fields(), plan_id=WHOLE_PLAN_ID)
+    with open_cuda(), Stream(priority=priority) as stream:
+        loaded = load_engines(bundle, plan)
+        graph, engines = loaded.graph, loaded.engines
+        with (
+            Scratch(engines) as scratch,
+            bind(
+                engines, loaded.interfaces, graph, (), loaded.name, scratch, stream,
+                zero_copy=False,
+            ) as buffers,
+            TrtGateBench(buffers, graph, stream, mode=mode) as gates,
+        ):  # fmt: skip
+            yield gates
 
 
-def run(loaded: Loaded, graph: GatedGraph, board: GateBoard, tier: Tier, order: int) -> None:
+def run(loaded: TrtGateBench, graph: GatedGraph, board: GateBoard, tier: Tier, order: int) -> None:
     """Enqueue one job, with its copies."""
-    key = key_of(tier, priority_rank(0, order), graph.slot)
     run_gated(
         graph,
         board,
-        key,
+        key_of(tier, priority_rank(0, order), graph.slot),
         loaded.stream,
         before=lambda: loaded.buffers.copy_inputs(loaded.stream),
         after=lambda: loaded.buffers.copy_outputs(loaded.stream),
     )
 
 
-def measured_nodes(
-    loaded: Loaded, board: GateBoard, slot: int, num_rounds: int
-) -> tuple[tuple[int, ...], int]:
-    """The time of each node by one run with all gates, and the cost of one gate."""
-    shape = loaded.captured.shape()
-    cuts, stream = shape.cuts(), loaded.stream
-    with (
-        loaded.captured.instantiate() as alone,
-        GatedGraph(loaded.captured, cuts, board, slot, stream, is_timed=True) as timed,
-    ):
-        stretches = []
-        for order in range(_TIMED_RUNS):
-            run(loaded, timed, board, "real-time", order)
-            finish(stream)
-            stretches.append(timed.times().stretch_ns)
-        whole, gated = (
-            median(taken) for taken in paired_ns([alone, timed.graph], stream, num_rounds)
-        )
-    medians = [round(median(each)) for each in zip(*stretches, strict=True)]
-    gate_ns = max(round((gated - whole) / timed.num_gates), 1)
-    return node_times(medians, cuts, len(shape.nodes), round(whole)), gate_ns
-
-
 def engine(options: argparse.Namespace) -> Any:
     """Overhead paired with the graph without gates, and outputs bit by bit."""
-    with closing(TrtDevice(zero_copy=False)) as device, ExitStack() as stack:
-        loaded = load(device, options.bundle, stack, options.inputs, is_urgent=False)
-        shape = loaded.captured.shape()
-        result: dict[str, Any] = {
-            "shape": shape.summary(),
-            "fingerprint": shape.fingerprint(),
-            "positions": len(shape.cuts()),
-            "unfit": shape.unfit(),
-            "kernels": [node.name for node in shape.nodes],
-            "rows": [],
-        }
-        if shape.unfit():
-            return result
-        for mode in MODES:
-            board = stack.enter_context(GateBoard(mode=mode, max_wait_ns=200_000_000))
-            slot = board.take_slot()
-            node_ns, gate_ns = measured_nodes(loaded, board, slot, options.rounds)
-            result[f"gate_ns_{mode}"] = gate_ns
-            result["longest_kernel_ns"] = max(node_ns)
-            choices = {f"every {every}": shape.cuts()[every - 1 :: every] for every in _EVERY}
-            try:
-                plan = place_gates(node_ns, shape.cuts(), gate_ns, options.stretch_us * 1000)
-                choices[f"placed, {options.stretch_us} us"] = plan.split_points
-            except InfeasibleError as err:
-                result["infeasible"] = str(err)
-            for name, cuts in choices.items():
-                result["rows"].append(
-                    {"mode": mode, "gates": name, **_overhead(loaded, board, slot, cuts, options)}
-                )
-            result[f"give_ups_{mode}"] = len(board.give_ups())
-        return result
+    bundle = open_bundle(options.bundle)
+    result: dict[str, Any] = {"unfit": None, "rows": []}
+    for mode in MODES:
+        try:
+            with load(bundle, mode) as gates:
+                _measure_choices(gates, bundle, mode, options, result)
+        except GateRefusal as err:
+            result["unfit"] = err.reason
+    return result
 
 
-def _overhead(
-    loaded: Loaded, board: GateBoard, slot: int, cuts: Sequence[int], options: argparse.Namespace
-) -> dict[str, Any]:
-    with (
-        loaded.captured.instantiate() as alone,
-        GatedGraph(loaded.captured, cuts, board, slot, loaded.stream) as graph,
-    ):
-        times = paired_ns([alone, graph.graph], loaded.stream, options.rounds)
-        ratios = [gated / whole for whole, gated in zip(*times, strict=True)]
+def _measure_choices(
+    gates: TrtGateBench,
+    bundle: Bundle,
+    mode: Mode,
+    options: argparse.Namespace,
+    result: dict[str, Any],
+) -> None:
+    shape = gates.shape
+    cuts, figures = shape.cuts(), gate_figures(gates)
+    result |= {
+        "shape": shape.summary(),
+        "fingerprint": shape.fingerprint(),
+        "positions": len(cuts),
+        "kernels": [node.name for node in shape.nodes],
+        f"gate_ns_{mode}": figures.gate_ns,
+        "longest_kernel_ns": max(figures.node_ns),
+    }
+    choices = {f"every {every}": cuts[every - 1 :: every] for every in _EVERY}
+    try:
+        plan = place_gates(figures.node_ns, cuts, figures.gate_ns, options.stretch_us * 1000)
+        choices[f"placed, {options.stretch_us} us"] = plan.split_points
+    except InfeasibleError as err:
+        result["infeasible"] = str(err)
+    (graph,) = bundle.manifest.graphs
+    inputs = [random_inputs(graph, seed=seed, task="gates") for seed in range(options.inputs)]
+    expected = [gates.outputs(None, each) for each in inputs]
+    for name, chosen in choices.items():
+        times = gates.measure(chosen, min_runs=options.rounds, budget_ns=0).times
         num_equal = 0
-        for idx in range(options.inputs):
-            expected = loaded.alone(idx)
-            run(loaded, graph, board, "real-time", idx)
-            finish(loaded.stream)
-            found = loaded.buffers.read_outputs()
-            num_equal += all(np.array_equal(found[name], expected[name]) for name in expected)
-        return {
-            "num_gates": graph.num_gates,
-            "whole_us": median(times[0]) / 1000,
-            "overhead": median(ratios),
-            "equal": num_equal,
-            "inputs": options.inputs,
-        }
+        for given, right in zip(inputs, expected, strict=True):
+            found = gates.outputs(chosen, given)
+            num_equal += all(np.array_equal(found[key], right[key]) for key in right)
+        result["rows"].append(
+            {
+                "mode": mode,
+                "gates": name,
+                "num_gates": len(times.segments),
+                "whole_us": times.whole.p50_ns / 1000,
+                "overhead": times.ratio_p50,
+                "longest_us": max(each.p50_ns for each in times.segments) / 1000,
+                "equal": num_equal,
+                "inputs": options.inputs,
+            }
+        )
 
 
 def pair(options: argparse.Namespace) -> Any:
     """Response of the urgent network, alone and beside the long one, and the long one's rate."""
-    with closing(TrtDevice(zero_copy=False)) as device, ExitStack() as stack:
-        urgent = load(device, options.urgent, stack, 1, is_urgent=True)
-        others = [load(device, options.bundle, stack, 1, is_urgent=False) for _ in range(2)]
-        rows: dict[str, Any] = {}
-        for mode in MODES:
-            with GateBoard(mode=mode, max_wait_ns=200_000_000) as board, ExitStack() as graphs:
-                gated = []
-                for loaded in (urgent, *others):
-                    slot = board.take_slot()
-                    node_ns, gate_ns = measured_nodes(loaded, board, slot, 50)
-                    bound_ns = max(options.stretch_us * 1000, max(node_ns) + gate_ns)
-                    cuts = loaded.captured.shape().cuts()
-                    plan = place_gates(node_ns, cuts, gate_ns, bound_ns)
-                    graph = GatedGraph(
-                        loaded.captured, plan.split_points, board, slot, loaded.stream
-                    )
-                    gated.append(graphs.enter_context(graph))
-                rows[mode] = {
-                    "num_gates": [graph.num_gates for graph in gated],
-                    "alone": _beside(urgent, [], gated, board, options),
-                    "long_alone": _beside(None, others, gated, board, options),
-                    "both": _beside(urgent, others, gated, board, options),
-                    "give_ups": [give_up.reason for give_up in board.give_ups()],
-                }
-        return rows
+    rows: dict[str, Any] = {}
+    short, long = open_bundle(options.urgent), open_bundle(options.bundle)
+    for mode in MODES:
+        with ExitStack() as stack:
+            urgent = stack.enter_context(load(short, mode, priority="high"))
+            others = [stack.enter_context(load(long, mode)) for _ in range(2)]
+            loaded = (urgent, *others)
+            cuts = [_cuts(each, options.stretch_us * 1000) for each in loaded]
+            board = stack.enter_context(GateBoard(mode=mode, max_wait_ns=200_000_000))
+            gated = [
+                stack.enter_context(
+                    GatedGraph(each.captured, where, board, board.take_slot(), each.stream)
+                )
+                for each, where in zip(loaded, cuts, strict=True)
+            ]
+            rows[mode] = {
+                "num_gates": [graph.num_gates for graph in gated],
+                "alone": _beside(urgent, [], gated, board, options),
+                "long_alone": _beside(None, others, gated, board, options),
+                "both": _beside(urgent, others, gated, board, options),
+                "give_ups": [give_up.reason for give_up in board.give_ups()],
+            }
+    return rows
+
+
+def _cuts(gates: TrtGateBench, stretch_ns: int) -> tuple[int, ...]:
+    """Gates such that no stretch takes longer, or than the longest kernel does."""
+    figures = gate_figures(gates)
+    bound_ns = max(stretch_ns, max(figures.node_ns) + figures.gate_ns)
+    return place_gates(figures.node_ns, gates.shape.cuts(), figures.gate_ns, bound_ns).split_points
 
 
 def _beside(
-    urgent: Loaded | None,
-    others: Sequence[Loaded],
+    urgent: TrtGateBench | None,
+    others: Sequence[TrtGateBench],
     gated: Sequence[GatedGraph],
     board: GateBoard,
     options: argparse.Namespace,

@@ -9,19 +9,18 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from pathlib import Path
 
+from bench.gated_pair import GatedWay, run_gated_way
 from bench.modes import SEGMENTS_ALONE, Workload, rate_per_s, run_mode
-from bench.report import longest_segment
 from preempt_runtime.arrivals import Periodic, release_offsets
 from preempt_runtime.backends.cuda import DeviceMemory, Event, Stream, copy_async
 from preempt_runtime.backends.device_arrays import DeviceArray
-from preempt_runtime.backends.gate_board import Mode
 from preempt_runtime.backends.tensorrt import TrtBuffers, TrtNetwork
 from preempt_runtime.inputs import random_inputs
-from preempt_runtime.manifest import GATES_PLAN_ID, WHOLE_PLAN_ID
 from preempt_runtime.process import ProcessOptions, apply_memory
 
+ANNOUNCE_NS = 100_000
 SPIN_NS = 1_000_000
 """Polled before a release, by the runtime too: a thread that sleeps wakes late."""
 _IN_FLIGHT = 2
@@ -31,26 +30,22 @@ _IN_FLIGHT = 2
 class Way:
     """One way to share the device: what of `bench.modes` it is, or which streams there are.
 
-    `alone` is the way with which response times are compared, `long_alone` that with which rates
-    are; `text` says what it is. `long` is what the long network's preemption points are made of:
-    segments, the captured graph cut into pieces, or gates of that mode. `urgent_plan` is the plan
-    that the urgent network runs where there are gates.
+    `gated` ways need plans of gates. `num_long` jobs of the long network may be in flight. `alone`
+    is the way with which response times are compared, `long_alone` that with which rates are;
+    `text` says what it is.
     """
 
     name: str
     text: str
     mode: str | None = None
+    gated: GatedWay | None = None
     depth: int = 1
+    num_long: int = 1
     has_urgent: bool = True
     has_long: bool = True
     num_streams: int = 2
     alone: str = "alone"
     long_alone: str = "long_alone"
-    long: Literal["segments", "cut", "gates"] = "segments"
-    buffers: int = 1
-    gates: Mode | None = None
-    urgent_plan: str = WHOLE_PLAN_ID
-    announce_ns: int = 0
 
 
 def _raw(name: str, text: str, **values: bool | int) -> Way:
@@ -65,20 +60,18 @@ def _raw(name: str, text: str, **values: bool | int) -> Way:
     )
 
 
-def _gates(name: str, text: str, gates: Mode = "exclusive", **values: Any) -> Way:
+def _gated(name: str, text: str, gated: GatedWay, *, has_urgent: bool = True) -> Way:
+    """A way whose long network has two jobs in flight, but for the graph in pieces."""
     return Way(
         name=name,
         text=text,
-        mode=values.pop("mode", "preemptive"),
-        long="gates",
-        buffers=2,
-        gates=gates,
-        long_alone=TWO_IN_FLIGHT,
-        **values,
+        mode="preemptive" if has_urgent else "best_effort_alone",
+        gated=gated,
+        has_urgent=has_urgent,
+        long_alone="long_alone_2",
     )
 
 
-TWO_IN_FLIGHT = "long_alone_2"
 WAYS = (
     Way(name="alone", text="the urgent network alone", mode="alone", has_long=False),
     Way(
@@ -100,59 +93,46 @@ WAYS = (
         depth=2,
         has_urgent=False,
     ),
+    Way(
+        name="long_alone_2",
+        text="the long network alone, whole, two jobs in flight",
+        mode="best_effort_alone",
+        depth=2,
+        num_long=2,
+        has_urgent=False,
+    ),
     Way(name="fifo", text="whole networks in order of release, one in flight", mode="fifo"),
     Way(name="segments_1", text="segments, D = 1", mode="preemptive"),
     Way(name="segments_2", text="segments, D = 2", mode="preemptive", depth=2),
+    _gated("cut_1", "the captured graph in pieces, D = 1", GatedWay(mode=None)),
+    _gated("cut_2", "the captured graph in pieces, D = 2", GatedWay(mode=None, depth=2)),
+    _gated("gates_exclusive", "gates, exclusive", GatedWay(mode="exclusive")),
+    _gated("gates_overlap", "gates, overlap", GatedWay(mode="overlap")),
+    _gated(
+        "gates_announced",
+        "gates, exclusive, announced 100 us ahead",
+        GatedWay(mode="exclusive", announce_ns=ANNOUNCE_NS),
+    ),
+    _gated(
+        "gates_long_alone",
+        "the long network alone, with gates, two jobs in flight",
+        GatedWay(mode="exclusive"),
+        has_urgent=False,
+    ),
     _raw("raw_alone", "the urgent network alone", has_long=False),
     _raw("raw_long_alone", "the long network alone", has_urgent=False),
     _raw("raw_one_stream", "one stream for both", num_streams=1),
     _raw("raw_priorities", "two stream priorities, no preemption"),
 )
-GATE_WAYS = (
-    Way(
-        name=TWO_IN_FLIGHT,
-        text="the long network alone, whole, two in flight",
-        mode="best_effort_alone",
-        depth=2,
-        buffers=2,
-        has_urgent=False,
-        long_alone=TWO_IN_FLIGHT,
-    ),
-    *(
-        Way(
-            name=f"cut_{depth}",
-            text=f"the captured graph cut into one for each stretch, D = {depth}",
-            mode="preemptive",
-            depth=depth,
-            long="cut",
-            buffers=depth,
-            long_alone=TWO_IN_FLIGHT,
-        )
-        for depth in (1, 2)
-    ),
-    _gates("gates_alone", "the urgent network alone, one gate", mode="alone", has_long=False),
-    _gates("gates_long_alone", "the long network alone, gates", mode=SEGMENTS_ALONE,
-           has_urgent=False),
-    _gates("gates_exclusive", "gates, exclusive"),
-    _gates("gates_announced", "gates, exclusive, announced 100 us ahead", announce_ns=100_000),
-    _gates("gates_both", "gates, exclusive, in the urgent network, too", urgent_plan=GATES_PLAN_ID),
-    _gates("gates_overlap", "gates, overlap", "overlap"),
-)  # fmt: skip
-"""Beside those above: what gates are compared with, and gates. They need a plan of gates."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WayRun:
-    """One run of one way: response times, the long network's rate, its longest segment's p99.
-
-    `error` says why there is none; `gate_faults` are what voids the bounds of this run.
-    """
+    """One run of one way: response times, the long network's rate and its segments' times."""
 
     response_ns: tuple[int, ...] = ()
     long_per_s: float | None = None
-    longest_p99_ns: int | None = None
-    gate_faults: tuple[str, ...] = ()
-    error: str | None = None
+    segment_ns: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(slots=True)
@@ -180,8 +160,18 @@ class _Flights:
             self.flying.append(event)
 
 
+def ways(*, has_gates: bool) -> tuple[Way, ...]:
+    """Those that can be run, with or without plans of gates."""
+    return tuple(way for way in WAYS if has_gates or way.gated is None)
+
+
 def run_way(
-    way: Way, load: Workload, inputs: Sequence[Mapping[str, DeviceArray]], *, seed: int
+    way: Way,
+    load: Workload,
+    inputs: Sequence[Mapping[str, DeviceArray]],
+    *,
+    seed: int,
+    gated_bundles: Mapping[str, Path] | None = None,
 ) -> WayRun:
     """Run one way once; a seed gives every way the same releases.
 
@@ -190,18 +180,22 @@ def run_way(
         load: the networks; its samples are `inputs`.
         inputs: of the urgent and of the long network, in device memory.
         seed: of the releases.
+        gated_bundles: with plans of gates, of the `urgent` and the `long` network.
 
     Raises:
         DeviceError: a job failed.
         InputError: the run was too short for the long network.
     """
     if way.mode is not None:
-        run = run_mode(way.mode, load, seed=seed, depth=way.depth)
+        if way.gated is None:
+            run = run_mode(way.mode, load, seed=seed, depth=way.depth, num_best_effort=way.num_long)
+        else:
+            assert gated_bundles is not None, "such ways are run where there are plans of gates"
+            run = run_gated_way(way.gated, way.mode, load, gated_bundles, seed=seed)
         return WayRun(
             response_ns=run.response_ns,
             long_per_s=run.best_effort_per_s,
-            longest_p99_ns=longest_segment(run.segment_ns).p99_ns if run.segment_ns else None,
-            gate_faults=run.gate_faults,
+            segment_ns=run.segment_ns,
         )
     assert isinstance(load.urgent, TrtNetwork)
     assert isinstance(load.whole, TrtNetwork)

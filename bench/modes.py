@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from preempt_runtime.arrivals import ClosedLoop, Periodic, release_offsets
 from preempt_runtime.clock import MonotonicClock
@@ -30,9 +30,8 @@ class Workload:
     """Two loaded networks, the long one twice, and when the urgent one's jobs are released.
 
     The urgent jobs come every `period_ns`, late by a uniform part of `jitter_ns`; the first
-    `num_warm_up` are not counted. The long network runs in a closed loop, of which `long_buffers`
-    jobs may be in flight. The dispatcher polls for `spin_ns` before a release. An urgent job is
-    announced that long before its release, on a device with gates.
+    `num_warm_up` are not counted. The long network runs in a closed loop. The dispatcher polls for
+    `spin_ns` before a release.
     """
 
     device: Device | GatedDevice
@@ -46,8 +45,6 @@ class Workload:
     num_jobs: int
     num_warm_up: int
     spin_ns: int = 0
-    long_buffers: int = 1
-    announce_ns: int = 0
 
     @property
     def warm_up_ns(self) -> int:
@@ -86,8 +83,7 @@ class ModeRun:
     """One run of one mode, its warm-up left out.
 
     `response_ns` are the urgent jobs' response times, `segment_ns[k]` the times that the long
-    network's segment k took. Both are empty, and the rate is None, for what did not run. Gate
-    faults void bounds, and there are none without gates.
+    network's segment k took. Both are empty, and the rate is None, for what did not run.
     """
 
     mode: str
@@ -95,11 +91,28 @@ class ModeRun:
     segment_ns: tuple[tuple[int, ...], ...]
     best_effort_per_s: float | None
     recording: Recording
-    gate_faults: tuple[str, ...] = ()
 
 
-def run_mode(mode: str, load: Workload, *, seed: int, depth: int = 1) -> ModeRun:
+def run_mode(
+    mode: str,
+    load: Workload,
+    *,
+    seed: int,
+    depth: int = 1,
+    num_best_effort: int = 1,
+    announce_ns: int = 0,
+    warms_up: bool = False,
+) -> ModeRun:
     """Run one mode once, `depth` segments in flight; a seed gives every mode the same releases.
+
+    Args:
+        mode: one of `MODES`, or `SEGMENTS_ALONE`.
+        load: what runs.
+        seed: of the releases.
+        depth: how many segments may be in flight.
+        num_best_effort: how many jobs of the long network may be.
+        announce_ns: how long before their release urgent jobs are announced.
+        warms_up: run both networks once before, as gates need it.
 
     Raises:
         DeviceError: a job failed.
@@ -109,34 +122,29 @@ def run_mode(mode: str, load: Workload, *, seed: int, depth: int = 1) -> ModeRun
     policy: Policy = FixedPriority() if mode == "preemptive" else Fifo()
     with Executor(load.device, policy, clock, [recording], depth=depth) as executor:
         if mode not in ("best_effort_alone", SEGMENTS_ALONE):
-            urgent = Task(
-                name=URGENT,
-                network=load.urgent,
-                priority=_URGENT_PRIORITY,
-                announce_ns=load.announce_ns,
+            executor.add_task(
+                Task(
+                    name=URGENT,
+                    network=load.urgent,
+                    priority=_URGENT_PRIORITY,
+                    announce_ns=announce_ns,
+                )
             )
-            _add(executor, urgent, load.urgent_samples, load)
+            if warms_up:
+                executor.warm_up(URGENT, load.urgent_samples[0])
             executor.add_source(URGENT, _releases(load, seed), _cycle(load.urgent_samples))
         if mode != "alone":
             is_cut = mode in ("preemptive", SEGMENTS_ALONE)
             network = load.segments if is_cut else load.whole
-            long = Task(name=BEST_EFFORT, network=network, buffers=load.long_buffers)
-            _add(executor, long, load.long_samples, load)
-            for _ in range(load.long_buffers):
-                executor.add_source(BEST_EFFORT, ClosedLoop(), _cycle(load.long_samples))
+            executor.add_task(Task(name=BEST_EFFORT, network=network, buffers=num_best_effort))
+            if warms_up:
+                executor.warm_up(BEST_EFFORT, load.long_samples[0])
+            executor.add_source(BEST_EFFORT, ClosedLoop(), _cycle(load.long_samples))
         with apply_memory(ProcessOptions()):
             start_ns = clock.now_ns()
             executor.run(load.duration_ns)
         executor.check_integrity()
-        faults = executor.gate_faults()
-    return replace(_mode_run(mode, recording, load, start_ns), gate_faults=faults)
-
-
-def _add(executor: Executor, task: Task, samples: Samples, load: Workload) -> None:
-    """A device with gates looks at the streams of jobs before a run: they are made by then."""
-    executor.add_task(task)
-    if isinstance(load.device, GatedDevice):
-        executor.warm_up(task.name, samples[0])
+    return _mode_run(mode, recording, load, start_ns)
 
 
 def _releases(load: Workload, seed: int) -> Iterator[int]:

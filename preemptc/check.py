@@ -42,7 +42,7 @@ def check_segments(
         random_inputs(graph, seed=seed + idx, task="check") for idx in range(NUM_RANDOM_INPUTS)
     ]
     tolerance = bench.tolerance
-    of_whole, of_chain = _AgainstSource(tolerance), _AgainstSource(tolerance)
+    of_whole, of_chain = AgainstSource(tolerance), AgainstSource(tolerance)
     chained_diff, is_bitwise = 0.0, True
     chain_fault: BuildError | None = None
     for idx, inputs in enumerate((*drawn, *recorded)):
@@ -51,7 +51,7 @@ def check_segments(
         try:
             _check_chain(whole, chained, tolerance)
         except BuildError as err:
-            _check_repeatable(whole, bench.outputs(None, inputs))
+            check_repeatable(whole, bench.outputs(None, inputs))
             if not tolerance.chained_frac:
                 raise
             chain_fault = chain_fault or err
@@ -100,16 +100,21 @@ def check_notes(check: CheckSpec) -> tuple[str, ...]:
     )
 
 
-def _check_repeatable(first: Tensors, second: Tensors) -> None:
+def check_repeatable(first: Tensors, second: Tensors) -> None:
+    """Return if two runs of the uncut network on the same inputs gave the same bits.
+
+    Raises:
+        BuildError: they did not; names the output.
+    """
     for name, expected in first.items():
         if not same_bits(expected, second[name]):
             raise BuildError(
                 f"output {name!r} differs between two runs of the uncut network on the same inputs:"
-                " it draws random numbers; remove that part, segments cannot be checked against it"
+                " it draws random numbers; remove that part, nothing can be checked against it"
             )
 
 
-class _AgainstSource:
+class AgainstSource:
     """All outputs of one way to run the network beside the source graph's, over all inputs."""
 
     def __init__(self, tolerance: Tolerance) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from preempt_runtime.bundle import Bundle
 from preempt_runtime.errors import BundleError, InputError
@@ -13,12 +13,21 @@ from preemptc.goal import Goal
 EXTENSION = "preemptc"
 """Under which name of the manifest's `extensions` the request stands."""
 
+Mechanism = Literal["auto", "segments", "gates"]
+MECHANISM_CHOICES: tuple[Mechanism, ...] = get_args(Mechanism)
+DEFAULT_MECHANISM: Mechanism = "segments"
+"""Gates have not been run on a GPU yet; once they have, this becomes `auto`."""
+
 _AGAIN = "compile it again with `preemptc compile`"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompileOptions:
-    """What a compile depends on, beside the model."""
+    """What a compile depends on, beside the model.
+
+    `mechanism`: how the network gets preemption points. `segments` cuts it into several engines,
+    `gates` puts gates between the kernels of one, `auto` takes gates where they can be put in.
+    """
 
     target: str
     goal: Goal
@@ -28,6 +37,7 @@ class CompileOptions:
     profile: Path | None = None
     inputs: Path | None = None
     seed: int = 0
+    mechanism: Mechanism = DEFAULT_MECHANISM
 
 
 def request_from_options(options: CompileOptions) -> dict[str, Any]:
@@ -39,6 +49,7 @@ def request_from_options(options: CompileOptions) -> dict[str, Any]:
         "level": options.backend.level,
         "max_live_bytes": options.max_live_bytes,
         "seed": options.seed,
+        "mechanism": options.mechanism,
     }
 
 
@@ -60,6 +71,7 @@ def options_from_request(bundle: Bundle, target: str) -> CompileOptions:
             ),
             max_live_bytes=_whole_or_none(request["max_live_bytes"]),
             seed=_whole_or_none(request["seed"]) or 0,
+            mechanism=_one_of(request.get("mechanism", "segments"), MECHANISM_CHOICES),
         )
     except (KeyError, TypeError, ValueError, AssertionError, InputError) as err:
         raise BundleError(

@@ -1,12 +1,16 @@
 """The report of a compile, as `--json` prints it and the cache keeps it. Times are in ns."""
 
+from collections import Counter
 from dataclasses import asdict
 from typing import Any
 
-from preempt_runtime.manifest import CheckSpec
+from preempt_runtime.backends.graph_shape import GraphShape
+from preempt_runtime.manifest import GATES, SEGMENTS, CheckSpec
 from preemptc.backends import Bench
 from preemptc.candidates import CandidateSet
 from preemptc.check import check_notes
+from preemptc.compile_options import Mechanism
+from preemptc.gate_plan import MeasuredGates, kernel_names
 from preemptc.goal import Goal
 from preemptc.machine_speed import machine_speed, speed_notes
 from preemptc.profile import LatencyProfile
@@ -28,6 +32,95 @@ def measured_report(
         "library_s": round(bench.library_ns / 1e9, 3),
         "kept": measured.plan.num_segments,
         "rounds": measured.num_rounds,
+        **_measured(measured, check, speed),
+        "notes": [*speed_notes(speed, measurement.ratio_p50), *check_notes(check)],
+    }
+
+
+def gates_report(
+    profile: LatencyProfile, gates: MeasuredGates, goal: Goal, check: CheckSpec
+) -> dict[str, Any]:
+    """The report of a compile that put gates into one engine; its segments are the stretches."""
+    measured, shape, figures = gates.measured, gates.shape, gates.figures
+    measurement = measured.measurement
+    speed = machine_speed(profile, measurement.whole.p50_ns)
+    longest_ns = max(figures.node_ns)
+    longest = figures.node_ns.index(longest_ns)
+    return {
+        **_plan_report(None, measured.plan, goal),
+        "mechanism": GATES,
+        "source": "measured",
+        "built": 0,
+        "library_s": 0.0,
+        "kept": measured.plan.num_segments,
+        "rounds": measured.num_rounds,
+        **_measured(measured, check, speed),
+        "gates": {
+            "graph": shape.summary(),
+            "nodes": len(shape.nodes),
+            "kernels": sum(node.kind == "kernel" for node in shape.nodes),
+            "is_chain": shape.is_chain,
+            "width": graph_width(shape),
+            "fingerprint": shape.fingerprint(),
+            "positions": len(shape.cuts()),
+            "gates": measured.plan.num_segments,
+            "split_points": list(measured.plan.split_points),
+            "gate_ns": figures.gate_ns,
+            "node_ns": list(figures.node_ns),
+            "node_names": list(kernel_names(shape)),
+            "longest_node": longest,
+            "longest_node_ns": longest_ns,
+        },
+        "notes": list(speed_notes(speed, measurement.ratio_p50)),
+    }
+
+
+def graph_width(shape: GraphShape) -> int:
+    """How many nodes stand side by side at most, each as early as what it waits for allows.
+
+    Of a chain it is 1.
+    """
+    depth = [0] * len(shape.nodes)
+    starts: list[list[int]] = [[] for _ in shape.nodes]
+    for edge in shape.edges:
+        starts[edge.end].append(edge.start)
+    for idx in shape.order():
+        depth[idx] = 1 + max((depth[start] for start in starts[idx]), default=0)
+    return max(Counter(depth).values())
+
+
+def estimated_report(
+    candidates: CandidateSet,
+    profile: LatencyProfile,
+    plan: SplitPlan,
+    goal: Goal,
+    mechanism: Mechanism,
+) -> dict[str, Any]:
+    """The report of a compile for a device that is elsewhere: nothing was built."""
+    notes = []
+    if mechanism != SEGMENTS:
+        notes.append(
+            f"mechanism {mechanism}: which kernels there are is known on the device alone, so the"
+            " estimated plan is one of segments; `preemptc build` puts gates in there"
+        )
+    return {
+        **_plan_report(candidates, plan, goal),
+        "source": "estimated",
+        "profile_source": profile.source,
+        "built": 0,
+        "library_s": 0.0,
+        "kept": 0,
+        "rounds": 0,
+        "tried": [],
+        "measured": None,
+        "check": None,
+        "notes": notes,
+    }
+
+
+def _measured(measured: MeasuredPlan, check: CheckSpec, speed: float | None) -> dict[str, Any]:
+    measurement = measured.measurement
+    return {
         "tried": [
             {
                 "segments": len(trial.split_points) + 1,
@@ -47,10 +140,10 @@ def measured_report(
             "overhead_ratio": round(measurement.ratio_p50, 4),
             "machine_speed": speed,
         },
-        "notes": [*speed_notes(speed, measurement.ratio_p50), *check_notes(check)],
         "check": {
             "reference": check.reference,
             "is_against_whole": check.is_against_whole,
+            "num_inputs": check.num_inputs,
             "max_abs_diff": check.max_abs_diff,
             "bitwise": check.bitwise,
             "source_max_abs_diff": check.source_max_abs_diff,
@@ -58,28 +151,11 @@ def measured_report(
     }
 
 
-def estimated_report(
-    candidates: CandidateSet, profile: LatencyProfile, plan: SplitPlan, goal: Goal
-) -> dict[str, Any]:
-    """The report of a compile for a device that is elsewhere: nothing was built."""
+def _plan_report(candidates: CandidateSet | None, plan: SplitPlan, goal: Goal) -> dict[str, Any]:
     return {
-        **_plan_report(candidates, plan, goal),
-        "source": "estimated",
-        "profile_source": profile.source,
-        "built": 0,
-        "library_s": 0.0,
-        "kept": 0,
-        "rounds": 0,
-        "tried": [],
-        "measured": None,
-        "check": None,
-    }
-
-
-def _plan_report(candidates: CandidateSet, plan: SplitPlan, goal: Goal) -> dict[str, Any]:
-    return {
+        "mechanism": SEGMENTS,
         "segments": plan.num_segments,
-        "candidates": asdict(candidates.counts),
+        "candidates": None if candidates is None else asdict(candidates.counts),
         "bound_ns": goal.max_segment_ns,
         "bound_quantile": goal.quantile,
         "predicted_max_ns": plan.max_predicted_ns,

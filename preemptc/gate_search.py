@@ -6,7 +6,7 @@ A gate costs the same wherever it stands and hands nothing over. So of positions
 time passes one is as good as another, and no other position can be left out.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate, pairwise
 
 from preempt_runtime.errors import InputError
@@ -69,13 +69,23 @@ def place_gates(
     >>> place_gates([5, 5, 7, 3], [1, 2, 3], 1, 11).split_points
     (2,)
     """
+    costs = gate_costs(node_ns, cuts, gate_ns)
+    return search_bound(costs, max_stretch_ns, describe=describe_kernels(names))
+
+
+def describe_kernels(names: Sequence[str | None]) -> Callable[[int, int], str]:
+    """What names the nodes [start, end) of a captured graph in an error.
+
+    >>> describe_kernels(["memset", "gemm"])(0, 2), describe_kernels([])(3, 4)
+    ('kernel nodes 0 to 1 (gemm)', 'kernel node 3')
+    """
 
     def describe(start: int, end: int) -> str:
         known = [name for name in names[start:end] if name]
         what = f"kernel node {start}" if end == start + 1 else f"kernel nodes {start} to {end - 1}"
         return f"{what} ({known[-1]})" if known else what
 
-    return search_bound(gate_costs(node_ns, cuts, gate_ns), max_stretch_ns, describe=describe)
+    return describe
 
 
 def node_times(

@@ -20,13 +20,14 @@ from preemptc import __version__
 from preemptc.backends import Artefacts, Bench
 from preemptc.cache import sha256_of
 from preemptc.compile_options import EXTENSION
+from preemptc.gate_plan import MeasuredGates
 from preemptc.goal import Goal
 from preemptc.interface import graph_spec, tensor_info
 from preemptc.model import Lowered, Model
 from preemptc.onnx_io.files import MODEL_FILE, WEIGHTS_FILE, read_graph, save_piece
 from preemptc.onnx_io.graphs import extract
 from preemptc.onnx_io.versions import ONNX_VERSION
-from preemptc.plan_specs import estimated_plan, measured_plan, whole_plan
+from preemptc.plan_specs import estimated_plan, gates_plan, measured_plan, whole_plan
 from preemptc.profile import LatencyProfile, json_from_profile
 from preemptc.search import SplitPlan
 from preemptc.segments import Segment, segments_from_split_points
@@ -80,13 +81,62 @@ def pack(
                 goal,
                 bench.boundary_specs(measured.plan.split_points),
             ),
-            *([whole_plan(lowered, whole_path, profile, measured)] if has_whole else []),
+            *(
+                [whole_plan(lowered, whole_path, profile, measured.measurement.whole)]
+                if has_whole
+                else []
+            ),
         ),
         keys={lowered.key: dict(lowered.key_fields)},
         artefacts=_artefacts(folder, elsewhere, lowered.key),
         check=check,
         toolchain=_toolchain(lowered),
         extensions={EXTENSION: {"request": dict(request), **engine_memory(files, copies)}},
+    )
+    (folder / MANIFEST_NAME).write_text(json_from_manifest(manifest))
+    return elsewhere
+
+
+def pack_gates(
+    folder: Path,
+    *,
+    model: Model,
+    lowered: Lowered,
+    profile: LatencyProfile,
+    gates: MeasuredGates,
+    goal: Goal,
+    check: CheckSpec,
+    bench: Bench,
+    request: Mapping[str, Any],
+) -> dict[str, Path]:
+    """Write a bundle of one engine, to run whole or with gates, into the directory `folder`.
+
+    Returns:
+        The large files, which stay where their stage wrote them, by their path in the bundle.
+    """
+    assert lowered.key is not None, "gates are put into what was built"
+    engines = f"engines/{lowered.key}"
+    (folder / engines).mkdir(parents=True)
+    files = bench.artefacts(())
+    path = f"{engines}/whole{files.whole.suffix}"
+    shutil.copyfile(files.whole, folder / path)
+    _write_graph(folder / "graph", model, {})
+    (folder / PROFILE_NAME).write_text(json_from_profile(profile))
+    elsewhere = {f"graph/{WEIGHTS_FILE}": model.path.with_name(WEIGHTS_FILE)}
+    manifest = Manifest(
+        requires=("segments",),
+        graphs=(graph_spec(lowered),),
+        plans=(
+            whole_plan(lowered, path, profile, gates.measured.measurement.whole),
+            gates_plan(lowered, path, gates, goal),
+        ),
+        keys={lowered.key: dict(lowered.key_fields)},
+        artefacts=_artefacts(folder, elsewhere, lowered.key),
+        check=check,
+        toolchain=_toolchain(lowered),
+        extensions={
+            EXTENSION: {"request": dict(request), **engine_memory(files, {path: files.whole})}
+        },
     )
     (folder / MANIFEST_NAME).write_text(json_from_manifest(manifest))
     return elsewhere

@@ -1,4 +1,4 @@
-"""The pipeline on one screen: load, lower, profile, candidates, search, segments, check, pack.
+"""The pipeline: load, lower, profile, candidates, search, segments (or gates), check, pack.
 
 Each stage takes values and returns one; what a stage computes stands in the cache under the hash
 of everything that it depends on.
@@ -6,29 +6,32 @@ of everything that it depends on.
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from preempt_runtime.errors import BuildError
+from preempt_runtime.errors import BuildError, PreemptError
 from preempt_runtime.input_file import check_regular
 from preempt_runtime.inputs import read_inputs
+from preempt_runtime.manifest import GATES, SEGMENTS, CheckSpec
 from preemptc import __version__
-from preemptc.backends import Progress, silent
+from preemptc.backends import Bench, GateRefusal, Progress, Tensors, silent
 from preemptc.cache import BuildCache
 from preemptc.candidates import CandidateSet, find_candidates
 from preemptc.check import check_segments
 from preemptc.compile_options import CompileOptions, request_from_options
-from preemptc.compile_report import estimated_report, measured_report
+from preemptc.compile_report import estimated_report, gates_report, measured_report
 from preemptc.deliver import check_place, deliver, read_built, save_built
+from preemptc.gate_check import check_gates
+from preemptc.gate_plan import MeasuredGates, plan_gates
 from preemptc.goal import search_goal
 from preemptc.interface import graph_spec
 from preemptc.machine_speed import renewal_notes
 from preemptc.model import Lowered
 from preemptc.onnx_io.versions import LIBRARY_VERSIONS
-from preemptc.pack import pack, pack_portable
-from preemptc.prepare import Prepared, prepare
+from preemptc.pack import pack, pack_gates, pack_portable
+from preemptc.prepare import Prepared, check_mechanism, prepare
 from preemptc.profile import LatencyProfile
 from preemptc.profiling import cached_profile, costs_without_device, naming_estimates, profile_model
 from preemptc.replan import plan_until_kept
@@ -54,6 +57,7 @@ def compile_model(
         if given is not None:
             check_regular(given, what)
     check_place(output, cache)
+    check_mechanism(options)
     prepared = prepare(path, options, cache, progress)
     fields = _bundle_fields(prepared, options, cache)
 
@@ -103,41 +107,100 @@ def _build_here(
     packed: Path, prepared: Prepared, options: CompileOptions, cache: BuildCache,
     progress: Progress,
 ) -> Made:  # fmt: skip
-    """Profile, candidates, search, build, measure, check and pack, where the device is."""
-    lowered, goal = prepared.lowered, options.goal
+    """Profile, then gates in the whole engine, or segments, as was asked; where the device is."""
+    lowered = prepared.lowered
     recorded = read_inputs(options.inputs, graph_spec(lowered)) if options.inputs else ()
     with prepared.backend.bench(prepared.model, lowered, progress) as bench:
         earlier = None if options.profile else cached_profile(prepared, cache)
         profile = profile_model(prepared, options, cache, progress, bench)
-        candidates = candidates_of(prepared, profile, options)
-        costs = segment_costs(candidates, profile)
-        measured = plan_until_kept(
-            bench, costs, goal, describe=describe_nodes(lowered), progress=progress,
-            speed="at the speed of --profile" if options.profile else "at the speed measured now",
-        )  # fmt: skip
+        notes = renewal_notes(earlier, profile)
+        if options.mechanism != SEGMENTS:
+            try:
+                gates = _plan_gates(prepared, options, bench, recorded, progress)
+            except PreemptError as err:
+                if options.mechanism == GATES:
+                    raise
+                reason = err.reason if isinstance(err, GateRefusal) else str(err)
+                notes += (f"segments, not gates: {reason}",)
+            else:
+                return _with_gates(packed, prepared, options, bench, profile, *gates, notes)
+        return _with_segments(packed, prepared, options, bench, profile, recorded, progress, notes)
+
+
+def _with_segments(
+    packed: Path, prepared: Prepared, options: CompileOptions, bench: Bench,
+    profile: LatencyProfile, recorded: Sequence[Tensors], progress: Progress,
+    notes: Sequence[str],
+) -> Made:  # fmt: skip
+    """Candidates, search, build, measure, check and pack segments."""
+    lowered, goal = prepared.lowered, options.goal
+    candidates = candidates_of(prepared, profile, options)
+    measured = plan_until_kept(
+        bench, segment_costs(candidates, profile), goal, describe=describe_nodes(lowered),
+        progress=progress,
+        speed="at the speed of --profile" if options.profile else "at the speed measured now",
+    )  # fmt: skip
+    progress("check", 0.0)
+    check = check_segments(
+        bench,
+        graph_spec(lowered),
+        measured.plan.split_points,
+        seed=options.seed,
+        recorded=recorded,
+    )
+    progress("pack", 0.0)
+    elsewhere = pack(
+        packed,
+        model=prepared.model,
+        lowered=lowered,
+        profile=profile,
+        measured=measured,
+        goal=goal,
+        check=check,
+        bench=bench,
+        request=request_from_options(options),
+    )
+    report = measured_report(candidates, profile, measured, goal, check, bench)
+    return elsewhere, {**report, "notes": [*notes, *report["notes"]]}
+
+
+def _plan_gates(
+    prepared: Prepared, options: CompileOptions, bench: Bench, recorded: Sequence[Tensors],
+    progress: Progress,
+) -> tuple[MeasuredGates, CheckSpec]:  # fmt: skip
+    """Time the kernels of the whole engine; choose, measure and check gates between them."""
+    with bench.gates() as gates:
+        planned = plan_gates(gates, options.goal, progress)
         progress("check", 0.0)
-        check = check_segments(
+        check = check_gates(
+            gates,
             bench,
-            graph_spec(lowered),
-            measured.plan.split_points,
+            graph_spec(prepared.lowered),
+            planned.measured.plan.split_points,
             seed=options.seed,
             recorded=recorded,
         )
-        progress("pack", 0.0)
-        elsewhere = pack(
-            packed,
-            model=prepared.model,
-            lowered=lowered,
-            profile=profile,
-            measured=measured,
-            goal=goal,
-            check=check,
-            bench=bench,
-            request=request_from_options(options),
-        )
-        report = measured_report(candidates, profile, measured, goal, check, bench)
-    report["notes"] = [*renewal_notes(earlier, profile), *report["notes"]]
-    return elsewhere, report
+    progress("pack", 0.0)
+    return planned, check
+
+
+def _with_gates(
+    packed: Path, prepared: Prepared, options: CompileOptions, bench: Bench,
+    profile: LatencyProfile, gates: MeasuredGates, check: CheckSpec, notes: Sequence[str],
+) -> Made:  # fmt: skip
+    elsewhere = pack_gates(
+        packed,
+        model=prepared.model,
+        lowered=prepared.lowered,
+        profile=profile,
+        gates=gates,
+        goal=options.goal,
+        check=check,
+        bench=bench,
+        request=request_from_options(options),
+    )
+    report = gates_report(profile, gates, options.goal, check)
+    return elsewhere, {**report, "notes": [*notes, *report["notes"]]}
 
 
 def _plan_elsewhere(
@@ -160,7 +223,7 @@ def _plan_elsewhere(
         goal=goal,
         request=request_from_options(options),
     )
-    return elsewhere, estimated_report(candidates, profile, plan, goal)
+    return elsewhere, estimated_report(candidates, profile, plan, goal, options.mechanism)
 
 
 def describe_nodes(lowered: Lowered) -> Callable[[int, int], str]:
@@ -188,4 +251,5 @@ def _bundle_fields(
         "profile": cache.file_digest(options.profile) if options.profile else None,
         "inputs": cache.file_digest(options.inputs) if options.inputs else None,
         "seed": options.seed,
+        "mechanism": options.mechanism,
     }

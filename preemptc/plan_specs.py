@@ -3,12 +3,18 @@
 from collections.abc import Sequence
 
 from preempt_runtime.manifest import (
+    GATES,
+    GATES_PLAN_ID,
     SEGMENTS_PLAN_ID,
     WHOLE_PLAN_ID,
+    GateSpec,
+    Latency,
+    Manifest,
     PlanSpec,
     SegmentSpec,
     TensorSpec,
 )
+from preemptc.gate_plan import MeasuredGates
 from preemptc.goal import Goal
 from preemptc.interface import GRAPH_ID, spec_of
 from preemptc.model import Lowered, Model
@@ -67,10 +73,58 @@ def measured_plan(
     )
 
 
-def whole_plan(
-    lowered: Lowered, path: str, profile: LatencyProfile, measured: MeasuredPlan
-) -> PlanSpec:
-    """The plan of the network in one piece, measured in turn with `measured`."""
+def gates_plan(lowered: Lowered, path: str, gates: MeasuredGates, goal: Goal) -> PlanSpec:
+    """The plan of one engine whose stretches between gates were measured.
+
+    Args:
+        lowered: the executed graph, all of it in that engine.
+        path: of the engine in the bundle.
+        gates: where they stand, predictions and times.
+        goal: whose bound is kept.
+    """
+    measured, graph = gates.measured, lowered.graph
+    last = measured.plan.num_segments - 1
+    return PlanSpec(
+        id=GATES_PLAN_ID,
+        graph=GRAPH_ID,
+        target=lowered.target,
+        key=lowered.key,
+        mechanism=GATES,
+        bound_ns=goal.max_segment_ns,
+        bound_quantile=goal.quantile,
+        margin_frac=measured.margin_frac,
+        source="measured",
+        boundaries=(),
+        segments=tuple(
+            SegmentSpec(
+                path=path,
+                range=span,
+                source_range=(0, lowered.source_positions[graph.num_nodes]),
+                inputs=graph.inputs if idx == 0 else (),
+                outputs=graph.outputs if idx == last else (),
+                live_bytes=0,
+                predicted_ns=measured.plan.predicted_ns[idx],
+                latency=measured.measurement.segments[idx],
+            )
+            for idx, span in enumerate(measured.plan.segments)
+        ),
+        chained=measured.measurement.chained,
+        gates=GateSpec(
+            fingerprint=gates.shape.fingerprint(),
+            num_nodes=len(gates.shape.nodes),
+            gate_ns=gates.figures.gate_ns,
+        ),
+    )
+
+
+def main_plan(manifest: Manifest) -> PlanSpec:
+    """The plan that a bundle was compiled for, beside the one of the whole network."""
+    plans = manifest.plans
+    return next((plan for plan in plans if plan.id != WHOLE_PLAN_ID), plans[0])
+
+
+def whole_plan(lowered: Lowered, path: str, profile: LatencyProfile, whole: Latency) -> PlanSpec:
+    """The plan of the network in one piece, which took `whole` in turn with another plan."""
     num_nodes = lowered.graph.num_nodes
     return PlanSpec(
         id=WHOLE_PLAN_ID,
@@ -92,10 +146,10 @@ def whole_plan(
                 outputs=lowered.graph.outputs,
                 live_bytes=0,
                 predicted_ns=profile.total_ns,
-                latency=measured.measurement.whole,
+                latency=whole,
             ),
         ),
-        chained=measured.measurement.whole,
+        chained=whole,
     )
 
 

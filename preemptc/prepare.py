@@ -3,9 +3,10 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from preempt_runtime.errors import DeviceError
+from preempt_runtime.errors import DeviceError, InputError
+from preempt_runtime.manifest import GATES
 from preemptc import __version__
-from preemptc.backends import Backend, Progress, backend_for_target, silent
+from preemptc.backends import GATES_BACKEND, Backend, Progress, backend_for_target, silent
 from preemptc.cache import BuildCache
 from preemptc.compile_options import CompileOptions
 from preemptc.load import load
@@ -34,6 +35,20 @@ def require_device(options: CompileOptions, command: str) -> None:
         raise DeviceError(
             f"target {options.target!r} is not here; run `preemptc {command} ... --target"
             f" {options.target}` where it is (here: {here})"
+        )
+
+
+def check_mechanism(options: CompileOptions) -> None:
+    """Return if the target can run what is asked for, before anything is loaded.
+
+    Raises:
+        InputError: gates are required of a target that has none.
+    """
+    target = TARGETS.get(options.target)
+    if options.mechanism == GATES and target is not None and target.backend != GATES_BACKEND:
+        raise InputError(
+            f"--mechanism gates: gates need TensorRT, target {options.target!r} has"
+            f" {target.description}; leave it out, or name a GPU with --target"
         )
 
 

@@ -7,7 +7,7 @@ from rich import box
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from preempt_runtime.manifest import Latency, PlanSpec
+from preempt_runtime.manifest import GATES, Latency, PlanSpec, SegmentSpec
 from preempt_runtime.units import fmt_bytes, fmt_ns
 from preemptc.candidates import CandidateCounts
 from preemptc.profile import LatencyProfile
@@ -158,22 +158,45 @@ def pruning_table(counts: CandidateCounts) -> Table:
 def segment_table(plan: PlanSpec, node_names: Sequence[str] | None) -> Table:
     """A row per segment: nodes, predicted and measured times, live bytes at its end.
 
+    Of a plan of gates a row per stretch: its nodes are those of the captured graph, and nothing
+    is handed over at its end.
+
     Args:
         node_names: of the executed graph; None where a bundle does not tell them.
     """
+    if plan.mechanism == GATES:
+        return _stretch_table(plan)
     columns = ("nodes", "from", "to", "predicted", "p50", "p99", "max", "live bytes")
     rows = []
     for idx, segment in enumerate(plan.segments):
         start, end = segment.range
         names = (node_names[start], node_names[end - 1]) if node_names else ("-", "-")
-        latency = segment.latency
-        times = [fmt_ns(latency.at(q)) if latency else "-" for q in ("p50", "p99", "max")]
-        predicted = fmt_ns(segment.predicted_ns)
         live = fmt_bytes(segment.live_bytes)
-        rows.append((str(idx), f"{start}-{end - 1}", *names, predicted, *times, live))
+        rows.append((str(idx), f"{start}-{end - 1}", *names, *_segment_times(segment), live))
     return Table(
         title=f"segments of plan {plan.id!r} (p50, p99, max {plan.source})",
         columns=("#", *columns),
         numbers=frozenset(("#", *columns)) - {"from", "to"},
         rows=tuple(rows),
     )
+
+
+def _stretch_table(plan: PlanSpec) -> Table:
+    columns = ("#", "kernel nodes", "predicted", "p50", "p99", "max")
+    rows = [
+        (str(idx), f"{stretch.range[0]}-{stretch.range[1] - 1}", *_segment_times(stretch))
+        for idx, stretch in enumerate(plan.segments)
+    ]
+    return Table(
+        title=f"stretches of plan {plan.id!r}, a gate before each (p50, p99, max {plan.source})",
+        columns=columns,
+        numbers=frozenset(columns),
+        rows=tuple(rows),
+    )
+
+
+def _segment_times(segment: SegmentSpec) -> tuple[str, ...]:
+    """Predicted, and measured at three quantiles."""
+    latency = segment.latency
+    times = [fmt_ns(latency.at(q)) if latency else "-" for q in ("p50", "p99", "max")]
+    return fmt_ns(segment.predicted_ns), *times

@@ -57,7 +57,7 @@ def _proposal(trials: Trials, bound_ns: int, describe: Describe, speed: str) -> 
             trials.costs,
             bound_ns,
             describe=describe,
-            advise=lambda smallest_ns: _bound_with_room(smallest_ns, speed),
+            advise=lambda smallest_ns: bound_with_room(smallest_ns, speed),
         )
 
     try:
@@ -70,7 +70,7 @@ def _proposal(trials: Trials, bound_ns: int, describe: Describe, speed: str) -> 
     return search()
 
 
-def _bound_with_room(smallest_ns: int, speed: str) -> str:
+def bound_with_room(smallest_ns: int, speed: str) -> str:
     """A bound that still leaves planning its margin: following it must not fail by noise."""
     roomy_ns = math.ceil(smallest_ns / (1 - MARGIN_FRAC))
     return (

@@ -7,16 +7,25 @@ from pathlib import Path
 
 from preempt_runtime.bundle import Bundle, choose_plan, open_bundle
 from preempt_runtime.device import Array, Network
-from preempt_runtime.errors import BuildError, BundleError
+from preempt_runtime.errors import BuildError, BundleError, DeviceError, GatesError
+from preempt_runtime.gate_keys import GateRank
 from preempt_runtime.inputs import random_inputs, read_inputs
-from preempt_runtime.loading import Backend, LoadingDevice, backend_name, open_backend
-from preempt_runtime.manifest import WHOLE_PLAN_ID, GraphSpec, PlanSpec
+from preempt_runtime.loading import (
+    Backend,
+    LoadingDevice,
+    LoadingGatedDevice,
+    backend_name,
+    open_backend,
+)
+from preempt_runtime.manifest import GATES, SEGMENTS, WHOLE_PLAN_ID, GraphSpec, PlanSpec
 from preemptc.backends import Progress, Tensors
 from preemptc.check import is_close, largest, max_abs_diff, same_bits
 from preemptc.onnx_io.files import MODEL_FILE, WEIGHTS_FILE
 
 NUM_RANDOM_INPUTS = 3
 _SEED = 0
+_GATE_MODE = "exclusive"
+_RANK: GateRank = ("best-effort", 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,10 +33,12 @@ class PlanCheck:
     """What became of one plan: `skipped` says why it cannot run on this machine.
 
     A plan that ran was equal to the reference on all of `num_inputs`: bitwise, or within the
-    tolerance that the manifest states.
+    tolerance that the manifest states. The reference of a plan of gates is its own engine without
+    gates, and equal is bitwise.
     """
 
     id: str
+    mechanism: str
     num_segments: int
     num_inputs: int
     is_reference: bool
@@ -69,7 +80,8 @@ def verify_bundle(
     if any(plan.key is not None for plan in bundle.manifest.plans):
         backend = open_backend(backend_name(bundle, None))
         fields = backend.key_fields()
-        choose_plan(bundle, fields)  # refuses, with what differs, if none fits
+        # refuses, with what differs, if none fits
+        choose_plan(bundle, fields, mechanisms=(SEGMENTS, GATES))
         reasons = {plan.id: _why_not(bundle, plan, fields) for plan in bundle.manifest.plans}
         num_inputs = _check_outputs(bundle, reasons, inputs, backend, progress)
     else:
@@ -83,6 +95,7 @@ def verify_bundle(
         plans=tuple(
             PlanCheck(
                 id=plan.id,
+                mechanism=plan.mechanism,
                 num_segments=len(plan.segments),
                 num_inputs=num_inputs[plan.graph] if reasons[plan.id] is None else 0,
                 is_reference=plan.id == WHOLE_PLAN_ID,
@@ -95,12 +108,15 @@ def verify_bundle(
 
 def _check_outputs(
     bundle: Bundle,
-    reasons: Mapping[str, str | None],
+    reasons: dict[str, str | None],
     inputs: Path | None,
     backend: Backend,
     progress: Progress,
 ) -> dict[str, int]:
-    """How many inputs the plans of each graph were run on; those with a reason are left out."""
+    """How many inputs the plans of each graph were run on; those with a reason are left out.
+
+    A plan whose gates cannot be put in here gets a reason.
+    """
     num_inputs = {}
     for graph in bundle.manifest.graphs:
         plans = [
@@ -111,14 +127,17 @@ def _check_outputs(
         if plans:
             progress(f"verify: outputs of graph {graph.id}", 0.5)
             sets = _input_sets(graph, inputs)
-            _compare_plans(bundle, plans, sets, backend)
+            _compare_plans(bundle, [p for p in plans if p.mechanism != GATES], sets, backend)
+            for plan in plans:
+                if plan.mechanism == GATES:
+                    reasons[plan.id] = _compare_gates(bundle, plan, sets, backend)
             num_inputs[graph.id] = len(sets)
     return num_inputs
 
 
 def _why_not(bundle: Bundle, plan: PlanSpec, fields: Mapping[str, str | int]) -> str | None:
     try:
-        choose_plan(bundle, fields, plan_id=plan.id)
+        choose_plan(bundle, fields, plan_id=plan.id, mechanisms=(SEGMENTS, GATES))
     except BundleError as err:
         return str(err)
     return None
@@ -149,6 +168,44 @@ def _compare_plans(
         for plan in plans:
             if plan.id != WHOLE_PLAN_ID:
                 _compare(bundle, plan, expected, _outputs(device, bundle, plan.id, sets))
+
+
+def _compare_gates(
+    bundle: Bundle, plan: PlanSpec, sets: Sequence[Tensors], backend: Backend
+) -> str | None:
+    """Why the plan does not run here, if it does not; else its outputs are right, bit by bit.
+
+    Raises:
+        BuildError: an output with gates differs from the one without.
+        DeviceError: the GPU or the engine cannot be used.
+    """
+    path = plan.segments[0].path
+    plans = bundle.manifest.plans
+    if not any(each.id == WHOLE_PLAN_ID and each.segments[0].path == path for each in plans):
+        return f"no plan {WHOLE_PLAN_ID!r} of the same engine to compare with"
+    with closing(backend.open_device()) as device:
+        expected = _outputs(device, bundle, WHOLE_PLAN_ID, sets)
+    try:
+        with (
+            closing(backend.open_gated_device(_GATE_MODE)) as gated,
+            closing(gated.load(bundle, plan.id)) as network,
+        ):
+            found = [_run_gated(gated, network, inputs) for inputs in sets]
+            if given_up := gated.give_ups():
+                raise DeviceError(f"{bundle.root}: plan {plan.id!r}: {given_up[0]}; verify again")
+    except GatesError as err:
+        return str(err)
+    _compare(bundle, plan, expected, found)
+    return None
+
+
+def _run_gated(device: LoadingGatedDevice, network: Network, inputs: Tensors) -> dict[str, Array]:
+    with closing(network.new_buffers()) as buffers:
+        buffers.write_inputs(inputs)
+        device.start(buffers, _RANK, is_urgent=False)
+        while not device.is_done(buffers):
+            pass
+        return buffers.read_outputs()
 
 
 def _outputs(
@@ -186,9 +243,11 @@ def _compare(
     found: Sequence[Mapping[str, Array]],
 ) -> None:
     check = bundle.manifest.check
-    frac = check.tolerance_frac if check else 0.0
+    frac = check.tolerance_frac if check and plan.mechanism != GATES else 0.0
     is_whole = check is None or check.is_against_whole
     reference = "the whole network's" if is_whole else "the source graph's"
+    if plan.mechanism == GATES:
+        reference = "the same engine's without gates"
     for idx, (whole, chained) in enumerate(zip(expected, found, strict=True)):
         for name, array in whole.items():
             if same_bits(array, chained[name]) or (frac and is_close(array, chained[name], frac)):

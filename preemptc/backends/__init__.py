@@ -7,6 +7,7 @@ measures as many segmentations as re-planning needs, and names the files that go
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -14,7 +15,8 @@ from typing import Any, Literal, Protocol
 
 from numpy.typing import NDArray
 
-from preempt_runtime.errors import InputError
+from preempt_runtime.backends.graph_shape import GraphShape
+from preempt_runtime.errors import BuildError, InputError
 from preempt_runtime.loading import open_backend as open_runtime
 from preempt_runtime.manifest import Latency, TensorSpec
 from preemptc.model import Lowered, Model
@@ -22,6 +24,9 @@ from preemptc.profile import LatencyProfile
 from preemptc.targets import TARGETS
 
 DEFAULT_PRECISION: Literal["fp32", "fp16"] = "fp32"
+GATES_BACKEND = "tensorrt"
+"""The only backend, by the name in a target, whose networks gates can be put into."""
+
 Tensors = Mapping[str, NDArray[Any]]
 Progress = Callable[[str, float], None]
 
@@ -44,6 +49,27 @@ class Measurement:
     whole: Latency
     ratio_p50: float
     ratio_error: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateMeasurement:
+    """Times of a graph with gates, in turn with the same graph without.
+
+    `times` are as those of segments; here the stretches between gates are the segments, by the
+    gates' own stamps. `mean_ns` are the means of the stretches' middle halves: finer than the
+    device's clock, whose steps may be as long as a kernel.
+    """
+
+    times: Measurement
+    mean_ns: tuple[int, ...]
+
+
+class GateRefusal(BuildError):
+    """Gates cannot be put into a network: `reason` says why, the message what to do, too."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"no gates: {reason}; compile it with --mechanism segments")
+        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +137,27 @@ class BackendOptions:
     cache: Path | None = None
 
 
+class GateBench(Protocol):
+    """A whole network as one captured graph, into which gates can be put."""
+
+    @property
+    def shape(self) -> GraphShape:
+        """Its nodes and edges, without gates."""
+        ...
+
+    def measure(self, cuts: Sequence[int], *, min_runs: int, budget_ns: int) -> GateMeasurement:
+        """Run it with gates before these positions of its order, and without any, in turn.
+
+        Raises:
+            DeviceError: a gate let its job pass without need, or the driver's own text.
+        """
+        ...
+
+    def outputs(self, cuts: Sequence[int] | None, inputs: Tensors) -> dict[str, Any]:
+        """The network's outputs with gates before these positions, or without any if None."""
+        ...
+
+
 class Bench(Protocol):
     """Builds segments of one lowered graph, keeps what it built, measures and compares."""
 
@@ -159,6 +206,14 @@ class Bench(Protocol):
 
     def artefacts(self, split_points: Sequence[int]) -> Artefacts:
         """The files of this segmentation, built where they are not yet."""
+        ...
+
+    def gates(self) -> AbstractContextManager[GateBench]:
+        """The whole network, to put gates into.
+
+        Raises:
+            GateRefusal: they cannot be put in; names the node or what else is in the way.
+        """
         ...
 
     def __enter__(self) -> "Bench": ...

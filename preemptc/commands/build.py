@@ -10,7 +10,8 @@ from preemptc.cache import BuildCache
 from preemptc.commands.compile_tables import tables_of
 from preemptc.commands.options import FILE, bundle_argument, cache_option, json_option
 from preemptc.commands.values import target_name
-from preemptc.compile_options import options_from_request
+from preemptc.compile_options import MECHANISM_CHOICES, Mechanism, options_from_request
+from preemptc.plan_specs import main_plan
 from preemptc.profile import read_profile
 from preemptc.rebuild import rebuild
 from preemptc.terminal import show, watched
@@ -26,18 +27,26 @@ from preemptc.terminal import show, watched
     metavar="NAME",
     help="What to build for; it must be here.",
 )
+@click.option(
+    "--mechanism",
+    type=click.Choice(MECHANISM_CHOICES),
+    help="Segments, or gates in one engine (experimental).  [default: as the bundle was compiled]",
+)
 @click.option("-o", "--output", type=FILE, metavar="DIR", help="[default: the bundle itself]")
 @cache_option
 @json_option
-def command(bundle: Path, target: str, output: Path | None, cache: Path, as_json: bool) -> None:
+def command(
+    bundle: Path, target: str, mechanism: Mechanism | None, output: Path | None, cache: Path,
+    as_json: bool,
+) -> None:  # fmt: skip
     """Build a bundle's engines on the device that will run them.
 
     Everything is measured here and planned again under the bound that the bundle was compiled
     with, so the split points may move. The bundle is replaced whole.
     """
     with watched() as progress:
-        report = rebuild(bundle, target, output, BuildCache(cache), progress)
+        report = rebuild(bundle, target, output, BuildCache(cache), progress, mechanism)
     built = open_bundle(output or bundle)
     names = read_profile(built.root / PROFILE_NAME).node_names
     goal = options_from_request(built, target).goal
-    show(report, tables_of(report, built.manifest.plans[0], names, goal), as_json=as_json)
+    show(report, tables_of(report, main_plan(built.manifest), names, goal), as_json=as_json)

@@ -17,8 +17,10 @@ from preemptc.commands.options import (
     profile_option,
 )
 from preemptc.commands.values import duration_ns, fraction
+from preemptc.compile_options import DEFAULT_MECHANISM, MECHANISM_CHOICES, Mechanism
 from preemptc.goal import Goal
 from preemptc.pipeline import compile_model
+from preemptc.plan_specs import main_plan
 from preemptc.profile import read_profile
 from preemptc.terminal import show, watched
 
@@ -58,6 +60,14 @@ from preemptc.terminal import show, watched
     help="Which value of a segment's measured times must keep the bound.",
 )
 @click.option(
+    "--mechanism",
+    type=click.Choice(MECHANISM_CHOICES),
+    default=DEFAULT_MECHANISM,
+    show_default=True,
+    help="Cut the network into segments, or put gates between the kernels of one TensorRT engine"
+    " (experimental); auto: gates where they can be put in.",
+)
+@click.option(
     "--engines",
     type=click.Choice(("auto", "require", "skip")),
     default="auto",
@@ -78,8 +88,8 @@ from preemptc.terminal import show, watched
 @max_live_bytes_option
 def command(
     request: Request, output: Path | None, max_segment_ns: int | None, num_segments: int | None,
-    max_overhead_frac: float | None, quantile: str, profile: Path | None, inputs: Path | None,
-    seed: int, max_live_bytes: int | None,
+    max_overhead_frac: float | None, quantile: str, mechanism: Mechanism, profile: Path | None,
+    inputs: Path | None, seed: int, max_live_bytes: int | None,
 ) -> None:  # fmt: skip
     """Split a network under a bound and write its bundle.
 
@@ -87,12 +97,17 @@ def command(
     """
     goal = _goal(max_segment_ns, num_segments, max_overhead_frac, quantile)
     options = request.options(
-        goal=goal, profile=profile, max_live_bytes=max_live_bytes, inputs=inputs, seed=seed
+        goal=goal,
+        profile=profile,
+        max_live_bytes=max_live_bytes,
+        inputs=inputs,
+        seed=seed,
+        mechanism=mechanism,
     )
     bundle = output or Path(f"{request.model.stem}.bundle")
     with watched() as progress:
         report = compile_model(request.model, bundle, options, request.cache, progress)
-    plan = open_bundle(bundle).manifest.plans[0]
+    plan = main_plan(open_bundle(bundle).manifest)
     names = read_profile(bundle / PROFILE_NAME).node_names
     show(report, tables_of(report, plan, names, goal), as_json=request.as_json)
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from preempt_runtime.manifest import PlanSpec
+from preempt_runtime.manifest import GATES, PlanSpec
 from preempt_runtime.units import fmt_ns
 from preemptc.candidates import CandidateCounts
 from preemptc.goal import Goal
@@ -28,6 +28,8 @@ def tables_of(
         plan: of the bundle it wrote.
         node_names: of the executed graph.
     """
+    if report["mechanism"] == GATES:
+        return gates_tables_of(report, plan, goal)
     summary = {
         "segments": str(report["segments"]),
         "asked": _asked(goal),
@@ -52,6 +54,39 @@ def tables_of(
     )
 
 
+def gates_tables_of(report: Mapping[str, Any], plan: PlanSpec, goal: Goal) -> tuple[Table, ...]:
+    """What a compile that put gates into one engine tells people."""
+    gates, measured, check = report["gates"], report["measured"], report["check"]
+    shape = "a plain chain" if gates["is_chain"] else f"at most {gates['width']} side by side"
+    name = gates["node_names"][gates["longest_node"]]
+    summary = {
+        "gates": f"{gates['gates']}, one before the first kernel, the others at"
+        f" {gates['gates'] - 1} of {gates['positions']} positions; experimental",
+        "asked": _asked(goal, "stretch", "stretches"),
+        "bound": fmt_bound(report["bound_ns"], report["bound_quantile"]),
+        "longest stretch": longest_segment(plan),
+        "predicted": fmt_ns(report["predicted_max_ns"]),
+        "longest kernel": f"{fmt_ns(gates['longest_node_ns'])}, node {gates['longest_node']}"
+        f"{f' ({name})' if name else ''}",
+        "overhead": f"{fmt_percent(measured['overhead_ratio'] - 1)} measured: each run with gates"
+        " over the run without beside it, the median of these",
+        "medians": f"with gates {fmt_ns(measured['chained_p50_ns'])}, without"
+        f" {fmt_ns(measured['whole_p50_ns'])}",
+        "a gate": f"{fmt_ns(gates['gate_ns'])}, from one at every position",
+        "graph": f"{gates['kernels']} kernels of {gates['nodes']} nodes, {shape}; fingerprint"
+        f" {gates['fingerprint']}",
+        **({"tried": fmt_tried(report["tried"], "stretches")} if len(report["tried"]) > 1 else {}),
+        "check": f"outputs with gates bitwise equal to those without on {check['num_inputs']}"
+        f" inputs; {check['source_max_abs_diff']:.3g} from the source's",
+        "bundle": report["bundle"],
+        "time": f"{report['wall_s']:.3g} s, {report['cache_hits']} results from the cache",
+    }
+    return (
+        facts(f"compiled for {plan.target}", summary, tuple(report["notes"])),
+        segment_table(plan, None),
+    )
+
+
 def _measured_facts(report: Mapping[str, Any], plan: PlanSpec) -> dict[str, str]:
     measured, check = report["measured"], report["check"]
     equal = "bitwise equal to" if check["bitwise"] else f"{check['max_abs_diff']:.3g} from"
@@ -70,7 +105,7 @@ def _measured_facts(report: Mapping[str, Any], plan: PlanSpec) -> dict[str, str]
     }
 
 
-def fmt_tried(tried: Sequence[Mapping[str, Any]]) -> str:
+def fmt_tried(tried: Sequence[Mapping[str, Any]], pieces: str = "segments") -> str:
     """The plans that were measured, in their order.
 
     >>> plan = {"segments": 3, "longest_ns": 9000, "overhead_ratio": 1.02, "kept": True}
@@ -78,7 +113,7 @@ def fmt_tried(tried: Sequence[Mapping[str, Any]]) -> str:
     '4 segments: longest 9 us, overhead 3 %; 3 segments: longest 9 us, overhead 2 % (kept)'
     """
     return "; ".join(
-        f"{plan['segments']} segments: longest {fmt_ns(plan['longest_ns'])}, overhead"
+        f"{plan['segments']} {pieces}: longest {fmt_ns(plan['longest_ns'])}, overhead"
         f" {fmt_percent(plan['overhead_ratio'] - 1)}{' (kept)' if plan['kept'] else ''}"
         for plan in tried
     )
@@ -98,10 +133,10 @@ def _estimated_facts(report: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _asked(goal: Goal) -> str:
+def _asked(goal: Goal, piece: str = "segment", pieces: str = "segments") -> str:
     if goal.max_segment_ns is not None:
-        return f"no segment over {fmt_ns(goal.max_segment_ns)}, at the least overhead"
+        return f"no {piece} over {fmt_ns(goal.max_segment_ns)}, at the least overhead"
     if goal.num_segments is not None:
-        return f"{goal.num_segments} segments, the longest as short as possible"
+        return f"{goal.num_segments} {pieces}, the longest as short as possible"
     assert goal.max_overhead_frac is not None
-    return f"overhead at most {fmt_percent(goal.max_overhead_frac)}, the longest segment short"
+    return f"overhead at most {fmt_percent(goal.max_overhead_frac)}, the longest {piece} short"

@@ -12,6 +12,7 @@ from preempt_runtime.bundle import Bundle, open_bundle
 from preempt_runtime.device import MAX_BUFFERS
 from preempt_runtime.errors import BundleError
 from preempt_runtime.manifest import (
+    GATES,
     PROFILE_NAME,
     WHOLE_PLAN_ID,
     CheckSpec,
@@ -21,7 +22,7 @@ from preempt_runtime.manifest import (
     TensorSpec,
 )
 from preempt_runtime.network_memory import boundary_bytes, interface_bytes, memory_from_manifest
-from preempt_runtime.units import fmt_bytes
+from preempt_runtime.units import fmt_bytes, fmt_ns
 from preemptc.commands.options import bundle_argument, json_option
 from preemptc.machine_speed import machine_speed, speed_notes
 from preemptc.profile import LatencyProfile, profile_from_json
@@ -107,6 +108,8 @@ def read_contents(bundle: Bundle, num_jobs: int = 1) -> Contents:
             bundle.read_bytes(PROFILE_NAME), str(bundle.root / PROFILE_NAME)
         )
         for plan in manifest.plans:
+            if plan.mechanism == GATES:  # its nodes are kernels, which no profile knows
+                continue
             if (end := plan.segments[-1].range[1]) > (num_nodes := len(profile.node_names)):
                 raise BundleError(
                     f"{bundle.root}: the segments of plan {plan.id!r} end at node {end}, but"
@@ -207,13 +210,25 @@ def _plan_table(contents: Contents, plan: PlanSpec) -> Table:
             "runs here": runs,
             "key": plan.key or "none",
             "mechanism": plan.mechanism,
-            "segments": str(len(plan.segments)),
-            "bound": fmt_bound(plan.bound_ns, plan.bound_quantile),
-            "longest segment": longest_segment(plan),
+            **_pieces(plan),
             "chained": fmt_latency(plan.chained),
             **_memory_facts(contents, plan),
         },
     )
+
+
+def _pieces(plan: PlanSpec) -> Mapping[str, str]:
+    """The plan's segments, or its stretches between gates, and the bound that they keep."""
+    number, bound = str(len(plan.segments)), fmt_bound(plan.bound_ns, plan.bound_quantile)
+    if plan.gates is None:
+        return {"segments": number, "bound": bound, "longest segment": longest_segment(plan)}
+    return {
+        "captured graph": f"{plan.gates.num_nodes} nodes, fingerprint {plan.gates.fingerprint};"
+        " a device that captures another one leaves this plan out",
+        "stretches": f"{number}, a gate of {fmt_ns(plan.gates.gate_ns)} before each",
+        "bound": bound,
+        "longest stretch": longest_segment(plan),
+    }
 
 
 def _memory_document(contents: Contents, plan: PlanSpec) -> Mapping[str, Any]:
@@ -277,6 +292,7 @@ def _memory_facts(contents: Contents, plan: PlanSpec) -> Mapping[str, str]:
     number = num_jobs * memory.contexts_per_job
     device = fmt_bytes(num_jobs * memory.device_bytes_per_job)
     scratch = "unknown" if memory.scratch_bytes is None else fmt_bytes(memory.scratch_bytes)
+    scratch += " for each job" if memory.has_scratch_per_job else ""
     weights = memory.weights_bytes
     of_it = "" if weights is None else f" ({fmt_bytes(weights)} weights)"
     total = memory.device_bytes(num_jobs)

@@ -13,7 +13,7 @@ from preempt_runtime.output_file import check_output
 from preemptc.backends import BackendOptions
 from preemptc.cache import BuildCache
 from preemptc.commands.values import named_shape, size_bytes, target_name
-from preemptc.compile_options import CompileOptions
+from preemptc.compile_options import DEFAULT_MECHANISM, CompileOptions, Mechanism
 from preemptc.goal import Goal
 from preemptc.onnx_io.files import external_files, read
 
@@ -96,8 +96,9 @@ class Request:
         max_live_bytes: int | None = None,
         inputs: Path | None = None,
         seed: int = 0,
+        mechanism: Mechanism = DEFAULT_MECHANISM,
     ) -> CompileOptions:
-        """The options of the pipeline; the goal counts for a compile only."""
+        """The options of the pipeline; goal and mechanism count for a compile only."""
         return CompileOptions(
             target=self.target,
             goal=goal,
@@ -107,6 +108,7 @@ class Request:
             profile=profile,
             inputs=inputs,
             seed=seed,
+            mechanism=mechanism,
         )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from preempt_runtime.manifest import GATES
 from preempt_runtime.units import fmt_bytes
 from preemptc.commands.options import FILE, bundle_argument, json_option
 from preemptc.commands.values import sha256_hex
@@ -64,4 +65,9 @@ def _outcome(plan: PlanCheck) -> str:
         return f"not run here: {plan.skipped}"
     if plan.is_reference:
         return f"the reference: {plan.num_segments} segment, {plan.num_inputs} inputs"
+    if plan.mechanism == GATES:
+        return (
+            f"{plan.num_segments} stretches between gates, bitwise equal to the same engine"
+            f" without gates on {plan.num_inputs} inputs"
+        )
     return f"{plan.num_segments} segments, bitwise equal on {plan.num_inputs} inputs"

@@ -21,6 +21,7 @@ from preempt_runtime.policies import GatePolicy
 from preempt_runtime.records import JobState
 
 _log = logging.getLogger(__name__)
+_MAX_HOLD_NS = 1_000_000  # since its release, lest dense releases starve best effort
 _LOOK_NS = 50_000  # between two looks, while nobody urgent is on the device
 _AUDIT_NS = 1_000_000_000
 _ANNOUNCED_NS = 2_000_000  # how long others are held back for a job that does not come
@@ -32,7 +33,9 @@ class GateDispatcher:
 
     A job is launched as soon as it is released and has buffers, the most urgent first. From then
     on the device decides at its gates, by the rank that the policy gave it. While an urgent job is
-    there its end is polled for; else the thread sleeps between two looks.
+    there its end is polled for; else the thread sleeps between two looks. Right before a release
+    that is known no best effort is launched as long as jobs are on the device: the released job
+    would have to wait for the host.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class GateDispatcher:
         self._withdrawn: set[int] = set()  # ids of running jobs that the device was told to give up
         self._announced: dict[int, tuple[int, JobBuffers]] = {}  # until when, by id of buffers
         self._num_starts = 0
+        self._begin_ns: dict[str, int] = {}  # what the last launch took on the host, by task
         self._faults: tuple[str, ...] = ()
         self._next_audit_ns = 0
         self._records = GateRecords(books)
@@ -176,6 +180,8 @@ class GateDispatcher:
         job = self._policy.pick(ready, self._now_ns())
         queue = queues[job.task.name]
         start_ns = self._now_ns()
+        if self._running and self._is_held_off(job, start_ns):
+            return False
         if job.late_ns <= start_ns and self._is_given_up(job, queue):
             self._books.stop(job, queue, LATE_STATES[queue.task.late], start_ns)
             return True
@@ -188,6 +194,8 @@ class GateDispatcher:
             self._begin(job, queue, start_ns)
         except Exception as err:  # it is the job's: its handle raises it, the others go on
             self._books.stop(job, queue, _FAILED, self._now_ns(), err)
+        else:
+            self._begin_ns[queue.task.name] = min(self._now_ns() - start_ns, _MAX_HOLD_NS)
         return True
 
     def _begin(self, job: Job, queue: TaskQueue, start_ns: int) -> None:
@@ -209,6 +217,13 @@ class GateDispatcher:
         job.num_in_flight = 1
         self._running.append(launch)
         self._books.hold(job, queue)
+
+    def _is_held_off(self, job: Job, now_ns: int) -> bool:
+        """Whether a launch of best effort would be in the way of a release that comes first."""
+        if job.priority is not None or now_ns - job.release_ns > _MAX_HOLD_NS:
+            return False
+        due_ns = self._agenda.next_due_ns()
+        return due_ns is not None and due_ns - now_ns < self._begin_ns.get(job.task.name, 0)
 
     def _is_given_up(self, job: Job, queue: TaskQueue) -> bool:
         """Whether a job that is late need not run any more."""

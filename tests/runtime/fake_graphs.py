@@ -428,6 +428,12 @@ class GraphDriver(FakeDriver):
         self._shapes[made] = clone
         return 0, made
 
+    def cuGraphDestroyNode(self, node: int) -> tuple[int]:
+        (graph,) = (each for each in self._shapes.values() if node in each.nodes)
+        del graph.nodes[node]
+        graph.edges = {pair: data for pair, data in graph.edges.items() if node not in pair}
+        return (0,)
+
     def cuGraphNodeFindInClone(self, node: int, clone: int) -> tuple[int, int]:
         return 0, self._shapes[clone].clone_of[node]
 

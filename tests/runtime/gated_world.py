@@ -49,6 +49,7 @@ class FakeGatedDevice:
         self.log: list[str] = []
         self.given_up: tuple[str, ...] = ()
         self.is_held_up = False
+        self.start_ns = 0  # what a launch takes on the host
         self._clock = clock
         self._slots: dict[int, int] = {}
         self._jobs: dict[int, _Job] = {}  # by id of buffers, those that ended last, too
@@ -68,6 +69,7 @@ class FakeGatedDevice:
         assert earlier is None or earlier.end_ns is not None, "one job at a time in its buffers"
         if buffers.network.name in self.refused:
             raise DeviceError(f"{buffers.network.name}: the launch was told to fail")
+        self._clock.advance(self.start_ns)
         self._go_on()
         self._held.pop(id(buffers), None)
         key = key_of(*rank, self._slot(buffers))

@@ -41,6 +41,28 @@ def test_an_urgent_job_waits_for_one_stretch_and_is_told_so() -> None:
     assert [handle.result()["y"] for handle in handles] == [3.0, 2.0]
 
 
+def test_best_effort_is_not_launched_right_before_a_release_that_is_known() -> None:
+    world = GatedWorld(replace(BE, buffers=2), RT)
+    world.device.start_ns = 30_000
+    submit(world, ("be", 0), ("be", 100_000), ("rt", 120_000))
+    world.executor.run()
+    assert world.device.log == ["start be other", "start rt urgent", "start be other"]
+    starts = {(s.task, s.job_id, s.segment_idx): s.start_ns for s in world.recording.segments}
+    assert starts["rt", 2, 0] < 250_000  # it was launched from 120 to 150 us
+
+
+def test_dense_releases_do_not_starve_best_effort_of_its_launch() -> None:
+    world = GatedWorld(replace(BE, buffers=2), task("rt", 5_000, priority=1))
+    world.device.start_ns = 30_000
+    submit(world, ("be", 0), ("be", 100_000), *(("rt", 20_000 * n) for n in range(6, 200)))
+    world.executor.run()
+    ends = {record.job_id: record.end_ns for record in world.recording.jobs}
+    first_of_second = min(
+        s.start_ns for s in world.recording.segments if (s.task, s.job_id) == ("be", 1)
+    )
+    assert first_of_second < max(ends[n] or 0 for n in range(2, 196))
+
+
 def test_jobs_wait_on_the_device_not_on_the_host() -> None:
     two = replace(BE, buffers=2)
     world = GatedWorld(two, RT)

@@ -2,11 +2,7 @@
 
 import ctypes
 import os
-import sys
-import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,25 +15,21 @@ from preempt_runtime.backends.cuda import open_cuda
 from preempt_runtime.backends.gate_board import Mode
 from preempt_runtime.backends.gate_canary import held_up
 from preempt_runtime.backends.trt_gated import GatedNetwork, GatedTrtDevice
-from preempt_runtime.bundle import Bundle, open_bundle
 from preempt_runtime.clock import MonotonicClock
 from preempt_runtime.device import Array
 from preempt_runtime.errors import DeviceError
 from preempt_runtime.executor import Executor
 from preempt_runtime.gated_device import GatedDevice
-from preempt_runtime.manifest import MANIFEST_NAME, GateSpec, Latency
-from preempt_runtime.manifest_json import json_from_manifest
 from preempt_runtime.records import JobState
 from preempt_runtime.task import Task
 from preempt_runtime.testing import Recording
 from tests.runtime.fake_graphs import GraphDriver
-from tests.runtime.fake_tensorrt import FakeTensorRT, blob_of
-from tests.runtime.tensorrt_world import GRAPH, expected, write_both_plans
+from tests.runtime.fake_tensorrt import FakeTensorRT
+from tests.runtime.gated_trt_world import gated_bundle, install_graphs, open_device
+from tests.runtime.tensorrt_world import expected
 
 X = np.arange(6, dtype=np.float32).reshape(2, 3)
 INPUTS: dict[str, Array] = {"x": X, "scale": np.full(1, 0.5, np.float32)}
-NUM_KERNELS = 6
-LATENCY = Latency(p50_ns=1000, p99_ns=1100, max_ns=1200, num_samples=30)
 MODES: tuple[Mode, ...] = ("exclusive", "overlap")
 
 
@@ -46,70 +38,10 @@ def trt(
     monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, tmp_path: Path
 ) -> Iterator[FakeTensorRT]:
     """A fake TensorRT on a driver whose streams make progress when somebody looks."""
-    driver = GraphDriver(version=12060, bindings=12, **getattr(request, "param", {}))
-    found = FakeTensorRT(driver, "8.6.1")
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32")
-    monkeypatch.setattr(cuda_driver, "driver", driver)
-    monkeypatch.setattr(cuda_driver, "library", lambda: driver.library)
-    monkeypatch.setitem(sys.modules, "tensorrt", found.module)
-    trt_library.local_fields.cache_clear()
-    patient = partial(held_up, timeout_ns=5_000_000_000)  # the fake's steps are slow
-    monkeypatch.setattr(trt_gated, "held_up", patient)
+    found = install_graphs(monkeypatch, tmp_path, **getattr(request, "param", {}))
     yield found
     trt_library.local_fields.cache_clear()
-    assert driver.open == {}, "left open"
-
-
-def fingerprint_of(bundle: Bundle) -> str:
-    """Of the graph that the fake captures of the whole engine, as a refusal tells it."""
-    with open_device() as device, pytest.raises(DeviceError, match="captures") as caught:
-        device.load(bundle, "gates")
-    return str(caught.value).partition("this driver captures ")[2][:16]
-
-
-class open_device:
-    """A device that is closed in the end."""
-
-    def __init__(self, mode: Mode = "exclusive") -> None:
-        self.device = GatedTrtDevice(mode=mode)
-
-    def __enter__(self) -> GatedTrtDevice:
-        return self.device
-
-    def __exit__(self, *_: object) -> None:
-        self.device.close()
-
-
-def gated_bundle(root: Path, cuts: tuple[int, ...] = (2, 4), fingerprint: str = "") -> Bundle:
-    """The plans `segments`, `whole`, and one of gates on the whole engine of six kernels."""
-    whole = blob_of(GRAPH.inputs, GRAPH.outputs, add=7, scratch_bytes=5000, num_kernels=NUM_KERNELS)
-    bundle = write_both_plans(root, whole=whole)
-    one = bundle.manifest.plans[1]
-    bounds = (0, *cuts, NUM_KERNELS)
-    (segment,) = one.segments
-    stretches = tuple(
-        replace(
-            segment,
-            range=(bounds[idx], bounds[idx + 1]),
-            source_range=(0, 3),
-            inputs=segment.inputs if idx == 0 else (),
-            outputs=segment.outputs if idx == len(cuts) else (),
-            latency=LATENCY,
-        )
-        for idx in range(len(cuts) + 1)
-    )
-    gates = replace(
-        one,
-        id="gates",
-        mechanism="gates",
-        segments=stretches,
-        gates=GateSpec(fingerprint=fingerprint or "0" * 16, num_nodes=NUM_KERNELS, gate_ns=800),
-    )
-    manifest = replace(bundle.manifest, plans=(*bundle.manifest.plans, gates))
-    (root / MANIFEST_NAME).write_text(json_from_manifest(manifest), encoding="utf-8")
-    found = open_bundle(root)
-    return found if fingerprint else gated_bundle(root, cuts, fingerprint_of(found))
+    assert found.driver.open == {}, "left open"
 
 
 def run(

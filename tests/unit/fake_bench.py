@@ -4,11 +4,11 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 from preempt_runtime.errors import BuildError
 from preempt_runtime.manifest import Latency, TensorSpec
-from preemptc.backends import EXACT, Artefacts, Measurement, Tensors, Tolerance
+from preemptc.backends import EXACT, Artefacts, GateRefusal, Measurement, Tensors, Tolerance
 
 
 def steady(cost_ns: int) -> Latency:
@@ -67,6 +67,9 @@ class FakeBench:
 
     def artefacts(self, split_points: Sequence[int]) -> Artefacts:
         raise NotImplementedError
+
+    def gates(self) -> NoReturn:
+        raise GateRefusal("it is a fake")
 
     def __enter__(self) -> "FakeBench":
         return self

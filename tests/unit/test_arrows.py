@@ -12,9 +12,11 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 HOST_MAY_IMPORT = {
+    "backends.graph_shape",
     "bundle",
     "device",
     "errors",
+    "gate_keys",
     "input_file",
     "inputs",
     "loading",
@@ -34,7 +36,16 @@ HOST_MAY_IMPORT = {
     "typed_json",
     "units",
 }
-BACKENDS = {"backends.cuda", "backends.gpu_clocks", "backends.ort", "backends.tensorrt"}
+BACKENDS = {
+    "backends.cuda",
+    "backends.cuda_graph",
+    "backends.gate_board",
+    "backends.gates",
+    "backends.gpu_clocks",
+    "backends.ort",
+    "backends.tensorrt",
+    "gated_device",
+}
 LIGHT = {"preempt_runtime", "numpy", "tomllib", "tomli", "rich"}  # tomllib: standard from 3.11
 LIBRARIES = {
     "ort.py": "onnxruntime",
@@ -112,6 +123,8 @@ ALLOWED: dict[str, set[str]] = {
     "segment_paths": {"segment_costs"},
     "search": {"candidates", "profile", "segment_costs", "segment_paths"},
     "gate_search": {"search", "segment_costs"},
+    "gate_plan": {"backends", "gate_search", "goal", "search", "trials", "under_bound"},
+    "gate_check": {"backends", "check"},
     "learnt_costs": {"backends", "search", "segment_costs"},
     "goal": {"search", "segment_costs"},
     "trials": {"backends", "learnt_costs", "search", "segment_costs"},
@@ -121,10 +134,10 @@ ALLOWED: dict[str, set[str]] = {
         "backends", "goal", "improve", "search", "segment_costs", "trials", "under_bound",
     },
     "check": {"backends"},
-    "plan_specs": {*VALUES, "goal", "interface", "search", "segments", "trials"},
+    "plan_specs": {*VALUES, "gate_plan", "goal", "interface", "search", "segments", "trials"},
     "pack": {
-        "backends", "cache", "compile_options", "goal", "plan_specs", "search", "trials",
-        *VALUES, *PURE, *ONNX,
+        "backends", "cache", "compile_options", "gate_plan", "goal", "plan_specs", "search",
+        "trials", *VALUES, *PURE, *ONNX,
     } - {"onnx_io.order", "onnx_io.precision", "onnx_io.quantized", "onnx_io.simplify"},
     "deliver": {"cache", "swap"},
     "verify": {"backends", "backends.reference", "check", "onnx_io.files", "pack"},
@@ -137,14 +150,18 @@ ALLOWED: dict[str, set[str]] = {
         *VALUES, "backends", "cache", "compile_options", "machine_speed", "prepare",
     },
     "compile_report": {
-        "backends", "candidates", "check", "goal", "machine_speed", "profile", "search", "trials",
+        "backends", "candidates", "check", "compile_options", "gate_plan", "goal",
+        "machine_speed", "profile", "search", "trials",
     },
     "pipeline": {
         *VALUES, "backends", "cache", "candidates", "check", "compile_options", "compile_report",
-        "deliver", "goal", "interface", "machine_speed", "onnx_io.versions", "pack", "prepare",
+        "deliver", "gate_check", "gate_plan", "goal", "interface", "machine_speed",
+        "onnx_io.versions", "pack", "prepare",
         "profiling", "replan", "search",
     },
-    "rebuild": {"backends", "cache", "compile_options", "onnx_io.files", "pipeline"},
+    "rebuild": {
+        "backends", "cache", "compile_options", "onnx_io.files", "pipeline", "plan_specs",
+    },
     "plan_costs": {
         "backends", "cache", "compile_options", "goal", "pipeline", "prepare", "profiling",
         "search",

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
-from bench import gpu_gate_engines, gpu_gates
+from bench import gpu_gates
 from bench.gate_trials import Sizes
 from preempt_runtime.backends import cuda_driver, trt_library
+from preemptc import gate_plan
+from preemptc.backends.tensorrt import gate_bench
 from tests.runtime.fake_graphs import GraphDriver
 from tests.runtime.fake_tensorrt import FakeTensorRT
 from tests.runtime.tensorrt_world import FIELDS, write_both_plans
@@ -30,7 +32,9 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> Iterator[GraphDriver]:
     monkeypatch.setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32")
     for name in ("_COST_SIZES", "_FULL_SIZES"):
         monkeypatch.setattr(gpu_gates, name, SMALL)
-    monkeypatch.setattr(gpu_gate_engines, "_TIMED_RUNS", 2)
+    monkeypatch.setattr(gate_plan, "_MIN_RUNS", 2)
+    monkeypatch.setattr(gate_plan, "_BUDGET_NS", 0)
+    monkeypatch.setattr(gate_bench, "_MAX_CLOCK_RATIO", 1e9)  # events of this fake are constant
     monkeypatch.setattr("faulthandler.dump_traceback_later", lambda *_, **__: None)
     trt_library.local_fields.cache_clear()
     yield fake

@@ -13,7 +13,7 @@ import pytest
 from bench import gpu_bundle, gpu_deadlines, gpu_pair
 from bench.deadlines_report import CUT, UNCUT
 from bench.gpu_layers import LayerTime, layer_lines, layer_report, layer_times
-from bench.gpu_modes import WAYS, on_device, run_way
+from bench.gpu_modes import WAYS, on_device, run_way, ways
 from bench.modes import Workload
 from models.make import make
 from preempt_runtime.backends.tensorrt import TrtDevice
@@ -150,18 +150,7 @@ def test_a_fusion_that_joins_two_groups_makes_one_of_them() -> None:
 
 def pair_options(tmp_path: Path) -> Any:
     options = gpu_pair._options(
-        [
-            "--jobs",
-            "5",
-            "--blocks",
-            "2",
-            "--period-us",
-            "4000",
-            "--out",
-            str(tmp_path / "out"),
-            "--work",
-            str(tmp_path / "work"),
-        ]
+        ["--jobs", "5", "--blocks", "2", "--period-us", "4000", "--out", str(tmp_path / "out")]
     )
     return options
 
@@ -170,21 +159,19 @@ def test_every_way_of_sharing_runs_and_each_block_is_written(
     trt: FakeTensorRT, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gpu_pair, "_NUM_WARM_UP", 2)
-    written: list[tuple[int, bool]] = []
+    written: list[int] = []
+    write = gpu_pair.write
 
-    def keep(result: Any, is_complete: bool) -> None:
-        written.append((result["blocks_done"], is_complete))
-        gpu_pair.write(result, tmp_path / "out")
+    def noted(result: Any, out: Path) -> None:
+        written.append(result["blocks_done"])
+        write(result, out)
 
-    options = pair_options(tmp_path)
-    gpu_pair.measure({"urgent": bundle, "long": bundle}, options, keep)
-    assert written == [(1, False), (2, True)]
-    again = gpu_pair.measure({"urgent": bundle, "long": bundle}, options, keep)
-    assert len(written) == 2, "both blocks were kept"
+    monkeypatch.setattr(gpu_pair, "write", noted)
+    gpu_pair.measure({"urgent": bundle, "long": bundle}, pair_options(tmp_path))
+    assert written == [1, 2]
     found = json.loads((tmp_path / "out" / "gpu-pair.json").read_text())
-    assert again["ways"] == found["ways"]
-    assert list(found["ways"]) == [way.name for way in WAYS]
-    for way in WAYS:
+    assert list(found["ways"]) == [way.name for way in ways(has_gates=False)]
+    for way in ways(has_gates=False):
         entry = found["ways"][way.name]
         assert (entry["urgent"] is not None) == way.has_urgent
         assert (entry["long_per_s"] is not None) == way.has_long
@@ -194,7 +181,7 @@ def test_every_way_of_sharing_runs_and_each_block_is_written(
     assert found["ways"]["raw_alone"]["p99_to_alone"] == 1.0
     assert found["ways"]["long_alone"]["rate_to_alone"] == 1.0
     page = (tmp_path / "out" / "gpu-pair.md").read_text()
-    assert page.count("\n| ") == 2 + len(WAYS)
+    assert page.count("\n| ") == 2 + len(ways(has_gates=False))
     assert "3 segments under a bound of 2 us" in page
 
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import onnxruntime as ort
@@ -13,7 +13,7 @@ import onnxruntime as ort
 from preempt_runtime.backends.ort import OrtBuffers, bind, open_session
 from preempt_runtime.errors import BuildError, DeviceError
 from preempt_runtime.manifest import TensorSpec
-from preemptc.backends import Artefacts, Measurement, Progress, Tensors, silent
+from preemptc.backends import Artefacts, GateRefusal, Measurement, Progress, Tensors, silent
 from preemptc.backends.ort.profiler import profiling_inputs, whole_buffers
 from preemptc.backends.ort.tolerance import tolerance_of
 from preemptc.backends.reference import SourceReference
@@ -137,6 +137,10 @@ class OrtBench:
             segments=tuple(self.build(segment.start, segment.end) for segment in segments),
             shared=(self._lowered.path.with_name(WEIGHTS_FILE),),
         )
+
+    def gates(self) -> NoReturn:
+        """None: an operator of ONNX Runtime on a CPU ends before the next one is asked for."""
+        raise GateRefusal("gates need TensorRT, this is ONNX Runtime on the CPU")
 
     def _whole_buffers(self) -> OrtBuffers:
         if self._whole is None:

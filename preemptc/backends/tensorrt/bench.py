@@ -39,6 +39,7 @@ from preemptc.backends.tensorrt.formats import (
     boundary_formats,
     stored_spec,
 )
+from preemptc.backends.tensorrt.gate_bench import TrtGateBench
 from preemptc.backends.tensorrt.segment_engines import SegmentEngines
 from preemptc.backends.tensorrt.timing import Row, time_in_turn
 from preemptc.interface import graph_spec
@@ -235,6 +236,10 @@ class TrtBench:
             shared=(),
             memory={path: _memory_of(engine) for path, engine in engines.items()},
         )
+
+    def gates(self) -> TrtGateBench:
+        """The whole engine, to put gates into."""
+        return TrtGateBench(self._whole_buffers(), graph_spec(self._lowered), self._stream)
 
     def _whole_buffers(self) -> TrtBuffers:
         if self._whole is None:

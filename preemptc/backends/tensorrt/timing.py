@@ -6,11 +6,20 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Protocol
 
-from preempt_runtime.backends.cuda import Event, GraphExec, Stream
+from preempt_runtime.backends.cuda import Event, Stream
 
 _WARM_UP_ROWS = 10
 _MAX_ROWS = 1000
+
+
+class Launched(Protocol):
+    """Work that one call enqueues, such as a captured graph."""
+
+    def launch(self, stream: Stream) -> None:
+        """Enqueue it."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,8 +32,8 @@ class Row:
 
 
 def time_in_turn(
-    chain: Sequence[GraphExec],
-    whole: Sequence[GraphExec],
+    chain: Sequence[Launched],
+    whole: Sequence[Launched],
     stream: Stream,
     *,
     min_rows: int,
@@ -49,8 +58,8 @@ def time_in_turn(
 
 
 def _row(
-    chain: Sequence[GraphExec],
-    whole: Sequence[GraphExec],
+    chain: Sequence[Launched],
+    whole: Sequence[Launched],
     stream: Stream,
     marks: Sequence[Event],
     pair: Sequence[Event],

@@ -138,6 +138,12 @@ class TrtBuffers:
         """Own what `stack` holds, of what these were made."""
         self._stack = stack
 
+    def use_graphs(self, graphs: Sequence[GraphExec]) -> None:
+        """Launch these from now on, one for each segment; they are closed with the rest."""
+        for graph in graphs:
+            self._stack.enter_context(graph)
+        self.graphs = tuple(graphs)
+
     def close(self) -> None:
         """Release graphs, contexts and memory, in this order."""
         self._from_device = {}
