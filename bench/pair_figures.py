@@ -44,7 +44,7 @@ def _entry(way: Way, runs: Sequence[WayRun]) -> dict[str, Any]:
     }
     if errors := [run.error for run in runs if run.error is not None]:
         entry["error"] = errors[-1]
-    if way.gates is not None:
+    if way.gated is not None and way.gated.mode is not None:
         entry["gate_faults"] = sum(len(run.gate_faults) for run in runs)
     return entry
 
