@@ -70,6 +70,32 @@ class PartFile:
         write_atomically(self.path, (json.dumps(part, indent=1) + "\n").encode())
 
 
+class Parts:
+    """All parts of a step, and the time that it has.
+
+    Args:
+        folder: of all parts.
+        step: whose parts they are.
+        command: what makes them, for their readers.
+        limit_s: seconds from now on.
+        again: also bring parts to their end that have come to it before.
+    """
+
+    def __init__(
+        self, folder: Path, step: str, command: str, *, limit_s: float, again: bool = False
+    ) -> None:
+        self.budget = Budget(limit_s)
+        self._folder, self._step, self._command, self._again = folder, step, command, again
+
+    def open(self, name: str) -> PartFile | None:
+        """The part of that name; None if there is nothing to do for it, which is printed."""
+        part = PartFile(self._folder, self._step, name, self._command)
+        if part.is_complete and not self._again:
+            print(f"{name}: skipped, it stands in {part.path}; --again measures it once more")
+            return None
+        return part
+
+
 def machine_fields() -> dict[str, Any]:
     """What the GPU and its libraries are; `tensorrt` is None where it is not installed.
 

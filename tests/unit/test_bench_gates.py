@@ -1,96 +1,160 @@
 """The steps of `bench.gpu_gates` on the fake driver: that they run, and what their figures mean."""
 
 import json
-import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bench import gpu_gates
+from bench import gate_bundles, gate_costs, gate_networks, gpu_gates
+from bench.gate_parts import Parts
 from bench.gate_trials import Sizes
-from preempt_runtime.backends import cuda_driver, trt_library
-from preemptc import gate_plan
-from preemptc.backends.tensorrt import gate_bench
+from preempt_runtime.backends import trt_library
+from preemptc.backends.tensorrt import gate_bench, timing
 from tests.runtime.fake_graphs import GraphDriver
 from tests.runtime.fake_tensorrt import FakeTensorRT
-from tests.runtime.tensorrt_world import FIELDS, write_both_plans
+from tests.runtime.gated_trt_world import gated_bundle, install_graphs
 
 SMALL = Sizes(count=32, block=32, duration_ns=20_000, num_long=16, num_short=3)
+COMPILED = {
+    "bound_ns": 50_000, "asked_bound_ns": 50_000, "segments": 3, "wall_s": 1.0,
+    "measured": {"whole_p50_ns": 100_000, "overhead_ratio": 1.01},
+    "gates": {"longest_node_ns": 30_000, "node_names": ["a", "b"], "longest_node": 1,
+              "positions": 5, "gate_ns": 800},
+}  # fmt: skip
 
 
 @pytest.fixture
-def driver(monkeypatch: pytest.MonkeyPatch) -> Iterator[GraphDriver]:
-    fake = GraphDriver(seed=2, version=12060, bindings=12)
+def trt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeTensorRT]:
+    found = install_graphs(monkeypatch, tmp_path, seed=2)
+    fake = found.driver
+    assert isinstance(fake, GraphDriver)
     fake.step_ns = 1_000
     fake.attributes |= {20: 0, 90: 1}
-    trt = FakeTensorRT(fake, "8.6.1")
-    monkeypatch.setattr(cuda_driver, "driver", fake)
-    monkeypatch.setattr(cuda_driver, "library", lambda: fake.library)
-    monkeypatch.setitem(sys.modules, "tensorrt", trt.module)
-    monkeypatch.setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32")
-    for name in ("_COST_SIZES", "_FULL_SIZES"):
-        monkeypatch.setattr(gpu_gates, name, SMALL)
-    monkeypatch.setattr(gate_plan, "_MIN_RUNS", 2)
-    monkeypatch.setattr(gate_plan, "_BUDGET_NS", 0)
+    monkeypatch.setattr(gate_costs, "SIZES", SMALL)
+    monkeypatch.setattr(timing, "_WARM_UP_ROWS", 1)
     monkeypatch.setattr(gate_bench, "_MAX_CLOCK_RATIO", 1e9)  # events of this fake are constant
     monkeypatch.setattr("faulthandler.dump_traceback_later", lambda *_, **__: None)
+    yield found
     trt_library.local_fields.cache_clear()
-    yield fake
-    trt_library.local_fields.cache_clear()
-    assert fake.open == {}
+    assert fake.open == {}, "left open"
 
 
 @pytest.fixture
-def step(driver: GraphDriver, capsys: pytest.CaptureFixture[str]) -> Any:
+def driver(trt: FakeTensorRT) -> GraphDriver:
+    assert isinstance(trt.driver, GraphDriver)
+    return trt.driver
+
+
+@pytest.fixture
+def step(trt: FakeTensorRT, tmp_path: Path) -> Any:
+    """Runs a step; the parts that it left, by name."""
+
     def run(*arguments: str | Path) -> Any:
-        gpu_gates.main([str(each) for each in arguments])
-        return json.loads(capsys.readouterr().out)
+        out = tmp_path / "parts"
+        place = ["--out", out, "--work", tmp_path / "work"]
+        assert gpu_gates.main([str(each) for each in (*arguments, *place)]) == 0
+        return {path.stem: json.loads(path.read_text()) for path in out.glob("*.json")}
 
     return run
 
 
+@pytest.fixture
+def bundle(trt: FakeTensorRT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """In place of compiling: each network is this bundle of six kernels in three stretches."""
+    root = gated_bundle(tmp_path / "net.bundle").root
+    monkeypatch.setattr(gate_bundles, "model_of", lambda *_: tmp_path / "net.onnx")
+    monkeypatch.setattr(gate_networks, "gated_bundle", lambda case, options: (root, COMPILED))
+    return root
+
+
 def test_cost(step: Any) -> None:
-    result = step("cost", "--rounds", "1")
-    assert [(row["mode"], row["timed"]) for row in result["rows"]] == [
-        ("overlap", False), ("overlap", True), ("exclusive", False), ("exclusive", True),
+    part = step("cost", "--rounds", "1")["cost"]
+    assert [(row["mode"], row["timed"]) for row in part["rows"]] == [
+        ("exclusive", False), ("exclusive", True), ("overlap", False), ("overlap", True),
     ]  # fmt: skip
-    assert [list(row["ns_per_gate"]) for row in result["rows"]] == [["2", "4", "8", "16"]] * 4
-
-
-def test_preempt(step: Any) -> None:
-    rows = step("preempt", "--rounds", "2")
-    assert len(rows) == 6
-    for row in rows:
-        assert (row["right"], row["give_ups"]) == (2, 0)
-        assert row["late_starts"] <= 1
-        assert row["mode"] == "overlap" or row["overlap_ns"] == 0
+    assert [list(row["ns_per_gate"]) for row in part["rows"]] == [["2", "4", "8", "16"]] * 4
+    assert (part["step"], part["is_complete"]) == ("cost", True)
+    assert part["machine"]["gpu"] == "Testium 9000"
+    assert part["command"].startswith("python -m bench.gpu_gates cost --rounds 1")
 
 
 def test_calls(step: Any, driver: GraphDriver) -> None:
     driver.step_ns = 20_000
-    rows = step("calls")
+    rows = step("calls")["calls"]["rows"]
     assert len(rows) == 10
     assert all(row["ms"] is not None for row in rows.values())
     assert rows["cuMemGetInfo"]["waits"] is False
     assert driver.num_calls["cuCtxSynchronize"] == 2
 
 
-@pytest.mark.parametrize("inputs", [2])
-def test_engine_and_pair(step: Any, inputs: int, tmp_path: Path) -> None:
-    bundle = write_both_plans(tmp_path / "net.bundle").root
-    assert FIELDS["cuda_driver"] == 12060
-    result = step("engine", "--bundle", bundle, "--rounds", "2", "--inputs", str(inputs))
-    assert result["shape"] == "1 kernel, a plain chain"
-    assert result["unfit"] is None
-    assert {row["equal"] for row in result["rows"]} == {inputs}
-    assert {row["num_gates"] for row in result["rows"]} == {1}
-    result = step(
-        "pair", "--bundle", bundle, "--urgent", bundle, "--seconds", "0.3", "--period-us", "5000"
+NETWORKS = ("networks", "--rounds", "3", "--seconds", "0", "--inputs", "4")
+
+
+def test_networks_are_measured_one_by_one_and_once(
+    step: Any, bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts = step(*NETWORKS, "--only", "resnet50", "vit_b_16")
+    assert list(parts) == ["network-resnet50-b1-50us", "network-vit_b_16-b1-100us"]
+    part = parts["network-resnet50-b1-50us"]
+    assert part["is_complete"]
+    assert (part["graph"], part["kernels"]) == ("6 kernels, a plain chain", 6)
+    assert (part["is_chain"], part["width"], part["aux_streams"]) == (True, 1, 0)
+    assert (part["gates"], part["goal"], part["compiled"]["gate_ns"]) == (3, 1.03, 800)
+    for found in part["modes"].values():
+        assert (found["equal"], found["inputs"], found["give_ups"]) == (4, 4, 0)
+        assert found["overhead"]["low"] <= found["overhead"]["median"] <= found["overhead"]["high"]
+        longest = found["stretches"]
+        assert 0 < longest["p50_ns"] <= longest["p99_ns"] <= longest["max_ns"]
+    before = part["date"]
+    capsys.readouterr()
+    assert step(*NETWORKS, "--only", "resnet50")["network-resnet50-b1-50us"]["date"] == before
+    assert "skipped, it stands in" in capsys.readouterr().out
+
+
+def test_an_output_that_differs_is_counted(step: Any, bundle: Path, trt: FakeTensorRT) -> None:
+    runs = iter(range(10**6))
+    trt.computes = lambda inputs: {"y": float(next(runs)), "early": 0.0}
+    part = step(*NETWORKS, "--only", "resnet50")["network-resnet50-b1-50us"]
+    assert {found["equal"] for found in part["modes"].values()} == {0}
+
+
+def test_a_network_that_cannot_have_gates_says_why_and_the_next_is_measured(
+    step: Any, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = gated_bundle(tmp_path / "other.bundle", fingerprint="0123456789abcdef").root
+    chosen = {"resnet50": other, "vit_b_16": bundle}
+    monkeypatch.setattr(
+        gate_networks, "gated_bundle", lambda case, options: (chosen[case.network], COMPILED)
     )
-    for row in result.values():
-        assert row["give_ups"] == []
-        assert row["both"]["jobs"] > 0
-        assert row["both"]["long_per_s"] > 0
-        assert "p50_us" not in row["long_alone"]
+    parts = step(*NETWORKS, "--only", *chosen)
+    refused = parts["network-resnet50-b1-50us"]
+    assert "its plan is of 0123456789abcdef" in refused["error"]
+    assert not refused["is_complete"]
+    assert parts["network-vit_b_16-b1-100us"]["is_complete"]
+
+
+def test_bundles_may_be_built_before(step: Any, bundle: Path) -> None:
+    part = step("networks", "--only", "resnet50", "--build-only")["network-resnet50-b1-50us"]
+    assert not part["is_complete"]
+    assert part["compiled"]["overhead"] == 1.01
+    assert "modes" not in part
+
+
+def test_a_quick_try_stays_out_of_the_parts_to_be_published() -> None:
+    options = gpu_gates._options(["networks", "--quick"])
+    assert {options.out.parts[:2], options.work.parts[:2]} == {("build_cache", "bench-gpu-quick")}
+
+
+def test_a_part_is_skipped_until_it_is_asked_for_again(trt: FakeTensorRT, tmp_path: Path) -> None:
+    make = partial(Parts, tmp_path, "cost", "a command", limit_s=0)
+    first = make().open("cost")
+    assert first is not None
+    first.write({}, is_complete=False)
+    assert make().open("cost") is not None, "it was not complete"
+    first.write({}, is_complete=True)
+    assert make().open("cost") is None
+    assert make(again=True).open("cost") is not None
+    assert not make().budget.allows(1)
