@@ -17,7 +17,9 @@ from bench.gate_bundles import add_build_options
 from bench.gate_calls import calls
 from bench.gate_costs import cost
 from bench.gate_networks import add_network_options, networks
+from bench.gate_pair import add_gate_pair_options, pair
 from bench.gate_parts import PARTS, Parts, command_line
+from bench.gate_soak import add_soak_options, soak
 from bench.gpu import QUICK, QUICK_LEVEL
 from preempt_runtime.backends.cuda_driver import gpu_properties
 from preempt_runtime.errors import PreemptError
@@ -48,6 +50,16 @@ STEPS = {
         text="overhead of gates in networks, stretches, outputs",
         run=networks,
         add_options=add_network_options,
+    ),
+    "pair": Step(
+        text="an urgent network beside a long one, in every way of sharing the GPU",
+        run=pair,
+        add_options=add_gate_pair_options,
+    ),
+    "soak": Step(
+        text="four real-time levels and two best-effort tasks at once",
+        run=soak,
+        add_options=add_soak_options,
     ),
 }
 

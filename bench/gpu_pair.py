@@ -238,8 +238,13 @@ def add_pair_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--long", default="resnet152")
     parser.add_argument("--batch", type=int, default=32, help="of the long network")
     parser.add_argument("--period-us", type=int, default=4000)
+    add_run_options(parser)
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """How a pair is split and run, whatever it is."""
     parser.add_argument("--parts", type=int, default=8, help="the long one's bound: 1/N of it")
-    parser.add_argument("--stretch-us", type=int, default=100, help="between the long one's gates")
+    parser.add_argument("--stretch-us", type=int, default=50, help="between the long one's gates")
     parser.add_argument("--urgent-stretch-us", type=int, default=50)
     parser.add_argument("--jobs", type=int, default=500, help="urgent jobs of a way in each block")
     parser.add_argument("--blocks", type=int, default=5)

@@ -4,14 +4,25 @@ import json
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 
-from bench import gate_bundles, gate_costs, gate_networks, gpu_gates
+from bench import (
+    gate_bundles,
+    gate_costs,
+    gate_networks,
+    gate_pair,
+    gate_soak,
+    gpu_gates,
+    gpu_pair,
+)
+from bench.gate_inversions import StretchLog
 from bench.gate_parts import Parts
 from bench.gate_trials import Sizes
 from preempt_runtime.backends import trt_library
+from preempt_runtime.gated_device import StretchTimes
 from preemptc.backends.tensorrt import gate_bench, timing
 from tests.runtime.fake_graphs import GraphDriver
 from tests.runtime.fake_tensorrt import FakeTensorRT
@@ -66,7 +77,8 @@ def bundle(trt: FakeTensorRT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     """In place of compiling: each network is this bundle of six kernels in three stretches."""
     root = gated_bundle(tmp_path / "net.bundle").root
     monkeypatch.setattr(gate_bundles, "model_of", lambda *_: tmp_path / "net.onnx")
-    monkeypatch.setattr(gate_networks, "gated_bundle", lambda case, options: (root, COMPILED))
+    for module in (gate_networks, gate_soak):
+        monkeypatch.setattr(module, "gated_bundle", lambda case, options: (root, COMPILED))
     return root
 
 
@@ -158,3 +170,113 @@ def test_a_part_is_skipped_until_it_is_asked_for_again(trt: FakeTensorRT, tmp_pa
     assert make().open("cost") is None
     assert make(again=True).open("cost") is not None
     assert not make().budget.allows(1)
+
+
+SOAK = ("soak", "--seconds", "0.6", "--max-rate", "12", "--inputs", "3")
+
+
+@pytest.mark.parametrize("mode", ["exclusive", "overlap"])
+def test_a_soak_loses_no_job_and_knows_every_output(mode: str, step: Any, bundle: Path) -> None:
+    part = step(*SOAK, "--mode", mode)[f"soak-{mode}-1"]
+    assert part["is_complete"]
+    assert len(part["tasks"]) == 6
+    assert [task["priority"] for task in part["tasks"].values()] == [4, 3, 2, 1, None, None]
+    for task in part["tasks"].values():
+        assert task["counts"]["released"] == task["counts"]["finished"] == task["ended"] > 0
+        assert task["wrong"] == 0
+        assert task["response_ns"]["num_samples"] == task["ended"]
+    found = part["inversions"]
+    assert found["num_stretches"] == 3 * sum(task["ended"] for task in part["tasks"].values())
+    assert found["longest_stretch_ns"] > 0
+    assert found["number"] == 0
+    assert part["gate_faults"] == []
+
+
+def test_a_soak_counts_wrong_outputs(
+    step: Any, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = gate_soak.known_outputs
+
+    def swapped(path: Path, num_inputs: int) -> Any:
+        inputs, outputs = known(path, num_inputs)
+        return inputs, [outputs[1], *outputs[1:]]
+
+    monkeypatch.setattr(gate_soak, "known_outputs", swapped)
+    part = step(*SOAK)["soak-exclusive-1"]
+    for task in part["tasks"].values():
+        assert task["wrong"] == -(-task["ended"] // 3)  # every third, from the first on
+
+
+def test_a_soak_tells_how_far_it_is(
+    step: Any, bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(gate_soak, "_REPORT_S", 0.1)
+    step(*SOAK)
+    assert len([line for line in capsys.readouterr().out.splitlines() if " wrong" in line]) >= 2
+
+
+def log_of(*jobs: tuple[int, tuple[int, ...], tuple[int, ...], int]) -> StretchLog:
+    log = StretchLog()
+    for key, arrived, passed, end in jobs:
+        log.add(key, StretchTimes(arrived_ns=arrived, passed_ns=passed, end_ns=end))
+    return log
+
+
+def test_a_stretch_that_runs_when_an_urgent_job_comes_is_no_inversion() -> None:
+    found = log_of((9, (0, 50), (0, 70), 90), (1, (20,), (50,), 70)).inversions()
+    assert (found.number, found.num_waits, found.longest_stretch_ns) == (0, 2, 50)
+
+
+def test_a_stretch_that_begins_while_an_urgent_job_waits_is_one() -> None:
+    found = log_of((9, (0, 10, 60), (0, 30, 60), 90), (1, (20,), (60,), 70)).inversions()
+    assert (found.number, found.total_ns, found.longest_ns) == (1, 30, 30)
+    more_urgent = log_of((0, (0, 10, 60), (0, 30, 60), 90), (1, (20,), (60,), 70)).inversions()
+    assert more_urgent.number == 0
+
+
+def test_inversions_of_random_jobs_are_those_that_every_pair_tells() -> None:
+    rng = Random(5)
+    jobs = []
+    for _ in range(60):
+        moments = sorted(rng.sample(range(1000), 7))
+        jobs.append((rng.randrange(20), tuple(moments[0:6:2]), tuple(moments[1:6:2]), moments[6]))
+    number = total = 0
+    for key, arrived, passed, _ in jobs:
+        for since, until in zip(arrived, passed, strict=True):
+            for other, begun, started, end in jobs:
+                for begin, stop in zip(started, (*begun[1:], end), strict=True):
+                    if other > key and since < begin < until:
+                        number += 1
+                        total += min(stop, until) - begin
+    found = log_of(*jobs).inversions()
+    assert number > 10
+    assert (found.number, found.total_ns) == (number, total)
+
+
+def test_no_jobs_no_inversions() -> None:
+    assert StretchLog().inversions().number == 0
+
+
+def test_every_pair_is_a_part_of_its_own(
+    step: Any, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roles = ("urgent", "long", "urgent_gates", "long_gates")
+    asked = []
+
+    def compile_pair(options: Any) -> Any:
+        asked.append((options.long, options.batch, options.period_us, options.gates))
+        return dict.fromkeys(roles, bundle)
+
+    monkeypatch.setattr(gate_pair, "compile_pair", compile_pair)
+    monkeypatch.setattr(gpu_pair, "_NUM_WARM_UP", 2)
+    name = "resnet50-b64-4000us"
+    parts = step(
+        "pair", "--only", name, "--jobs", "80", "--blocks", "1", "--ways", "gates_announced"
+    )
+    assert list(parts) == [f"pair-{name}-50us"]
+    assert asked == [("resnet50", 64, 4000, True)]
+    part = parts[f"pair-{name}-50us"]
+    assert part["is_complete"]
+    assert set(part["ways"]) == {"alone", "long_alone_2", "gates_announced"}
+    assert part["ways"]["gates_announced"]["kept"] > 0
+    assert part["settings"]["period_us"] == 4000
