@@ -188,7 +188,8 @@ def test_a_soak_loses_no_job_and_knows_every_output(mode: str, step: Any, bundle
     found = part["inversions"]
     assert found["num_stretches"] == 3 * sum(task["ended"] for task in part["tasks"].values())
     assert found["longest_stretch_ns"] > 0
-    assert found["number"] == 0
+    assert found["longest_ns"] <= found["longest_stretch_ns"]
+    assert found["number"] <= found["num_waits"] / 4  # a gate that has decided writes that late
     assert part["gate_faults"] == []
 
 
@@ -212,7 +213,7 @@ def test_a_soak_tells_how_far_it_is(
 ) -> None:
     monkeypatch.setattr(gate_soak, "_REPORT_S", 0.1)
     step(*SOAK)
-    assert len([line for line in capsys.readouterr().out.splitlines() if " wrong" in line]) >= 2
+    assert len([line for line in capsys.readouterr().out.splitlines() if " wrong" in line]) >= 1
 
 
 def log_of(*jobs: tuple[int, tuple[int, ...], tuple[int, ...], int]) -> StretchLog:
