@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 
@@ -80,6 +81,14 @@ class Workshop:
         """A chain of its own array, which the caller closes; every step takes that long."""
         return Chain(self, numbers, duration_ns)
 
+    def stamp(self, address: int, stream: Stream) -> None:
+        """Enqueue that the device's time is written there; it takes a place on an SM."""
+        self._stamp.launch(stream, [pointer_arg(address)], block=1)
+
+    def stamp_params(self, address: int) -> Any:
+        """The same as a node of a graph."""
+        return self._stamp.node_params([pointer_arg(address)], block=1)
+
     def timer_steps_ns(self, number: int = 64) -> list[int]:
         """Differences of the device's clock between kernels, ascending."""
         with DeviceMemory(8 * number) as memory, PinnedMemory(8 * number) as host:
@@ -96,7 +105,7 @@ class Chain:
 
     def __init__(self, shop: Workshop, numbers: Sequence[int], duration_ns: int) -> None:
         sizes = shop.sizes
-        self.numbers = tuple(numbers)
+        self.shop, self.numbers = shop, tuple(numbers)
         self._stream = shop._stream
         self._num_bytes = 4 * sizes.count
         with ExitStack() as stack:

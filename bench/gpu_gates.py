@@ -16,9 +16,12 @@ from pathlib import Path
 from bench.gate_bundles import add_build_options
 from bench.gate_calls import calls
 from bench.gate_costs import cost
+from bench.gate_cpu import add_cpu_options, cpu
 from bench.gate_networks import add_network_options, networks
 from bench.gate_pair import add_gate_pair_options, pair
 from bench.gate_parts import PARTS, Parts, command_line
+from bench.gate_points import points
+from bench.gate_preemption import add_preempt_options, preempt
 from bench.gate_soak import add_soak_options, soak
 from bench.gpu import QUICK, QUICK_LEVEL
 from preempt_runtime.backends.cuda_driver import gpu_properties
@@ -45,6 +48,11 @@ STEPS = {
     "cost": Step(
         text="what one gate costs in a chain of kernels", run=cost, add_options=add_rounds
     ),
+    "points": Step(
+        text="what a preemption point costs by other mechanisms",
+        run=points,
+        add_options=add_rounds,
+    ),
     "calls": Step(text="which driver calls wait for a gate", run=calls),
     "networks": Step(
         text="overhead of gates in networks, stretches, outputs",
@@ -56,10 +64,20 @@ STEPS = {
         run=pair,
         add_options=add_gate_pair_options,
     ),
+    "preempt": Step(
+        text="from a raise to where the stretch that runs has parked",
+        run=preempt,
+        add_options=add_preempt_options,
+    ),
     "soak": Step(
         text="four real-time levels and two best-effort tasks at once",
         run=soak,
         add_options=add_soak_options,
+    ),
+    "cpu": Step(
+        text="the dispatcher's CPU time for an inference",
+        run=cpu,
+        add_options=add_cpu_options,
     ),
 }
 

@@ -43,6 +43,8 @@ class CUgraphNodeType(enum.IntEnum):
     CU_GRAPH_NODE_TYPE_MEMSET = 2
     CU_GRAPH_NODE_TYPE_HOST = 3
     CU_GRAPH_NODE_TYPE_EMPTY = 5
+    CU_GRAPH_NODE_TYPE_BATCH_MEM_OP = 12
+    CU_GRAPH_NODE_TYPE_CONDITIONAL = 13
 
 
 class CUfunction_attribute(enum.IntEnum):
@@ -53,6 +55,14 @@ class CUfunction_attribute(enum.IntEnum):
 
 class CUlaunchAttributeID(enum.IntEnum):
     CU_LAUNCH_ATTRIBUTE_COOPERATIVE = 2
+
+
+class CUstreamBatchMemOpType(enum.IntEnum):
+    CU_STREAM_MEM_OP_WAIT_VALUE_64 = 4
+
+
+class CUgraphConditionalNodeType(enum.IntEnum):
+    CU_GRAPH_COND_TYPE_IF = 0
 
 
 class CUjit_option(enum.IntEnum):
@@ -102,6 +112,8 @@ class GraphDriver(FakeDriver):
     CUfunction_attribute = CUfunction_attribute
     CUlaunchAttributeID = CUlaunchAttributeID
     CUjit_option = CUjit_option
+    CUstreamBatchMemOpType = CUstreamBatchMemOpType
+    CUgraphConditionalNodeType = CUgraphConditionalNodeType
 
     def __init__(
         self, *, seed: int = 0, version: int = 13000, bindings: int = 13, num_queues: int = 0
@@ -123,6 +135,7 @@ class GraphDriver(FakeDriver):
         self._modules: dict[int, dict[str, Kernel]] = {}
         self._functions: dict[int, Kernel] = {}
         self._shapes: dict[int, Graph] = {}
+        self._conditions: dict[int, int] = {}
         self._recorded: dict[int, int] = {}  # event -> the number that it must wait for
         self._finished: set[int] = set()
         self._number = 0
@@ -452,6 +465,57 @@ class GraphDriver(FakeDriver):
         shape.nodes[node] = Node(kind, launch[0].name, launch=launch)
         shape.edges |= {(start, node): 0 for start in after}
         return 0, node
+
+    def CUstreamBatchMemOpParams(self) -> Any:
+        return SimpleNamespace(waitValue=SimpleNamespace())
+
+    def CUDA_BATCH_MEM_OP_NODE_PARAMS(self) -> Any:
+        return SimpleNamespace()
+
+    def CUgraphNodeParams(self) -> Any:
+        return SimpleNamespace(conditional=SimpleNamespace())
+
+    def cuGraphAddBatchMemOpNode(
+        self, graph: int, after: list[int], number: int, params: Any
+    ) -> tuple[int, int | None]:
+        (wait,) = [each.waitValue for each in params.paramArray]
+        assert (params.count, params.flags, wait.flags, int(wait.operation)) == (1, 0, 0, 4)
+
+        def check() -> None:
+            assert self.read(wait.address, 8) >= wait.value64, "it would wait for ever"
+
+        kind = CUgraphNodeType.CU_GRAPH_NODE_TYPE_BATCH_MEM_OP
+        return self._add_node(graph, after, number, Node(kind, "wait for a word", work=check))
+
+    def cuGraphConditionalHandleCreate(
+        self, graph: int, context: int, default: int, flags: int
+    ) -> tuple[int, int | None]:
+        assert (default, flags, context) == (0, 1, self.current)
+        self._conditions[handle := next(self._ids)] = graph
+        return 0, handle
+
+    def cuGraphAddNode(self, graph: int, after: list[int], *rest: Any) -> tuple[int, int | None]:
+        number, params = rest if self.bindings == 12 else rest[1:]
+        assert self.bindings == 12 or rest[0] is None
+        assert self._conditions[params.conditional.handle] == graph
+        assert params.conditional.type is CUgraphConditionalNodeType.CU_GRAPH_COND_TYPE_IF
+        self._shapes[body := next(self._ids)] = Graph()
+        params.conditional.phGraph_out = [body]
+        node = Node(params.type, "condition that is false", work=lambda: None)
+        return self._add_node(graph, after, number, node)
+
+    def cuGraphAddNode_v2(self, *args: Any) -> tuple[int, int | None]:
+        raise NotImplementedError
+
+    def _add_node(
+        self, graph: int, after: list[int], number: int, node: Node
+    ) -> tuple[int, int | None]:
+        shape = self._shapes[graph]
+        if number != len(after) or not set(after) <= shape.nodes.keys():
+            return INVALID_VALUE, None
+        shape.nodes[made := next(self._ids)] = node
+        shape.edges |= {(start, made): 0 for start in after}
+        return 0, made
 
     def cuGraphAddDependencies(self, graph: int, *rest: Any) -> tuple[int]:
         return self._add(graph, *self._without_data(rest))

@@ -12,14 +12,18 @@ import pytest
 from bench import (
     gate_bundles,
     gate_costs,
+    gate_cpu,
     gate_networks,
     gate_pair,
+    gate_points,
+    gate_preemption,
     gate_soak,
     gpu_gates,
     gpu_pair,
 )
 from bench.gate_inversions import StretchLog
 from bench.gate_parts import Parts
+from bench.gate_preemption import Tally
 from bench.gate_trials import Sizes
 from preempt_runtime.backends import trt_library
 from preempt_runtime.gated_device import StretchTimes
@@ -44,7 +48,10 @@ def trt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeTensorR
     assert isinstance(fake, GraphDriver)
     fake.step_ns = 1_000
     fake.attributes |= {20: 0, 90: 1}
-    monkeypatch.setattr(gate_costs, "SIZES", SMALL)
+    for each in (gate_costs, gate_points):
+        monkeypatch.setattr(each, "SIZES", SMALL)
+    monkeypatch.setattr(gate_preemption, "CHAINS", {"chain": SMALL, "full": SMALL})
+    monkeypatch.setattr(gate_preemption, "_ALONE_RUNS", 2)
     monkeypatch.setattr(timing, "_WARM_UP_ROWS", 1)
     monkeypatch.setattr(gate_bench, "_MAX_CLOCK_RATIO", 1e9)  # events of this fake are constant
     monkeypatch.setattr("faulthandler.dump_traceback_later", lambda *_, **__: None)
@@ -77,7 +84,7 @@ def bundle(trt: FakeTensorRT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     """In place of compiling: each network is this bundle of six kernels in three stretches."""
     root = gated_bundle(tmp_path / "net.bundle").root
     monkeypatch.setattr(gate_bundles, "model_of", lambda *_: tmp_path / "net.onnx")
-    for module in (gate_networks, gate_soak):
+    for module in (gate_networks, gate_preemption, gate_soak):
         monkeypatch.setattr(module, "gated_bundle", lambda case, options: (root, COMPILED))
     return root
 
@@ -109,7 +116,7 @@ def test_networks_are_measured_one_by_one_and_once(
     step: Any, bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     parts = step(*NETWORKS, "--only", "resnet50", "vit_b_16")
-    assert list(parts) == ["network-resnet50-b1-50us", "network-vit_b_16-b1-100us"]
+    assert sorted(parts) == ["network-resnet50-b1-50us", "network-vit_b_16-b1-100us"]
     part = parts["network-resnet50-b1-50us"]
     assert part["is_complete"]
     assert (part["graph"], part["kernels"]) == ("6 kernels, a plain chain", 6)
@@ -281,3 +288,84 @@ def test_every_pair_is_a_part_of_its_own(
     assert set(part["ways"]) == {"alone", "long_alone_2", "gates_announced"}
     assert part["ways"]["gates_announced"]["kept"] > 0
     assert part["settings"]["period_us"] == 4000
+
+
+def test_preemptions_are_timed_from_the_raise_to_the_gate_that_holds_the_job(
+    step: Any, bundle: Path
+) -> None:
+    parts = step("preempt", "--preemptions", "12", "--limit-s", "60")
+    assert sorted(parts) == ["preempt-chain", "preempt-engine", "preempt-full"]
+    for part in parts.values():
+        assert part["is_complete"]
+        assert [(row["mode"], row["raising"]) for row in part["rows"]] == [
+            ("exclusive", "kernel"), ("exclusive", "write"),
+            ("overlap", "kernel"), ("overlap", "write"),
+        ]  # fmt: skip
+        for row in part["rows"]:
+            assert row["right"] == row["victims"] > 0
+            assert row["give_ups"] == 0
+            assert row["preemptions"] >= 12
+            assert 0 <= row["parked_ns"]["p50"] <= row["parked_ns"]["max"]
+            assert row["late_starts"] <= 1
+            if row["mode"] == "exclusive":
+                assert row["unparked"] == 0
+                assert row["parked_ns"]["max"] <= row["start_ns"]["max"]
+    assert parts["preempt-engine"]["network"] == "resnet152-b32-100us"
+
+
+def times_of(arrived: tuple[int, ...], passed: tuple[int, ...], end: int) -> StretchTimes:
+    return StretchTimes(arrived_ns=arrived, passed_ns=passed, end_ns=end)
+
+
+def test_what_a_preemption_took_is_counted_where_the_victim_ran() -> None:
+    victim = times_of((0, 100, 200), (0, 160, 200), 300)
+    urgent = times_of((70,), (105,), 155)
+    tally = Tally()
+    tally.add(60, urgent, victim)
+    assert (tally.parked_ns, tally.start_ns, tally.late_starts) == ([40], [45], 0)
+    tally.add(320, times_of((325,), (325,), 340), victim)  # when it had ended
+    assert len(tally.parked_ns) == 1
+    tally.add(10, times_of((12,), (12,), 50), victim)  # beside it, and over before it parked
+    assert (len(tally.parked_ns), tally.num_unparked) == (1, 1)
+    tally.add(95, times_of((96,), (301,), 310), times_of((0, 100), (0, 100), 300))
+    assert (tally.parked_ns, tally.late_starts) == ([40, 205], 1)
+
+
+@pytest.mark.parametrize("bindings", [12, 13])
+def test_points_of_every_mechanism_leave_the_chain_right(
+    bindings: int, step: Any, driver: GraphDriver
+) -> None:
+    driver.bindings = bindings
+    part = step("points", "--rounds", "1")["points"]
+    assert part["is_complete"]
+    found = {row["name"]: row for row in part["rows"]}
+    assert [row["points"] for row in part["rows"]] == [16, 16, 15, 15, 15, 15]
+    assert all(row["is_right"] and "error" not in row for row in part["rows"])
+    assert found["launches"]["host_ns"] > found["wait_node"]["host_ns"]
+    assert driver.log.count("low: wait for a word") == 15 * 6  # once, once to compare, 4 in turn
+
+
+def test_a_mechanism_that_the_driver_lacks_is_told(step: Any, driver: GraphDriver) -> None:
+    driver.failures["cuGraphConditionalHandleCreate"] = 801
+    rows = {row["name"]: row for row in step("points", "--rounds", "1")["points"]["rows"]}
+    assert "cuGraphConditionalHandleCreate failed" in rows["conditional"]["error"]
+    assert rows["events"]["is_right"]
+
+
+def test_the_dispatchers_time_is_counted_for_each_job(
+    step: Any, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate_cpu, "_WARM_UP_JOBS", 1)
+    monkeypatch.setattr(
+        gate_cpu, "compile_pair", lambda options: {"long": bundle, "long_gates": bundle}
+    )
+    part = step("cpu", "--jobs", "4")["cpu-resnet152-b32"]
+    assert part["is_complete"]
+    rows = {(row["case"], row["buffers"]): row for row in part["rows"]}
+    assert len(rows) == 10
+    assert rows["segments, D = 2, best effort", 2]["segments"] == 3
+    assert rows["gates, exclusive, real time", 1]["segments"] == 3
+    assert rows["whole, D = 1, best effort", 1]["segments"] == 1
+    for row in part["rows"]:
+        assert row["jobs"] >= 4
+        assert 0 < row["cpu_ns"] <= row["wall_ns"] * 1.5
