@@ -81,6 +81,18 @@ class Workshop:
         """A chain of its own array, which the caller closes; every step takes that long."""
         return Chain(self, numbers, duration_ns)
 
+    def side_by_side(self, left: "Chain", right: "Chain") -> CudaGraph:
+        """Both chains as the two branches of one graph, which the caller closes."""
+
+        def enqueue() -> None:
+            for chain in (left, right):
+                chain.enqueue()
+
+        captured: CudaGraph = capture_graph(self._stream, enqueue)
+        num_left = len(left.numbers)
+        captured.remove_edges(lambda start, end: start < num_left <= end)
+        return captured
+
     def stamp(self, address: int, stream: Stream) -> None:
         """Enqueue that the device's time is written there; it takes a place on an SM."""
         self._stamp.launch(stream, [pointer_arg(address)], block=1)
@@ -107,26 +119,30 @@ class Chain:
         sizes = shop.sizes
         self.shop, self.numbers = shop, tuple(numbers)
         self._stream = shop._stream
+        self._duration_ns = duration_ns
         self._num_bytes = 4 * sizes.count
         with ExitStack() as stack:
             self._memory = stack.enter_context(DeviceMemory(self._num_bytes))
             self._host = stack.enter_context(PinnedMemory(self._num_bytes))
-            grid = -(-sizes.count // sizes.block)
-
-            def enqueue() -> None:
-                for number in self.numbers:
-                    args = [
-                        pointer_arg(self._memory.pointer),
-                        uint32_arg(sizes.count),
-                        uint32_arg(number),
-                        pointer_arg(duration_ns),
-                    ]
-                    shop._long.launch(shop._stream, args, grid=grid, block=sizes.block)
-
-            enqueue()  # the first launch of a kernel loads it, which cannot be captured
+            self.enqueue()  # the first launch of a kernel loads it, which cannot be captured
             finish(shop._stream)
-            self.captured: CudaGraph = stack.enter_context(capture_graph(shop._stream, enqueue))
+            self.captured: CudaGraph = stack.enter_context(
+                capture_graph(shop._stream, self.enqueue)
+            )
             self._stack = stack.pop_all()
+
+    def enqueue(self) -> None:
+        """Put all steps on the workshop's stream."""
+        sizes = self.shop.sizes
+        for number in self.numbers:
+            args = [
+                pointer_arg(self._memory.pointer),
+                uint32_arg(sizes.count),
+                uint32_arg(number),
+                pointer_arg(self._duration_ns),
+            ]
+            grid = -(-sizes.count // sizes.block)
+            self.shop._long.launch(self._stream, args, grid=grid, block=sizes.block)
 
     def write(self, seed: int, stream: Stream) -> None:
         """Enqueue the copy of an input."""

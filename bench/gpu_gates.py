@@ -17,6 +17,8 @@ from bench.gate_bundles import add_build_options
 from bench.gate_calls import calls
 from bench.gate_costs import cost
 from bench.gate_cpu import add_cpu_options, cpu
+from bench.gate_faults import add_fault_options, faults
+from bench.gate_held import add_held_options, held
 from bench.gate_networks import add_network_options, networks
 from bench.gate_pair import add_gate_pair_options, pair
 from bench.gate_parts import PARTS, Parts, command_line
@@ -68,6 +70,16 @@ STEPS = {
         text="from a raise to where the stretch that runs has parked",
         run=preempt,
         add_options=add_preempt_options,
+    ),
+    "held": Step(
+        text="what gates that wait take away from what runs",
+        run=held,
+        add_options=add_held_options,
+    ),
+    "faults": Step(
+        text="what goes wrong on purpose, found against expected",
+        run=faults,
+        add_options=add_fault_options,
     ),
     "soak": Step(
         text="four real-time levels and two best-effort tasks at once",

@@ -34,6 +34,7 @@ class CUdevice_attribute(enum.IntEnum):
     CU_DEVICE_ATTRIBUTE_INTEGRATED = 18
     CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR = 75
     CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR = 76
+    CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN = 97
     CU_DEVICE_ATTRIBUTE_CAN_USE_64_BIT_STREAM_MEM_OPS = 123
 
 
@@ -50,11 +51,13 @@ class CUgraphNodeType(enum.IntEnum):
 class CUfunction_attribute(enum.IntEnum):
     CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES = 3
     CU_FUNC_ATTRIBUTE_NUM_REGS = 4
+    CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES = 8
     CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT = 9
 
 
 class CUlaunchAttributeID(enum.IntEnum):
     CU_LAUNCH_ATTRIBUTE_COOPERATIVE = 2
+    CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION = 4
 
 
 class CUstreamBatchMemOpType(enum.IntEnum):
@@ -121,7 +124,7 @@ class GraphDriver(FakeDriver):
         super().__init__(1 << 22)
         self.rng = Random(seed)
         self.version, self.bindings, self.num_queues = version, bindings, num_queues
-        self.attributes |= {123: 1}
+        self.attributes |= {97: 1 << 16, 123: 1}
         self.now_ns, self.step_ns = 1 << 30, 64
         self.kinds: dict[str, Any] = {}
         self.cooperative: set[str] = set()
@@ -135,6 +138,7 @@ class GraphDriver(FakeDriver):
         self._modules: dict[int, dict[str, Kernel]] = {}
         self._functions: dict[int, Kernel] = {}
         self._shapes: dict[int, Graph] = {}
+        self._shared_of: dict[int, int] = {}
         self._conditions: dict[int, int] = {}
         self._recorded: dict[int, int] = {}  # event -> the number that it must wait for
         self._finished: set[int] = set()
@@ -330,13 +334,37 @@ class GraphDriver(FakeDriver):
 
     def cuFuncSetAttribute(self, function: int, attribute: int, value: int) -> tuple[int]:
         assert function in self._functions
+        if attribute == 8:
+            self._shared_of[function] = value
+            return (0,)
         assert attribute == 9
         assert 0 <= value <= 100
         return (0,)
 
+    def cuFuncGetAttribute(self, attribute: int, function: int) -> tuple[int, int]:
+        assert function in self._functions
+        return 0, {3: 0, 4: 32}[attribute]
+
+    def CUlaunchConfig(self) -> Any:
+        return SimpleNamespace()
+
+    def CUlaunchAttribute(self) -> Any:
+        return SimpleNamespace(value=SimpleNamespace(clusterDim=SimpleNamespace()))
+
+    def cuLaunchKernelEx(self, config: Any, function: int, params: Any, extra: int) -> tuple[int]:
+        (cluster,) = config.attrs
+        assert (int(cluster.id), config.numAttrs, extra) == (4, 1, 0)
+        assert config.gridDimX % cluster.value.clusterDim.x == 0
+        launch = self._launch(function, params, config.blockDimX)
+        self._put(
+            config.hStream, launch[0].name, self._warped(config.hStream, launch, " in clusters")
+        )
+        return (0,)
+
     def cuLaunchKernel(self, function: int, *rest: Any) -> tuple[int]:
         grid_x, grid_y, grid_z, block_x, block_y, block_z, shared, stream, params, extra = rest
-        assert (grid_x, grid_y, grid_z, block_y, block_z, shared, extra) == (1, 1, 1, 1, 1, 0, 0)
+        assert (grid_x, grid_y, grid_z, block_y, block_z, extra) == (1, 1, 1, 1, 1, 0)
+        assert shared == self._shared_of.get(function, 0)
         launch = self._launch(function, params, block_x)
         if stream in self._capturing:
             self._capturing[stream].append((launch[0].name, launch))  # type: ignore[arg-type]

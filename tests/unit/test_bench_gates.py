@@ -1,63 +1,25 @@
 """The steps of `bench.gpu_gates` on the fake driver: that they run, and what their figures mean."""
 
-import json
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import pytest
 
-from bench import (
-    gate_bundles,
-    gate_costs,
-    gate_cpu,
-    gate_networks,
-    gate_pair,
-    gate_points,
-    gate_preemption,
-    gate_soak,
-    gpu_gates,
-    gpu_pair,
-)
-from bench.gate_inversions import StretchLog
+from bench import gate_cpu, gate_networks, gate_pair, gpu_gates, gpu_pair
 from bench.gate_parts import Parts
 from bench.gate_preemption import Tally
-from bench.gate_trials import Sizes
-from preempt_runtime.backends import trt_library
 from preempt_runtime.gated_device import StretchTimes
-from preemptc.backends.tensorrt import gate_bench, timing
 from tests.runtime.fake_graphs import GraphDriver
 from tests.runtime.fake_tensorrt import FakeTensorRT
-from tests.runtime.gated_trt_world import gated_bundle, install_graphs
-
-SMALL = Sizes(count=32, block=32, duration_ns=20_000, num_long=16, num_short=3)
-COMPILED = {
-    "bound_ns": 50_000, "asked_bound_ns": 50_000, "segments": 3, "wall_s": 1.0,
-    "measured": {"whole_p50_ns": 100_000, "overhead_ratio": 1.01},
-    "gates": {"longest_node_ns": 30_000, "node_names": ["a", "b"], "longest_node": 1,
-              "positions": 5, "gate_ns": 800},
-}  # fmt: skip
+from tests.runtime.gated_trt_world import gated_bundle
+from tests.unit.gate_bench_world import COMPILED, Steps, installed, stand_in
 
 
 @pytest.fixture
 def trt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeTensorRT]:
-    found = install_graphs(monkeypatch, tmp_path, seed=2)
-    fake = found.driver
-    assert isinstance(fake, GraphDriver)
-    fake.step_ns = 1_000
-    fake.attributes |= {20: 0, 90: 1}
-    for each in (gate_costs, gate_points):
-        monkeypatch.setattr(each, "SIZES", SMALL)
-    monkeypatch.setattr(gate_preemption, "CHAINS", {"chain": SMALL, "full": SMALL})
-    monkeypatch.setattr(gate_preemption, "_ALONE_RUNS", 2)
-    monkeypatch.setattr(timing, "_WARM_UP_ROWS", 1)
-    monkeypatch.setattr(gate_bench, "_MAX_CLOCK_RATIO", 1e9)  # events of this fake are constant
-    monkeypatch.setattr("faulthandler.dump_traceback_later", lambda *_, **__: None)
-    yield found
-    trt_library.local_fields.cache_clear()
-    assert fake.open == {}, "left open"
+    yield from installed(monkeypatch, tmp_path)
 
 
 @pytest.fixture
@@ -67,29 +29,16 @@ def driver(trt: FakeTensorRT) -> GraphDriver:
 
 
 @pytest.fixture
-def step(trt: FakeTensorRT, tmp_path: Path) -> Any:
-    """Runs a step; the parts that it left, by name."""
-
-    def run(*arguments: str | Path) -> Any:
-        out = tmp_path / "parts"
-        place = ["--out", out, "--work", tmp_path / "work"]
-        assert gpu_gates.main([str(each) for each in (*arguments, *place)]) == 0
-        return {path.stem: json.loads(path.read_text()) for path in out.glob("*.json")}
-
-    return run
+def step(trt: FakeTensorRT, tmp_path: Path) -> Steps:
+    return Steps(tmp_path)
 
 
 @pytest.fixture
 def bundle(trt: FakeTensorRT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """In place of compiling: each network is this bundle of six kernels in three stretches."""
-    root = gated_bundle(tmp_path / "net.bundle").root
-    monkeypatch.setattr(gate_bundles, "model_of", lambda *_: tmp_path / "net.onnx")
-    for module in (gate_networks, gate_preemption, gate_soak):
-        monkeypatch.setattr(module, "gated_bundle", lambda case, options: (root, COMPILED))
-    return root
+    return stand_in(monkeypatch, tmp_path)
 
 
-def test_cost(step: Any) -> None:
+def test_cost(step: Steps) -> None:
     part = step("cost", "--rounds", "1")["cost"]
     assert [(row["mode"], row["timed"]) for row in part["rows"]] == [
         ("exclusive", False), ("exclusive", True), ("overlap", False), ("overlap", True),
@@ -100,7 +49,7 @@ def test_cost(step: Any) -> None:
     assert part["command"].startswith("python -m bench.gpu_gates cost --rounds 1")
 
 
-def test_calls(step: Any, driver: GraphDriver) -> None:
+def test_calls(step: Steps, driver: GraphDriver) -> None:
     driver.step_ns = 20_000
     rows = step("calls")["calls"]["rows"]
     assert len(rows) == 10
@@ -113,7 +62,7 @@ NETWORKS = ("networks", "--rounds", "3", "--seconds", "0", "--inputs", "4")
 
 
 def test_networks_are_measured_one_by_one_and_once(
-    step: Any, bundle: Path, capsys: pytest.CaptureFixture[str]
+    step: Steps, bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     parts = step(*NETWORKS, "--only", "resnet50", "vit_b_16")
     assert sorted(parts) == ["network-resnet50-b1-50us", "network-vit_b_16-b1-100us"]
@@ -133,7 +82,7 @@ def test_networks_are_measured_one_by_one_and_once(
     assert "skipped, it stands in" in capsys.readouterr().out
 
 
-def test_an_output_that_differs_is_counted(step: Any, bundle: Path, trt: FakeTensorRT) -> None:
+def test_an_output_that_differs_is_counted(step: Steps, bundle: Path, trt: FakeTensorRT) -> None:
     runs = iter(range(10**6))
     trt.computes = lambda inputs: {"y": float(next(runs)), "early": 0.0}
     part = step(*NETWORKS, "--only", "resnet50")["network-resnet50-b1-50us"]
@@ -141,7 +90,7 @@ def test_an_output_that_differs_is_counted(step: Any, bundle: Path, trt: FakeTen
 
 
 def test_a_network_that_cannot_have_gates_says_why_and_the_next_is_measured(
-    step: Any, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    step: Steps, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = gated_bundle(tmp_path / "other.bundle", fingerprint="0123456789abcdef").root
     chosen = {"resnet50": other, "vit_b_16": bundle}
@@ -155,7 +104,7 @@ def test_a_network_that_cannot_have_gates_says_why_and_the_next_is_measured(
     assert parts["network-vit_b_16-b1-100us"]["is_complete"]
 
 
-def test_bundles_may_be_built_before(step: Any, bundle: Path) -> None:
+def test_bundles_may_be_built_before(step: Steps, bundle: Path) -> None:
     part = step("networks", "--only", "resnet50", "--build-only")["network-resnet50-b1-50us"]
     assert not part["is_complete"]
     assert part["compiled"]["overhead"] == 1.01
@@ -179,94 +128,8 @@ def test_a_part_is_skipped_until_it_is_asked_for_again(trt: FakeTensorRT, tmp_pa
     assert not make().budget.allows(1)
 
 
-SOAK = ("soak", "--seconds", "0.6", "--max-rate", "12", "--inputs", "3")
-
-
-@pytest.mark.parametrize("mode", ["exclusive", "overlap"])
-def test_a_soak_loses_no_job_and_knows_every_output(mode: str, step: Any, bundle: Path) -> None:
-    part = step(*SOAK, "--mode", mode)[f"soak-{mode}-1"]
-    assert part["is_complete"]
-    assert len(part["tasks"]) == 6
-    assert [task["priority"] for task in part["tasks"].values()] == [4, 3, 2, 1, None, None]
-    for task in part["tasks"].values():
-        assert task["counts"]["released"] == task["counts"]["finished"] == task["ended"] > 0
-        assert task["wrong"] == 0
-        assert task["response_ns"]["num_samples"] == task["ended"]
-    found = part["inversions"]
-    assert found["num_stretches"] == 3 * sum(task["ended"] for task in part["tasks"].values())
-    assert found["longest_stretch_ns"] > 0
-    assert found["longest_ns"] <= found["longest_stretch_ns"]
-    assert found["number"] <= found["num_waits"] / 4  # a gate that has decided writes that late
-    assert part["gate_faults"] == []
-
-
-def test_a_soak_counts_wrong_outputs(
-    step: Any, bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    known = gate_soak.known_outputs
-
-    def swapped(path: Path, num_inputs: int) -> Any:
-        inputs, outputs = known(path, num_inputs)
-        return inputs, [outputs[1], *outputs[1:]]
-
-    monkeypatch.setattr(gate_soak, "known_outputs", swapped)
-    part = step(*SOAK)["soak-exclusive-1"]
-    for task in part["tasks"].values():
-        assert task["wrong"] == -(-task["ended"] // 3)  # every third, from the first on
-
-
-def test_a_soak_tells_how_far_it_is(
-    step: Any, bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(gate_soak, "_REPORT_S", 0.1)
-    step(*SOAK)
-    assert len([line for line in capsys.readouterr().out.splitlines() if " wrong" in line]) >= 1
-
-
-def log_of(*jobs: tuple[int, tuple[int, ...], tuple[int, ...], int]) -> StretchLog:
-    log = StretchLog()
-    for key, arrived, passed, end in jobs:
-        log.add(key, StretchTimes(arrived_ns=arrived, passed_ns=passed, end_ns=end))
-    return log
-
-
-def test_a_stretch_that_runs_when_an_urgent_job_comes_is_no_inversion() -> None:
-    found = log_of((9, (0, 50), (0, 70), 90), (1, (20,), (50,), 70)).inversions()
-    assert (found.number, found.num_waits, found.longest_stretch_ns) == (0, 2, 50)
-
-
-def test_a_stretch_that_begins_while_an_urgent_job_waits_is_one() -> None:
-    found = log_of((9, (0, 10, 60), (0, 30, 60), 90), (1, (20,), (60,), 70)).inversions()
-    assert (found.number, found.total_ns, found.longest_ns) == (1, 30, 30)
-    more_urgent = log_of((0, (0, 10, 60), (0, 30, 60), 90), (1, (20,), (60,), 70)).inversions()
-    assert more_urgent.number == 0
-
-
-def test_inversions_of_random_jobs_are_those_that_every_pair_tells() -> None:
-    rng = Random(5)
-    jobs = []
-    for _ in range(60):
-        moments = sorted(rng.sample(range(1000), 7))
-        jobs.append((rng.randrange(20), tuple(moments[0:6:2]), tuple(moments[1:6:2]), moments[6]))
-    number = total = 0
-    for key, arrived, passed, _ in jobs:
-        for since, until in zip(arrived, passed, strict=True):
-            for other, begun, started, end in jobs:
-                for begin, stop in zip(started, (*begun[1:], end), strict=True):
-                    if other > key and since < begin < until:
-                        number += 1
-                        total += min(stop, until) - begin
-    found = log_of(*jobs).inversions()
-    assert number > 10
-    assert (found.number, found.total_ns) == (number, total)
-
-
-def test_no_jobs_no_inversions() -> None:
-    assert StretchLog().inversions().number == 0
-
-
 def test_every_pair_is_a_part_of_its_own(
-    step: Any, bundle: Path, monkeypatch: pytest.MonkeyPatch
+    step: Steps, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     roles = ("urgent", "long", "urgent_gates", "long_gates")
     asked = []
@@ -291,7 +154,7 @@ def test_every_pair_is_a_part_of_its_own(
 
 
 def test_preemptions_are_timed_from_the_raise_to_the_gate_that_holds_the_job(
-    step: Any, bundle: Path
+    step: Steps, bundle: Path
 ) -> None:
     parts = step("preempt", "--preemptions", "12", "--limit-s", "60")
     assert sorted(parts) == ["preempt-chain", "preempt-engine", "preempt-full"]
@@ -333,7 +196,7 @@ def test_what_a_preemption_took_is_counted_where_the_victim_ran() -> None:
 
 @pytest.mark.parametrize("bindings", [12, 13])
 def test_points_of_every_mechanism_leave_the_chain_right(
-    bindings: int, step: Any, driver: GraphDriver
+    bindings: int, step: Steps, driver: GraphDriver
 ) -> None:
     driver.bindings = bindings
     part = step("points", "--rounds", "1")["points"]
@@ -345,7 +208,7 @@ def test_points_of_every_mechanism_leave_the_chain_right(
     assert driver.log.count("low: wait for a word") == 15 * 6  # once, once to compare, 4 in turn
 
 
-def test_a_mechanism_that_the_driver_lacks_is_told(step: Any, driver: GraphDriver) -> None:
+def test_a_mechanism_that_the_driver_lacks_is_told(step: Steps, driver: GraphDriver) -> None:
     driver.failures["cuGraphConditionalHandleCreate"] = 801
     rows = {row["name"]: row for row in step("points", "--rounds", "1")["points"]["rows"]}
     assert "cuGraphConditionalHandleCreate failed" in rows["conditional"]["error"]
@@ -353,7 +216,7 @@ def test_a_mechanism_that_the_driver_lacks_is_told(step: Any, driver: GraphDrive
 
 
 def test_the_dispatchers_time_is_counted_for_each_job(
-    step: Any, bundle: Path, monkeypatch: pytest.MonkeyPatch
+    step: Steps, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gate_cpu, "_WARM_UP_JOBS", 1)
     monkeypatch.setattr(
