@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bench.gate_parts import Parts
-from bench.gate_trials import finish, open_board
+from bench.gate_workshop import finish, open_board
 from preempt_runtime.backends.cuda import DeviceMemory, Event, PinnedMemory, Stream, open_cuda
 from preempt_runtime.backends.cuda_driver import call
 from preempt_runtime.backends.cuda_module import Module

@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any
 
 from bench.gate_parts import Parts
-from bench.gate_trials import Sizes, Workshop, finish, open_board
+from bench.gate_workshop import Sizes, Workshop, finish, open_board
 from preempt_runtime.backends.cuda import Event, Stream, open_cuda
 from preempt_runtime.backends.gate_board import Mode
 from preempt_runtime.backends.gates import GatedGraph

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from bench.cut_graphs import plan_of_gates
-from bench.gate_trials import MAX_WAIT_NS, finish
+from bench.gate_workshop import MAX_WAIT_NS, finish
 from preempt_runtime.backends.cuda import GraphExec, Stream, open_cuda
 from preempt_runtime.backends.gate_board import GateBoard, Mode
 from preempt_runtime.backends.gates import GatedGraph, run_gated

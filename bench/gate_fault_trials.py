@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.gate_child import run_tasks
-from bench.gate_trials import Sizes, Workshop, finish, open_board
+from bench.gate_workshop import Sizes, Workshop, finish, open_board
 from preempt_runtime.backends.cuda import DeviceMemory, PinnedMemory, Stream, copy_async, open_cuda
 from preempt_runtime.backends.gate_board import GiveUp, Mode
 from preempt_runtime.backends.gates import GatedGraph, run_gated

@@ -8,6 +8,7 @@ import argparse
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +33,18 @@ class Trial:
     run: Callable[[Path, float], Found]
 
 
+def _here(run: Callable[[], Found]) -> Callable[[Path, float], Found]:
+    """A trial that needs no bundle."""
+    return lambda path, seconds: run()
+
+
 TRIALS: Sequence[Trial] = (
     *(
         Trial(
             name=f"dead-client-{mode}",
             what=f"a key is raised whose job is never launched, {mode}",
             expected="the gate that waits takes the key away at its limit of 50 ms, one record",
-            run=lambda path, seconds, mode=mode: gate_fault_trials.dead_client(mode),
+            run=_here(partial(gate_fault_trials.dead_client, mode)),
         )
         for mode in _MODES
     ),
@@ -46,19 +52,19 @@ TRIALS: Sequence[Trial] = (
         name="lost-owner",
         what="a stretch takes 120 ms where its limit is 50 ms, and an urgent job waits",
         expected="the ownership is taken at the limit, both outputs right",
-        run=lambda path, seconds: gate_fault_trials.lost_owner(),
+        run=_here(gate_fault_trials.lost_owner),
     ),
     Trial(
         name="branches",
         what="a graph with two parallel branches, a gate at each position",
         expected="branches are joined at gates, outputs right",
-        run=lambda path, seconds: gate_fault_trials.branches(),
+        run=_here(gate_fault_trials.branches),
     ),
     Trial(
         name="fingerprint",
         what="a bundle whose graph has another fingerprint",
         expected="the plan is refused, both fingerprints named",
-        run=lambda path, seconds: gate_fault_trials.other_fingerprint(path),
+        run=lambda path, _: gate_fault_trials.other_fingerprint(path),
     ),
     Trial(
         name="allocations",

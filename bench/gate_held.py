@@ -17,7 +17,7 @@ from bench.gate_bundles import gated_bundle
 from bench.gate_engine import gated_engine
 from bench.gate_networks import CASES, QUICK_CASES
 from bench.gate_parts import Parts
-from bench.gate_trials import PTX, finish
+from bench.gate_workshop import PTX, finish
 from bench.intervals import quantiles_of
 from preempt_runtime.backends.cuda import DeviceMemory, Event, Stream, open_cuda
 from preempt_runtime.backends.cuda_driver import attribute, call, constant, new_struct

@@ -15,7 +15,7 @@ from typing import Any
 from bench.cut_graphs import cut_graph
 from bench.gate_costs import SIZES, paired_ns
 from bench.gate_parts import Parts
-from bench.gate_trials import Chain, Workshop, finish, open_board
+from bench.gate_workshop import Chain, Workshop, finish, open_board
 from bench.intervals import median_interval
 from preempt_runtime.backends.cuda import DeviceMemory, Event, GraphExec, Stream, open_cuda
 from preempt_runtime.backends.cuda_driver import call, constant, has_binding, new_struct

@@ -21,7 +21,7 @@ from bench.gate_bundles import gated_bundle
 from bench.gate_engine import GatedEngine, gated_engine, open_gates
 from bench.gate_networks import CASES, QUICK_CASES, stretches_of
 from bench.gate_parts import PartFile, Parts
-from bench.gate_trials import MAX_WAIT_NS, Chain, Hang, Sizes, Workshop, finish
+from bench.gate_workshop import MAX_WAIT_NS, Chain, Hang, Sizes, Workshop, finish
 from bench.intervals import quantiles_of
 from bench.paired import is_bitwise_equal
 from preempt_runtime.backends.cuda import DeviceMemory, Event, PinnedMemory, Stream, copy_async

@@ -13,16 +13,8 @@ import numpy as np
 import pytest
 
 from bench.gate_fault_trials import Found, branches, dead_client, lost_owner
-from bench.gate_trials import (
-    Sizes,
-    Workshop,
-    finish,
-    open_board,
-    pass_idle,
-    preempt,
-    run_chain,
-    run_many,
-)
+from bench.gate_trials import pass_idle, preempt, run_chain, run_many
+from bench.gate_workshop import Sizes, Workshop, finish, open_board
 from preempt_runtime.backends.cuda import CudaContext, Stream, open_cuda
 from preempt_runtime.backends.cuda_graph import capture_graph
 from preempt_runtime.backends.gate_board import GateBoard, Mode, Raising

@@ -20,7 +20,7 @@ from bench import (
     gate_soak,
     gpu_gates,
 )
-from bench.gate_trials import Sizes
+from bench.gate_workshop import Sizes
 from preempt_runtime.backends import trt_library
 from preemptc.backends.tensorrt import gate_bench, timing
 from tests.runtime.fake_graphs import GraphDriver
