@@ -82,6 +82,15 @@ def test_networks_are_measured_one_by_one_and_once(
     assert "skipped, it stands in" in capsys.readouterr().out
 
 
+def test_no_other_network_is_begun_when_time_is_short(
+    step: Steps, bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = ("--only", "resnet50", "vit_b_16", "--limit-s", "100")
+    assert list(step(*NETWORKS, *chosen)) == ["network-resnet50-b1-50us"]
+    assert "s are left; run this again" in capsys.readouterr().out
+    assert len(step(*NETWORKS, *chosen)) == 2
+
+
 def test_an_output_that_differs_is_counted(step: Steps, bundle: Path, trt: FakeTensorRT) -> None:
     runs = iter(range(10**6))
     trt.computes = lambda inputs: {"y": float(next(runs)), "early": 0.0}
