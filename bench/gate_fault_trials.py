@@ -13,7 +13,7 @@ import numpy as np
 from bench.gate_child import run_tasks
 from bench.gate_workshop import Sizes, Workshop, finish, open_board
 from preempt_runtime.backends.cuda import DeviceMemory, PinnedMemory, Stream, copy_async, open_cuda
-from preempt_runtime.backends.gate_board import GiveUp, Mode
+from preempt_runtime.backends.gate_board import GateBoard, GiveUp, Mode
 from preempt_runtime.backends.gates import GatedGraph, run_gated
 from preempt_runtime.backends.trt_gated import GatedTrtDevice
 from preempt_runtime.bundle import open_bundle
@@ -23,6 +23,7 @@ from preempt_runtime.manifest import GATES_PLAN_ID, MANIFEST_NAME
 
 SIZES = Sizes(num_long=4, num_short=3)
 STALLED_NS = 120_000_000
+_OWNER = 256  # where on the board it stands
 _ALLOCATED_BYTES = 1 << 20
 _OTHER = "0123456789abcdef"
 
@@ -71,6 +72,7 @@ def lost_owner() -> Found:
         Stream(priority="high") as high,
         shop.chain(range(1, 3), STALLED_NS) as slow,
         shop.chain(range(1, SIZES.num_short + 1)) as fast,
+        PinnedMemory(4) as word,  # now: to allocate beside the slow job might wait for it
         ExitStack() as stack,
     ):
         graphs = [
@@ -85,7 +87,7 @@ def lost_owner() -> Found:
         ]  # fmt: skip
         best_effort = key_of("best-effort", 0, graphs[0].slot)
         run_gated(graphs[0], board, best_effort, low, before=lambda: slow.write(1, low))
-        _until_owned(board.pointer, high)
+        _until_owned(board, word, high)
         real_time = key_of("real-time", 0, graphs[1].slot)
         run_gated(graphs[1], board, real_time, high, before=lambda: fast.write(2, high))
         finish(high, low)
@@ -100,14 +102,13 @@ def lost_owner() -> Found:
     return Found(text=text, is_expected=bool(lost) and all(are_right))
 
 
-def _until_owned(board_pointer: int, stream: Stream) -> None:
+def _until_owned(board: GateBoard, word: PinnedMemory, stream: Stream) -> None:
     """Return when a job has passed its gate, so that it is the owner."""
-    with PinnedMemory(4) as word:
-        for _ in range(1000):
-            copy_async(word.pointer, board_pointer + 256, 4, stream)
-            finish(stream)
-            if word.array.view(np.uint32)[0]:
-                return
+    for _ in range(1000):
+        copy_async(word.pointer, board.pointer + _OWNER, 4, stream)
+        finish(stream)
+        if word.array.view(np.uint32)[0]:
+            return
     raise AssertionError("no job passed its gate")
 
 
