@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := preemptc runtime/preempt_runtime models bench tests docs
 
-.PHONY: help setup demo test lint type unit test-gpu golden bench bench-gpu bench-gpu-pair bench-gpu-deadlines bench-gpu-portable bench-gpu-quick bench-commands bench-policies bench-simulation bench-schedulability bench-deadlines publish fuzz ptx size clean
+.PHONY: help setup demo test lint type unit test-gpu golden bench bench-gpu bench-gpu-pair bench-gpu-deadlines bench-gpu-portable bench-gpu-gates bench-gpu-quick bench-commands bench-policies bench-simulation bench-schedulability bench-deadlines publish fuzz ptx size clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
@@ -53,11 +53,17 @@ bench-gpu-deadlines: setup ## Run five networks with deadlines on the GPU of thi
 bench-gpu-portable: setup ## Compile for a GPU that is elsewhere, then build that bundle on the one that is here
 	$(BIN)/python -m bench.gpu_portable both
 
+bench-gpu-gates: setup ## Measure what gates cost and gain on the GPU of this machine; again goes on where it was
+	@for step in cost points calls networks preempt held faults cpu pair 'soak --number 1' 'soak --number 2'; do \
+	  $(BIN)/python -m bench.gpu_gates $$step || exit 1; done
+	$(BIN)/python -m bench.publish
+
 bench-gpu-quick: setup ## Try every GPU benchmark on small networks (2 minutes); results in build_cache alone
 	$(BIN)/python -m bench.gpu --quick
 	$(BIN)/python -m bench.gpu_pair --quick
 	$(BIN)/python -m bench.gpu_deadlines --quick
 	$(BIN)/python -m bench.gpu_portable both --quick
+	for step in networks pair held faults; do $(BIN)/python -m bench.gpu_gates $$step --quick || exit 1; done
 
 bench-commands: setup ## Measure commands as whole processes, and the dispatcher's own time
 	$(BIN)/python -m bench.commands

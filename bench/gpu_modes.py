@@ -13,11 +13,13 @@ from pathlib import Path
 
 from bench.gated_pair import GatedWay, run_gated_way
 from bench.modes import SEGMENTS_ALONE, Workload, rate_per_s, run_mode
+from bench.report import longest_segment
 from preempt_runtime.arrivals import Periodic, release_offsets
 from preempt_runtime.backends.cuda import DeviceMemory, Event, Stream, copy_async
 from preempt_runtime.backends.device_arrays import DeviceArray
 from preempt_runtime.backends.tensorrt import TrtBuffers, TrtNetwork
 from preempt_runtime.inputs import random_inputs
+from preempt_runtime.manifest import WHOLE_PLAN_ID
 from preempt_runtime.process import ProcessOptions, apply_memory
 
 ANNOUNCE_NS = 100_000
@@ -60,18 +62,20 @@ def _raw(name: str, text: str, **values: bool | int) -> Way:
     )
 
 
-def _gated(name: str, text: str, gated: GatedWay, *, has_urgent: bool = True) -> Way:
+def _gated(name: str, text: str, gated: GatedWay, mode: str = "preemptive") -> Way:
     """A way whose long network has two jobs in flight, but for the graph in pieces."""
     return Way(
         name=name,
         text=text,
-        mode="preemptive" if has_urgent else "best_effort_alone",
+        mode=mode,
         gated=gated,
-        has_urgent=has_urgent,
-        long_alone="long_alone_2",
+        has_urgent=mode != "best_effort_alone",
+        has_long=mode != "alone",
+        long_alone=TWO_IN_FLIGHT,
     )
 
 
+TWO_IN_FLIGHT = "long_alone_2"
 WAYS = (
     Way(name="alone", text="the urgent network alone", mode="alone", has_long=False),
     Way(
@@ -94,7 +98,7 @@ WAYS = (
         has_urgent=False,
     ),
     Way(
-        name="long_alone_2",
+        name=TWO_IN_FLIGHT,
         text="the long network alone, whole, two jobs in flight",
         mode="best_effort_alone",
         depth=2,
@@ -109,6 +113,11 @@ WAYS = (
     _gated("gates_exclusive", "gates, exclusive", GatedWay(mode="exclusive")),
     _gated("gates_overlap", "gates, overlap", GatedWay(mode="overlap")),
     _gated(
+        "gates_first",
+        "gates, exclusive, of the urgent network the first alone",
+        GatedWay(mode="exclusive", urgent_plan=WHOLE_PLAN_ID),
+    ),
+    _gated(
         "gates_announced",
         "gates, exclusive, announced 100 us ahead",
         GatedWay(mode="exclusive", announce_ns=ANNOUNCE_NS),
@@ -117,7 +126,10 @@ WAYS = (
         "gates_long_alone",
         "the long network alone, with gates, two jobs in flight",
         GatedWay(mode="exclusive"),
-        has_urgent=False,
+        "best_effort_alone",
+    ),
+    _gated(
+        "gates_alone", "the urgent network alone, with gates", GatedWay(mode="exclusive"), "alone"
     ),
     _raw("raw_alone", "the urgent network alone", has_long=False),
     _raw("raw_long_alone", "the long network alone", has_urgent=False),
@@ -128,11 +140,16 @@ WAYS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WayRun:
-    """One run of one way: response times, the long network's rate and its segments' times."""
+    """One run of one way: response times, the long network's rate, its longest segment's p99.
+
+    `gate_faults` are what voids the bounds of this run; `error` says why there was none.
+    """
 
     response_ns: tuple[int, ...] = ()
     long_per_s: float | None = None
-    segment_ns: tuple[tuple[int, ...], ...] = ()
+    longest_p99_ns: int | None = None
+    gate_faults: tuple[str, ...] = ()
+    error: str | None = None
 
 
 @dataclass(slots=True)
@@ -195,7 +212,8 @@ def run_way(
         return WayRun(
             response_ns=run.response_ns,
             long_per_s=run.best_effort_per_s,
-            segment_ns=run.segment_ns,
+            longest_p99_ns=longest_segment(run.segment_ns).p99_ns if run.segment_ns else None,
+            gate_faults=run.gate_faults,
         )
     assert isinstance(load.urgent, TrtNetwork)
     assert isinstance(load.whole, TrtNetwork)

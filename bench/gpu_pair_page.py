@@ -16,6 +16,7 @@ def markdown(result: Mapping[str, Any]) -> str:
     turns = ", ".join(
         f"D = {name[-1]}: {fmt_ns(time_ns)}"
         for name, time_ns in result["longest_segment_p99_ns"].items()
+        if name.startswith("segments_")
     )
     gates = [_gates_text(role, plan) for role, plan in result.get("gates", {}).items()]
     raw = {name: way for name, way in result["ways"].items() if name.startswith("raw_")}
@@ -36,18 +37,18 @@ def markdown(result: Mapping[str, Any]) -> str:
         "",
         "## Through the runtime",
         "",
-        *_table(ours),
+        *way_table(ours),
         "## Graphs on streams, without the runtime",
         "",
         "A polling loop launches whole networks as CUDA graphs, two jobs of the long one in"
         " flight: what the hardware gives without preemption points. Ratios are to this loop's own"
         " figures alone.",
         "",
-        *_table(raw),
+        *way_table(raw),
         "*to alone*: p99 over the urgent network's p99 alone; the long network's rate over that of"
-        " the whole one alone, with gates over that of the whole one with two jobs in flight."
-        " *kept*: that rate over the share of time that urgent jobs leave (1 -"
-        " urgent jobs per s x urgent p50 alone). The longest segment beside urgent jobs, from the"
+        " the whole one alone, with two jobs in flight. *kept*: that rate over the share of time"
+        " that urgent jobs leave (1 - urgent jobs per s x urgent p50 alone). The longest segment"
+        " beside urgent jobs, from the"
         f" host's launch to its notice of the end, p99: {turns}.",
         "",
         f"`{_COMMAND}`; {machine['gpu']}, TensorRT {machine['tensorrt']}, driver's CUDA"
@@ -66,12 +67,15 @@ def _gates_text(role: str, plan: Mapping[str, Any]) -> str:
     )
 
 
-def _table(ways: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def way_table(ways: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A row for each way, by its figures; what could not be run says why below."""
     return [
         "| way | urgent p50 | p95 | p99 | max | to alone | jobs | long jobs/s | to alone | kept |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
         *(_row(way) for way in ways.values()),
         "",
+        *(f"* {way['text']}: {way['error']}" for way in ways.values() if "error" in way),
+        *([""] if any("error" in way for way in ways.values()) else []),
     ]
 
 
@@ -82,10 +86,13 @@ def _row(way: Mapping[str, Any]) -> str:
         cells += ["-"] * 6
     else:
         cells += [fmt_ns(urgent[name]) for name in _QUANTILES]
-        cells += [f"{way['p99_to_alone']:.2f}", str(urgent["num_samples"])]
+        cells += [_share(way, "p99_to_alone", 2), str(urgent["num_samples"])]
     if rate is None:
         cells += ["-"] * 3
     else:
-        kept = f"{way['kept']:.3f}" if "kept" in way else "-"
-        cells += [f"{rate:.1f}", f"{way['rate_to_alone']:.3f}", kept]
+        cells += [f"{rate:.1f}", _share(way, "rate_to_alone", 3), _share(way, "kept", 3)]
     return f"| {' | '.join(cells)} |"
+
+
+def _share(way: Mapping[str, Any], key: str, digits: int) -> str:
+    return f"{way[key]:.{digits}f}" if key in way else "-"

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from preempt_runtime.arrivals import ClosedLoop, Periodic, release_offsets
 from preempt_runtime.clock import MonotonicClock
@@ -84,6 +84,7 @@ class ModeRun:
 
     `response_ns` are the urgent jobs' response times, `segment_ns[k]` the times that the long
     network's segment k took. Both are empty, and the rate is None, for what did not run.
+    `gate_faults` are what gates did that voids bounds.
     """
 
     mode: str
@@ -91,6 +92,7 @@ class ModeRun:
     segment_ns: tuple[tuple[int, ...], ...]
     best_effort_per_s: float | None
     recording: Recording
+    gate_faults: tuple[str, ...] = ()
 
 
 def run_mode(
@@ -139,12 +141,14 @@ def run_mode(
             executor.add_task(Task(name=BEST_EFFORT, network=network, buffers=num_best_effort))
             if warms_up:
                 executor.warm_up(BEST_EFFORT, load.long_samples[0])
-            executor.add_source(BEST_EFFORT, ClosedLoop(), _cycle(load.long_samples))
+            for _ in range(num_best_effort):  # one loop has one job at a time
+                executor.add_source(BEST_EFFORT, ClosedLoop(), _cycle(load.long_samples))
         with apply_memory(ProcessOptions()):
             start_ns = clock.now_ns()
             executor.run(load.duration_ns)
         executor.check_integrity()
-    return _mode_run(mode, recording, load, start_ns)
+        faults = executor.gate_faults()
+    return replace(_mode_run(mode, recording, load, start_ns), gate_faults=faults)
 
 
 def _releases(load: Workload, seed: int) -> Iterator[int]:

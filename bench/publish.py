@@ -2,7 +2,7 @@
 
     make demo && python -m bench.publish
 
-The demo's report is taken from build_cache, all others from docs/results.
+The demo's report and the parts of gates are taken from build_cache, all others from docs/results.
 
 Figures in the README come from here alone, each with its command, machine and date.
 """
@@ -15,8 +15,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench import gpu_gates_page
+from bench.gate_parts import PARTS, merged, read_parts
 from bench.gpu_readme import gpu_part
 from bench.report import HEADERS, acceptance_lines, sentence, table_rows
+from bench.result_files import write_result
 from preempt_runtime.units import fmt_ns
 
 README = Path("README.md")
@@ -28,15 +31,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Copy the demo's report if there is a new one, and write the marked parts of the README."""
     parser = argparse.ArgumentParser(prog="python -m bench.publish", description=__doc__)
     parser.add_argument("--demo", type=Path, default=Path("build_cache/demo/report.json"))
-    demo = parser.parse_args(arguments).demo
+    parser.add_argument("--gates", type=Path, default=PARTS, help=f"parts of gates ({PARTS})")
+    options = parser.parse_args(arguments)
+    demo = options.demo
     if demo.is_file():
         report = json.loads(demo.read_text())
         (RESULTS / "cpu-demo.json").write_text(json.dumps(report, indent=1) + "\n")
         (RESULTS / "cpu-demo.md").write_text(demo_page(report))
     else:
         print(f"{demo}: no new demo, its published result stays; `make demo` makes one")
+    publish_gates(options.gates, RESULTS)
     README.write_text(published(README.read_text(), RESULTS))
     return 0
+
+
+def publish_gates(folder: Path, results: Path) -> bool:
+    """Put new parts of the benchmark of gates among those published; whether there are any."""
+    path = results / f"{gpu_gates_page.NAME}.json"
+    old = json.loads(path.read_text())["parts"] if path.is_file() else {}
+    parts = merged(old, read_parts(folder))
+    if not parts:
+        print(f"{folder}: no parts of gates; `make bench-gpu-gates` measures them")
+        return False
+    write_result(results, gpu_gates_page.NAME, {"parts": parts}, gpu_gates_page.markdown(parts))
+    return True
 
 
 def published(text: str, results: Path) -> str:

@@ -5,23 +5,16 @@ see gate_trials. If a step fails, do not go on to the next.
 """
 
 import faulthandler
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from bench.gate_trials import (
-    Sizes,
-    Workshop,
-    finish,
-    open_board,
-    pass_idle,
-    preempt,
-    run_chain,
-    run_many,
-)
+from bench.gate_fault_trials import Found, branches, dead_client, lost_owner
+from bench.gate_trials import pass_idle, preempt, run_chain, run_many
+from bench.gate_workshop import Sizes, Workshop, finish, open_board
 from preempt_runtime.backends.cuda import CudaContext, Stream, open_cuda
 from preempt_runtime.backends.cuda_graph import capture_graph
 from preempt_runtime.backends.gate_board import GateBoard, Mode, Raising
@@ -135,17 +128,17 @@ def test_c_an_urgent_job_gets_between_the_stretches_of_a_long_one(
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_c_a_client_that_died_costs_its_limit(mode: Mode, low: Stream, high: Stream) -> None:
-    with open_board(mode) as board:
-        dead, slot = board.take_slot(), board.take_slot()
-        board.raise_key(key_of("real-time", 0, dead), high)
-        finish(high)
-        board.gate.launch(low, board.kernel_args(slot))
-        board.clear_slot(slot, low)
-        finish(low)
-        (found,) = board.give_ups()
-        assert (found.slot, found.holder) == (slot, dead)
-        assert board.slots() == (EMPTY,) * 32
+def test_c_a_client_that_died_costs_its_limit(mode: Mode) -> None:
+    found = dead_client(mode)
+    assert found.is_expected, found.text
+
+
+@pytest.mark.parametrize("trial", [lost_owner, branches])
+def test_c_a_stalled_owner_loses_the_gpu_and_branches_are_joined(
+    trial: Callable[[], Found],
+) -> None:
+    found = trial()
+    assert found.is_expected, found.text
 
 
 def test_c_an_announcement_expires(low: Stream, high: Stream) -> None:

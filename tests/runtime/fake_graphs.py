@@ -34,6 +34,7 @@ class CUdevice_attribute(enum.IntEnum):
     CU_DEVICE_ATTRIBUTE_INTEGRATED = 18
     CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR = 75
     CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR = 76
+    CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN = 97
     CU_DEVICE_ATTRIBUTE_CAN_USE_64_BIT_STREAM_MEM_OPS = 122
 
 
@@ -43,16 +44,28 @@ class CUgraphNodeType(enum.IntEnum):
     CU_GRAPH_NODE_TYPE_MEMSET = 2
     CU_GRAPH_NODE_TYPE_HOST = 3
     CU_GRAPH_NODE_TYPE_EMPTY = 5
+    CU_GRAPH_NODE_TYPE_BATCH_MEM_OP = 12
+    CU_GRAPH_NODE_TYPE_CONDITIONAL = 13
 
 
 class CUfunction_attribute(enum.IntEnum):
     CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES = 3
     CU_FUNC_ATTRIBUTE_NUM_REGS = 4
+    CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES = 8
     CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT = 9
 
 
 class CUlaunchAttributeID(enum.IntEnum):
     CU_LAUNCH_ATTRIBUTE_COOPERATIVE = 2
+    CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION = 4
+
+
+class CUstreamBatchMemOpType(enum.IntEnum):
+    CU_STREAM_MEM_OP_WAIT_VALUE_64 = 4
+
+
+class CUgraphConditionalNodeType(enum.IntEnum):
+    CU_GRAPH_COND_TYPE_IF = 0
 
 
 class CUjit_option(enum.IntEnum):
@@ -102,6 +115,8 @@ class GraphDriver(FakeDriver):
     CUfunction_attribute = CUfunction_attribute
     CUlaunchAttributeID = CUlaunchAttributeID
     CUjit_option = CUjit_option
+    CUstreamBatchMemOpType = CUstreamBatchMemOpType
+    CUgraphConditionalNodeType = CUgraphConditionalNodeType
 
     def __init__(
         self, *, seed: int = 0, version: int = 13000, bindings: int = 13, num_queues: int = 0
@@ -109,7 +124,7 @@ class GraphDriver(FakeDriver):
         super().__init__(1 << 22)
         self.rng = Random(seed)
         self.version, self.bindings, self.num_queues = version, bindings, num_queues
-        self.attributes |= {122: 1}
+        self.attributes |= {97: 1 << 16, 122: 1}
         self.now_ns, self.step_ns = 1 << 30, 64
         self.kinds: dict[str, Any] = {}
         self.cooperative: set[str] = set()
@@ -123,6 +138,8 @@ class GraphDriver(FakeDriver):
         self._modules: dict[int, dict[str, Kernel]] = {}
         self._functions: dict[int, Kernel] = {}
         self._shapes: dict[int, Graph] = {}
+        self._shared_of: dict[int, int] = {}
+        self._conditions: dict[int, int] = {}
         self._recorded: dict[int, int] = {}  # event -> the number that it must wait for
         self._finished: set[int] = set()
         self._number = 0
@@ -331,13 +348,37 @@ class GraphDriver(FakeDriver):
 
     def cuFuncSetAttribute(self, function: int, attribute: int, value: int) -> tuple[int]:
         assert function in self._functions
+        if attribute == 8:
+            self._shared_of[function] = value
+            return (0,)
         assert attribute == 9
         assert 0 <= value <= 100
         return (0,)
 
+    def cuFuncGetAttribute(self, attribute: int, function: int) -> tuple[int, int]:
+        assert function in self._functions
+        return 0, {3: 0, 4: 32}[attribute]
+
+    def CUlaunchConfig(self) -> Any:
+        return SimpleNamespace()
+
+    def CUlaunchAttribute(self) -> Any:
+        return SimpleNamespace(value=SimpleNamespace(clusterDim=SimpleNamespace()))
+
+    def cuLaunchKernelEx(self, config: Any, function: int, params: Any, extra: int) -> tuple[int]:
+        (cluster,) = config.attrs
+        assert (int(cluster.id), config.numAttrs, extra) == (4, 1, 0)
+        assert config.gridDimX % cluster.value.clusterDim.x == 0
+        launch = self._launch(function, params, config.blockDimX)
+        self._put(
+            config.hStream, launch[0].name, self._warped(config.hStream, launch, " in clusters")
+        )
+        return (0,)
+
     def cuLaunchKernel(self, function: int, *rest: Any) -> tuple[int]:
         grid_x, grid_y, grid_z, block_x, block_y, block_z, shared, stream, params, extra = rest
-        assert (grid_x, grid_y, grid_z, block_y, block_z, shared, extra) == (1, 1, 1, 1, 1, 0, 0)
+        assert (grid_x, grid_y, grid_z, block_y, block_z, extra) == (1, 1, 1, 1, 1, 0)
+        assert shared == self._shared_of.get(function, 0)
         launch = self._launch(function, params, block_x)
         if stream in self._capturing:
             self._capturing[stream].append((launch[0].name, launch))  # type: ignore[arg-type]
@@ -466,6 +507,57 @@ class GraphDriver(FakeDriver):
         shape.nodes[node] = Node(kind, launch[0].name, launch=launch)
         shape.edges |= {(start, node): 0 for start in after}
         return 0, node
+
+    def CUstreamBatchMemOpParams(self) -> Any:
+        return SimpleNamespace(waitValue=SimpleNamespace())
+
+    def CUDA_BATCH_MEM_OP_NODE_PARAMS(self) -> Any:
+        return SimpleNamespace()
+
+    def CUgraphNodeParams(self) -> Any:
+        return SimpleNamespace(conditional=SimpleNamespace())
+
+    def cuGraphAddBatchMemOpNode(
+        self, graph: int, after: list[int], number: int, params: Any
+    ) -> tuple[int, int | None]:
+        (wait,) = [each.waitValue for each in params.paramArray]
+        assert (params.count, params.flags, wait.flags, int(wait.operation)) == (1, 0, 0, 4)
+
+        def check() -> None:
+            assert self.read(wait.address, 8) >= wait.value64, "it would wait for ever"
+
+        kind = CUgraphNodeType.CU_GRAPH_NODE_TYPE_BATCH_MEM_OP
+        return self._add_node(graph, after, number, Node(kind, "wait for a word", work=check))
+
+    def cuGraphConditionalHandleCreate(
+        self, graph: int, context: int, default: int, flags: int
+    ) -> tuple[int, int | None]:
+        assert (default, flags, context) == (0, 1, self.current)
+        self._conditions[handle := next(self._ids)] = graph
+        return 0, handle
+
+    def cuGraphAddNode(self, graph: int, after: list[int], *rest: Any) -> tuple[int, int | None]:
+        number, params = rest if self.bindings == 12 else rest[1:]
+        assert self.bindings == 12 or rest[0] is None
+        assert self._conditions[params.conditional.handle] == graph
+        assert params.conditional.type is CUgraphConditionalNodeType.CU_GRAPH_COND_TYPE_IF
+        self._shapes[body := next(self._ids)] = Graph()
+        params.conditional.phGraph_out = [body]
+        node = Node(params.type, "condition that is false", work=lambda: None)
+        return self._add_node(graph, after, number, node)
+
+    def cuGraphAddNode_v2(self, *args: Any) -> tuple[int, int | None]:
+        raise NotImplementedError
+
+    def _add_node(
+        self, graph: int, after: list[int], number: int, node: Node
+    ) -> tuple[int, int | None]:
+        shape = self._shapes[graph]
+        if number != len(after) or not set(after) <= shape.nodes.keys():
+            return INVALID_VALUE, None
+        shape.nodes[made := next(self._ids)] = node
+        shape.edges |= {(start, made): 0 for start in after}
+        return 0, made
 
     def cuGraphAddDependencies(self, graph: int, *rest: Any) -> tuple[int]:
         return self._add(graph, *self._without_data(rest))

@@ -5,17 +5,8 @@ from contextlib import ExitStack, closing
 
 import pytest
 
-from bench.gate_trials import (
-    Hang,
-    Sizes,
-    Workshop,
-    finish,
-    open_board,
-    pass_idle,
-    preempt,
-    run_chain,
-    run_many,
-)
+from bench.gate_trials import pass_idle, preempt, run_chain, run_many
+from bench.gate_workshop import Hang, Sizes, Workshop, finish, open_board
 from preempt_runtime.backends import cuda_driver
 from preempt_runtime.backends.cuda import Stream, open_cuda
 from preempt_runtime.backends.gate_board import Mode, Raising

@@ -10,6 +10,7 @@ import pytest
 from bench import gpu, gpu_deadlines, gpu_page, gpu_pair, gpu_portable
 from bench.gpu_build_time import counted_builds
 from bench.gpu_modes import WAYS, WayRun
+from bench.pair_figures import figures
 from preempt_runtime.bundle import open_bundle
 from preempt_runtime.errors import BuildError
 from preemptc.backends import silent
@@ -201,19 +202,19 @@ def gpu_is_here() -> bool:
 
 
 def test_the_pair_is_compared_with_what_each_is_alone() -> None:
-    segments = ((300_000,), (330_000,))
-    block = {way.name: WayRun(segment_ns=segments) for way in WAYS} | {
+    block = {way.name: WayRun(longest_p99_ns=330_000) for way in WAYS} | {
         "alone": WayRun(response_ns=(400_000,) * 3),
         "long_alone": WayRun(long_per_s=380.0),
         "segments_alone_1": WayRun(long_per_s=361.0),
-        "segments_1": WayRun(response_ns=(600_000,) * 3, long_per_s=342.0, segment_ns=segments),
+        "segments_1": WayRun(response_ns=(600_000,) * 3, long_per_s=342.0),
         "raw_alone": WayRun(response_ns=(380_000,) * 3),
         "raw_long_alone": WayRun(long_per_s=400.0),
         "raw_priorities": WayRun(response_ns=(900_000,) * 3, long_per_s=360.0),
     }
-    slow = {**block, "segments_1": WayRun(response_ns=(900_000,), long_per_s=342.0,
-                                          segment_ns=segments)}  # fmt: skip
-    ways = gpu_pair.figures([block, slow], 4_000_000)["ways"]
+    slow = {**block, "segments_1": WayRun(response_ns=(900_000,), long_per_s=342.0)}
+    found = figures([block, slow], 4_000_000, WAYS)
+    ways, longest = found["ways"], found["longest_segment_p99_ns"]
+    assert longest["segments_2"] == 330_000
     ours, raw = ways["segments_1"], ways["raw_priorities"]
     assert (ours["urgent"]["num_samples"], ours["urgent"]["max_ns"]) == (4, 900_000)  # of both
     assert (ours["p50_to_alone"], ours["p99_to_alone"]) == (1.5, 2.25)

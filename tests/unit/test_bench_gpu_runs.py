@@ -150,7 +150,18 @@ def test_a_fusion_that_joins_two_groups_makes_one_of_them() -> None:
 
 def pair_options(tmp_path: Path) -> Any:
     options = gpu_pair._options(
-        ["--jobs", "5", "--blocks", "2", "--period-us", "4000", "--out", str(tmp_path / "out")]
+        [
+            "--jobs",
+            "5",
+            "--blocks",
+            "2",
+            "--period-us",
+            "4000",
+            "--out",
+            str(tmp_path / "out"),
+            "--work",
+            str(tmp_path / "work"),
+        ]
     )
     return options
 
@@ -159,16 +170,18 @@ def test_every_way_of_sharing_runs_and_each_block_is_written(
     trt: FakeTensorRT, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gpu_pair, "_NUM_WARM_UP", 2)
-    written: list[int] = []
-    write = gpu_pair.write
+    written: list[tuple[int, bool]] = []
 
-    def noted(result: Any, out: Path) -> None:
-        written.append(result["blocks_done"])
-        write(result, out)
+    def keep(result: Any, is_complete: bool) -> None:
+        written.append((result["blocks_done"], is_complete))
+        gpu_pair.write(result, tmp_path / "out")
 
-    monkeypatch.setattr(gpu_pair, "write", noted)
-    gpu_pair.measure({"urgent": bundle, "long": bundle}, pair_options(tmp_path))
-    assert written == [1, 2]
+    options = pair_options(tmp_path)
+    first = gpu_pair.measure({"urgent": bundle, "long": bundle}, options, keep)
+    assert written == [(1, False), (2, True)]
+    again = gpu_pair.measure({"urgent": bundle, "long": bundle}, options, keep)
+    assert written[2:] == [(2, True)], "both blocks were kept"
+    assert again["ways"] == first["ways"]
     found = json.loads((tmp_path / "out" / "gpu-pair.json").read_text())
     assert list(found["ways"]) == [way.name for way in ways(has_gates=False)]
     for way in ways(has_gates=False):
@@ -179,7 +192,7 @@ def test_every_way_of_sharing_runs_and_each_block_is_written(
             assert entry["urgent"]["num_samples"] == 10
             assert 0 < entry["urgent"]["p50_ns"] <= entry["urgent"]["max_ns"]
     assert found["ways"]["raw_alone"]["p99_to_alone"] == 1.0
-    assert found["ways"]["long_alone"]["rate_to_alone"] == 1.0
+    assert found["ways"]["long_alone_2"]["rate_to_alone"] == 1.0
     page = (tmp_path / "out" / "gpu-pair.md").read_text()
     assert page.count("\n| ") == 2 + len(ways(has_gates=False))
     assert "3 segments under a bound of 2 us" in page

@@ -143,16 +143,23 @@ class GateBoard:
         self._costs[slot] = cost_ns, stretch_ns
         self._write_limits()
 
-    def raise_key(self, key: int, stream: Stream) -> None:
+    def raise_key(self, key: int, stream: Stream, *, stamp: int = 0) -> None:
         """Enqueue that others wait for this job from now on.
 
         Nothing that the stream has still to wait for may itself be behind a gate: others would
         wait for this job while it waits for them.
 
+        Args:
+            key: of the job.
+            stream: the job's.
+            stamp: an address where the device's time is to be written right after, to measure
+                with; for raising by a kernel alone.
+
         Raises:
             DeviceError: the driver's own text.
         """
-        self._write(slot_of(key), key, stream)
+        assert not stamp or self.raising == "kernel", "nothing else has a clock"
+        self._write(slot_of(key), key, stream, stamp)
 
     def announce(self, key: int, stream: Stream | None = None) -> None:
         """Let others wait for a job that comes soon, in the order of a stream or of the board's.
@@ -227,7 +234,7 @@ class GateBoard:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _write(self, slot: int, value: int, stream: Stream) -> None:
+    def _write(self, slot: int, value: int, stream: Stream, stamp: int = 0) -> None:
         address = self.pointer + 8 * slot
         if self.raising == "write":
             call("cuStreamWriteValue64", stream._raw, address, value, 0)
@@ -235,7 +242,7 @@ class GateBoard:
             self._keys.array.view(np.uint64)[slot] = value  # the last copy was done long ago
             copy_async(address, self._keys.pointer + 8 * slot, 8, stream)
         else:
-            args = [*self.kernel_args(slot)[:2], pointer_arg(value), pointer_arg(0)]
+            args = [*self.kernel_args(slot)[:2], pointer_arg(value), pointer_arg(stamp)]
             self._raise.launch(stream, args, block=1)
 
     def _write_image(self, announce_ns: int, max_wait_ns: int) -> None:
