@@ -7,12 +7,9 @@ deadlines at that load, a smaller one is tried. The result is written after ever
 """
 
 import argparse
-import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timezone
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,23 +17,14 @@ from bench.deadline_runs import compiled, periods_ns, run_block, say, taskset_te
 from bench.deadline_tally import DeadlineTally
 from bench.deadlines_report import CUT, UNCUT, BlockResult, set_result
 from bench.gpu import QUICK, QUICK_LEVEL
+from bench.gpu_alone import Costs, costs_alone
 from bench.gpu_deadlines_page import NAME, markdown
 from bench.gpu_modes import SPIN_NS
 from bench.machine import MachineWatch
 from bench.result_files import write_result
 from models.make import make
-from preempt_runtime.arrivals import Periodic, release_offsets
-from preempt_runtime.bundle import open_bundle
-from preempt_runtime.clock import MonotonicClock
 from preempt_runtime.errors import PreemptError
-from preempt_runtime.executor import Executor
-from preempt_runtime.inputs import random_inputs
 from preempt_runtime.loading import open_backend
-from preempt_runtime.manifest import WHOLE_PLAN_ID
-from preempt_runtime.policies import Fifo
-from preempt_runtime.process import ProcessOptions, apply_memory
-from preempt_runtime.records import JobRecord, SegmentRecord
-from preempt_runtime.task import Task
 from preempt_runtime.taskset import read_taskset
 from preempt_runtime.units import fmt_ns
 from preemptc.backends import BackendOptions
@@ -57,40 +45,7 @@ BLOCKING_PART = 0.7
 """How much of the longest network's time the most urgent one's deadline leaves for blocking."""
 _OUT = Path("docs/results")
 _MARGIN_FRAC = 0.1
-_CALIBRATION_PERIOD_NS = 4_000_000
-_DISPATCH_QUANTILE = 0.999
 _LOOK_EVERY_NS = 2_000_000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Costs:
-    """What each network takes alone: its median on the device, and from release to result.
-
-    `dispatch_ns` is by how much the latter exceeds the former for some network, in all but one of
-    a thousand jobs: what the analysis adds to every segment for copies and the dispatcher.
-    """
-
-    whole_ns: tuple[int, ...]
-    response_ns: tuple[int, ...]
-    dispatch_ns: int
-
-
-class _Responses:
-    """An instrument that keeps response times."""
-
-    def __init__(self) -> None:
-        self.times_ns: list[int] = []
-
-    def job_released(self, job_id: int, task: str, release_ns: int) -> None:
-        """Not of interest here."""
-
-    def segment_ended(self, record: SegmentRecord) -> None:
-        """Not of interest here."""
-
-    def job_ended(self, record: JobRecord) -> None:
-        """Keep it."""
-        if record.response_ns is not None:
-            self.times_ns.append(record.response_ns)
 
 
 def stem_of(name: str) -> str:
@@ -119,45 +74,6 @@ def compile_whole(options: argparse.Namespace, cache: BuildCache) -> list[Path]:
         whole_ns = report["measured"]["whole_p50_ns"]
         say(f"{name}: {fmt_ns(whole_ns)}, {report['wall_s']:.0f} s")
     return bundles
-
-
-def costs_alone(bundles: Sequence[Path], num_jobs: int) -> Costs:
-    """Run each bundle's jobs alone through the runtime."""
-    found = [_alone(path, num_jobs) for path in bundles]
-    whole_ns = tuple(whole for whole, _ in found)
-    excess = [
-        times[math.ceil(_DISPATCH_QUANTILE * len(times)) - 1] - whole for whole, times in found
-    ]
-    return Costs(
-        whole_ns=whole_ns,
-        response_ns=tuple(times[len(times) // 2] for _, times in found),
-        dispatch_ns=max(1, *excess),
-    )
-
-
-def _alone(path: Path, num_jobs: int) -> tuple[int, list[int]]:
-    """The bundle's median on the device, and its jobs' response times in ascending order."""
-    bundle = open_bundle(path)
-    (plan,) = (plan for plan in bundle.manifest.plans if plan.id == WHOLE_PLAN_ID)
-    latency = plan.segments[0].latency
-    assert latency is not None
-    responses = _Responses()
-    device = open_backend("tensorrt").open_device()
-    try:
-        network = device.load(bundle, plan.id)
-        inputs = random_inputs(network.graph, seed=0, task="alone")
-        with Executor(device, Fifo(), MonotonicClock(spin_ns=SPIN_NS), [responses]) as executor:
-            executor.add_task(Task(name="alone", network=network, priority=1))
-            executor.warm_up("alone", inputs, num_runs=20)
-            arrival = Periodic(period_ns=_CALIBRATION_PERIOD_NS)
-            offsets = islice(release_offsets(arrival, seed=0, task="alone"), num_jobs)
-            executor.add_source("alone", offsets, lambda job_idx: inputs)
-            with apply_memory(ProcessOptions()):
-                executor.run(num_jobs * _CALIBRATION_PERIOD_NS)
-        network.close()
-    finally:
-        device.close()
-    return latency.p50_ns, sorted(responses.times_ns)
 
 
 def first_deadline_ns(costs: Costs) -> int:

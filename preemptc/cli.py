@@ -1,8 +1,9 @@
 """The command line `preemptc`: which commands there are, and how errors become exit codes.
 
-0: done. 1: refused, one line on stderr. 2: wrong usage. 130: interrupted. A bug keeps its
-traceback. A command's module is imported when it is called: ONNX and its runtime take most of a
-second.
+0: done. 1: refused, one line on stderr; so is an option that the target does not know. 2: wrong
+usage, which the command line alone shows: unknown options, values that cannot be read, options
+that exclude each other. 130: interrupted. A bug keeps its traceback. A command's module is imported
+when it is called: ONNX and its runtime take most of a second.
 """
 
 import contextlib

@@ -1,17 +1,20 @@
 """Which GPU this machine is: none, one that has a name, one of two alike, or a stranger."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from preempt_runtime.errors import BundleError, DeviceError
 from preemptc import targets
+from preemptc.cli import main
 from preemptc.commands.targets import command, document_of, tables_of
 from preemptc.gpu_specs import gpu_specs
 from preemptc.report import plain_text
 from preemptc.targets import CPU, NATIVE, TARGETS, compare_key, local_device, local_devices
+from tests.unit import onnx_models
 
 Gpu = Mapping[str, str | int]
 H200: Gpu = {"gpu": "NVIDIA H200", "num_sms": 132, "compute_capability": "9.0"}
@@ -133,3 +136,23 @@ def test_the_command_runs_without_a_gpu() -> None:
     done = CliRunner().invoke(command, [])
     assert done.exit_code == 0
     assert "orin-nano  Jetson Orin Nano 8GB" in done.stdout
+
+
+@pytest.mark.parametrize(("target", "options", "message"), [
+    ("cpu", ("--precision", "fp16"),
+     "--precision and --opt-level are for GPU targets; leave them out for cpu"),
+    ("cpu", ("--opt-level", "3"),
+     "--precision and --opt-level are for GPU targets; leave them out for cpu"),
+    ("cpu", ("--engines", "skip"),
+     "--engines skip is for GPU targets; a bundle for cpu needs its graphs"),
+    ("orin", ("--threads", "2"), "--threads is for the target cpu; leave it out for a GPU"),
+])  # fmt: skip
+def test_an_option_that_a_target_does_not_know_is_refused_before_any_work(
+    target: str, options: Sequence[str], message: str, tmp_path: Path
+) -> None:
+    """Exit code 1: the line is well written, and a task set or Python gets the same answer."""
+    model, cache = onnx_models.save(onnx_models.chain(), tmp_path / "net.onnx"), tmp_path / "cache"
+    arguments = ["compile", str(model), "--target", target, "--cache", str(cache), *options]
+    result = CliRunner().invoke(main, arguments, catch_exceptions=False)
+    assert (result.exit_code, result.stderr) == (1, f"preemptc: error: {message}\n")
+    assert not cache.exists()
