@@ -75,7 +75,7 @@ def test_without_bindings_it_says_which_to_install(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(cuda_driver, "driver", None)
     for ask in (cuda.open_cuda, cuda.driver_version, cuda.gpu_properties):
         with pytest.raises(
-            DeviceError, match=r"cuda-bindings is missing .*>=12\.6,<13'` for CUDA 12"
+            DeviceError, match=r"cuda-bindings is missing .*>=12\.9\.1,<13'` for CUDA 12"
         ):
             ask()
 
