@@ -88,11 +88,11 @@ class GateDispatcher:
             self._agenda.release_due(now_ns)
         is_started = bool(self._books.ready) and self._start_next()
         has_ended = bool(self._running) and self._look()
-        if now_ns >= self._next_audit_ns:
-            self._audit(now_ns)
         if self._announced:
             self._end_announcements(now_ns)
         is_urgent = any(launch.job.priority is not None for launch in self._running)
+        if now_ns >= self._next_audit_ns and not is_urgent:  # it waits for a copy
+            self._audit(now_ns)
         return is_started or has_ended or is_urgent
 
     def complete_all(self) -> None:
