@@ -235,15 +235,7 @@ class GateDispatcher:
 
     def _look(self) -> bool:
         """Whether a job has ended; what is not wanted any more goes on as the least urgent."""
-        ended: list[tuple[Launch, Exception | None]] = []
-        for launch in self._running:
-            try:
-                if self._device.is_done(_buffers_of(launch)):
-                    ended.append((launch, None))
-                else:
-                    self._withdraw(launch)
-            except DeviceError as err:
-                ended.append((launch, err))
+        ended = self._ended()
         if not ended:
             return False
         gone = {id(launch) for launch, _ in ended}
@@ -259,6 +251,26 @@ class GateDispatcher:
                 self._records.ran(launch, times[id(launch)])
             self._complete(launch, error)
         return True
+
+    def _ended(self) -> list[tuple[Launch, Exception | None]]:
+        """What the device has done or failed, of each task in the order of release."""
+        ended: list[tuple[Launch, Exception | None]] = []
+        unfinished: set[int] = set()  # queues whose later jobs end later, whatever copies do
+        for launch in self._running:
+            is_wanted = launch.job.fate is None
+            if is_wanted and id(launch.queue) in unfinished:
+                continue
+            try:
+                if self._device.is_done(_buffers_of(launch)):
+                    ended.append((launch, None))
+                    continue
+            except DeviceError as err:
+                ended.append((launch, err))
+                continue
+            self._withdraw(launch)
+            if launch.job.fate is None:
+                unfinished.add(id(launch.queue))
+        return ended
 
     def _times(self, launch: Launch) -> StretchTimes:
         """When it was where, by the host's clock."""

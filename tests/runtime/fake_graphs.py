@@ -320,7 +320,7 @@ class GraphDriver(FakeDriver):
         return any(
             self.open.get(start) == "pinned memory"
             and start <= address < start + ctypes.sizeof(block)
-            for start, block in self._blocks.items()
+            for start, block in list(self._blocks.items())  # another thread may allocate
         )
 
     def cuMemcpyHtoD(self, dst: int, src: Any, num_bytes: int) -> tuple[int]:

@@ -130,6 +130,27 @@ def test_a_policy_whose_order_changes_meanwhile_is_refused() -> None:
         GatedWorld(RT, policy=LeastLaxity())
 
 
+def test_jobs_of_a_task_end_in_the_order_of_release_whatever_is_seen_first() -> None:
+    world = GatedWorld(replace(BE, buffers=2), RT)
+    device, seen = world.device, []
+    first, second = submit(world, ("be", 0), ("be", 0))
+    is_done = device.is_done
+
+    def late(buffers: Any) -> bool:  # the first job's outputs are still on their way
+        return is_done(buffers) and (world.clock.now_ns() > 700_000 or buffers.slow is False)
+
+    monkey = pytest.MonkeyPatch()
+    monkey.setattr(device, "is_done", late)
+    for idx, buffers in enumerate(world.executor._books.queues["be"].pool.free):
+        buffers.slow = idx == 0  # type: ignore[attr-defined]
+    for handle, name in ((first, "first"), (second, "second")):
+        handle.add_done_callback(lambda _, name=name: seen.append(name))
+    world.executor.run()
+    monkey.undo()
+    assert seen == ["first", "second"]
+    assert [handle.result()["y"] for handle in (first, second)] == [3.0, 3.0]
+
+
 def test_a_cancelled_job_keeps_nobody_waiting() -> None:
     world = GatedWorld(BE, replace(RT, name="rt"))
     be, rt = submit(world, ("be", 0), ("rt", 10_000))
