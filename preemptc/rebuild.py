@@ -35,5 +35,7 @@ def rebuild(
     options = options_from_request(bundle, target)
     options = replace(options, mechanism=mechanism or options.mechanism)
     model = bundle.verified_path(f"graph/{MODEL_FILE}")
+    # A newer version's bundle may have no plan that this one knows.
+    planned = len(main_plan(bundle.manifest).segments) if bundle.manifest.plans else 0
     report = compile_model(model, output or bundle.root, options, cache, progress)
-    return {**report, "planned_segments": len(main_plan(bundle.manifest).segments)}
+    return {**report, "planned_segments": planned}

@@ -3,7 +3,6 @@
 import heapq
 import logging
 from collections.abc import Callable
-from operator import itemgetter
 from typing import Any
 
 from preempt_runtime.books import Books
@@ -56,9 +55,9 @@ class Agenda:
 
     def clear(self) -> None:
         """Cancel the jobs that were to come, and stop the sources."""
-        timed, self.timed = sorted(self.timed, key=itemgetter(0, 1)), []
         self._loops.clear()
-        for _, _, _, item in timed:
+        while self.timed:  # one by one, lest jobs be lost where a callback is interrupted
+            _, _, _, item = heapq.heappop(self.timed)
             if isinstance(item, Job):
                 item.end(JobState.CANCELLED, self._now_ns())
                 self._books.admit(item)

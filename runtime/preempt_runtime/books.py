@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable
 
 from preempt_runtime.buffer_pool import DeviceOutputs
+from preempt_runtime.errors import PreemptError
 from preempt_runtime.in_flight import Launch
 from preempt_runtime.instruments import Instruments
 from preempt_runtime.job import Job, Key
@@ -146,7 +147,11 @@ class Books:
         job.is_admitted = True
         queue.num_released += 1
         self._note_blocking(job, queue)
-        self.instruments.job_released(job.id, job.task.name, job.release_ns)
+        try:
+            self.instruments.job_released(job.id, job.task.name, job.release_ns)
+        except BaseException:  # interrupted: the job must be found where all are cancelled
+            queue.offer(job)
+            raise
         if job.is_done:
             self._settle(job, queue)
             return
@@ -157,6 +162,22 @@ class Books:
         for skipped in queue.offer(job):
             self.stop(skipped, queue, JobState.SKIPPED, self._now_ns())
         self.relist(queue)
+
+    def queue_of_picked(self, picked: Job) -> TaskQueue:
+        """The queue of what the policy picked.
+
+        Raises:
+            PreemptError: it is none of the ready jobs.
+        """
+        task = getattr(picked, "task", None)
+        queue = None if task is None else self.queues.get(task.name)
+        if queue is not None and queue.listed is picked:
+            return queue
+        what = repr(picked)[:80] if task is None else f"a job of task {task.name!r}"
+        raise PreemptError(
+            f"policy {self._policy.name!r} picked {what}, which is not among the"
+            f" {len(self.ready)} ready jobs; its `pick` must return one of those it is given"
+        )
 
     def turned_to(self, job: Job) -> None:
         """Note that the device goes to this job; one that it leaves unfinished is preempted."""

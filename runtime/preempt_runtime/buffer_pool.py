@@ -159,7 +159,7 @@ def _new_buffers(task: Task, number: int) -> JobBuffers:
     except DeviceError as err:
         if task.buffers == 1:
             raise
-        raise DeviceError(
+        raise type(err)(
             f"task {task.name!r}: buffers for job {number + 1} of {task.buffers} in flight: {err};"
             " or lower its buffers"
         ) from err

@@ -189,6 +189,12 @@ def choose_plan(
     closest, differences = min(left_out, key=lambda entry: (entry[0].key is None, len(entry[1])))
     if closest.key is None:
         raise BundleError(f"{bundle.root}: plan {brief(closest.id)} is {_unbuilt(bundle, closest)}")
+    if len(differences) == 1 and closest.mechanism not in mechanisms:
+        raise BundleError(
+            f"{bundle.root}: plan {brief(closest.id)} is {differences[0]};"
+            f" run with --mechanism {closest.mechanism}, or compile it with"
+            f" --mechanism {mechanisms[0]}"
+        )
     raise BundleError(
         f"{bundle.root}: no plan for this machine; the closest, {brief(closest.id)}:"
         f" {'; '.join(differences)}; compile it on this machine: preemptc compile"

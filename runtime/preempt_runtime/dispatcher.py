@@ -15,6 +15,7 @@ from preempt_runtime.job_steps import JobSteps
 from preempt_runtime.mailbox import TaskQueue
 from preempt_runtime.policies import Policy
 from preempt_runtime.records import JobState, SegmentRecord
+from preempt_runtime.task import Task
 
 _FINISHED, _FAILED = JobState.FINISHED, JobState.FAILED  # looked up once, as in job.py
 
@@ -59,6 +60,9 @@ class Dispatcher:
     def prepare(self) -> None:
         """A run may begin at any time."""
 
+    def check_task(self, task: Task) -> None:
+        """Any task may run."""
+
     def turn(self) -> bool:
         """Whether there was something to do: a job to launch a step of, or a step to wait for."""
         now_ns = self._now_ns()
@@ -71,7 +75,7 @@ class Dispatcher:
             self._complete_oldest()
             return True
         job = self._policy.pick(books.ready, now_ns)
-        queue = self._queue_of(job)
+        queue = books.queue_of_picked(job)
         start_ns = self._now_ns()
         if job.late_ns <= start_ns and self._is_given_up(job, queue):
             books.stop(job, queue, LATE_STATES[queue.task.late], start_ns)
@@ -93,18 +97,6 @@ class Dispatcher:
             return True  # who is most urgent may have changed meanwhile
         self._run_step(launch)
         return True
-
-    def _queue_of(self, picked: Job) -> TaskQueue:
-        """Its queue, if it is one of the ready jobs."""
-        task = getattr(picked, "task", None)
-        queue = None if task is None else self._books.queues.get(task.name)
-        if queue is not None and queue.listed is picked:
-            return queue
-        what = repr(picked)[:80] if task is None else f"a job of task {task.name!r}"
-        raise PreemptError(
-            f"policy {self._policy.name!r} picked {what}, which is not among the"
-            f" {len(self._books.ready)} ready jobs; its `pick` must return one of those it is given"
-        )
 
     def complete_all(self) -> None:
         """Wait for everything in flight, and do its books."""

@@ -117,8 +117,9 @@ class Executor:
         """Make a task known and allocate its buffers; also while the executor runs.
 
         Raises:
-            InputError: another task has that name, it lacks what the policy needs, or its outputs
-                are to stay on a device that has them in host memory.
+            InputError: another task has that name, it lacks what the policy needs, gates do not
+                know its priority, or its outputs are to stay on a device that has them in host
+                memory.
             DeviceError: there is no memory for its buffers; nothing has changed.
             AdmissionError: with it a deadline might be missed; nothing has changed.
             PreemptError: the executor is closed.
@@ -131,7 +132,7 @@ class Executor:
         Raises:
             PreemptError: as `add_task`; nothing has changed.
         """
-        check_needs(self._policy, tasks)
+        self._check(*tasks)
         names = [task.name for task in tasks]
         with self._tasks_lock:
             for idx, name in enumerate(names):
@@ -162,7 +163,7 @@ class Executor:
                 buffers or place of outputs, or it lacks what the policy needs.
             AdmissionError: changed so, a deadline might be missed; nothing has changed.
         """
-        check_needs(self._policy, [task])
+        self._check(task)
         with self._tasks_lock:
             queue = self._queue(task.name)
             if _fixed_of(task) != _fixed_of(queue.task):
@@ -405,10 +406,16 @@ class Executor:
             self._inbox.post(self._dispatcher.reap, job)
         return is_cancelled
 
+    def _check(self, *tasks: Task) -> None:
+        check_needs(self._policy, tasks)
+        for task in tasks:
+            self._dispatcher.check_task(task)
+
     def _queue(self, name: str) -> TaskQueue:
         queue = self._books.queues.get(name)
         if queue is None or queue.is_refusing:
-            known = sorted(self._books.queues)
+            queues = list(self._books.queues.items())
+            known = sorted(each for each, found in queues if not found.is_refusing)
             raise InputError(f"no task is called {name!r}; there are {known}")
         return queue
 

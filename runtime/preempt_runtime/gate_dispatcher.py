@@ -3,6 +3,7 @@
 import contextlib
 import logging
 from collections.abc import Mapping
+from operator import itemgetter
 
 from preempt_runtime.agenda import Agenda
 from preempt_runtime.books import LATE_STATES, Books
@@ -10,7 +11,7 @@ from preempt_runtime.buffer_pool import DeviceOutputs
 from preempt_runtime.clock import Clock
 from preempt_runtime.device import Array, JobBuffers
 from preempt_runtime.device_clock import DeviceClock
-from preempt_runtime.errors import DeviceError, PreemptError
+from preempt_runtime.errors import DeviceError, InputError, PreemptError
 from preempt_runtime.gate_records import GateRecords
 from preempt_runtime.gated_device import GatedDevice, StretchTimes
 from preempt_runtime.in_flight import Launch
@@ -19,6 +20,7 @@ from preempt_runtime.job_steps import JobSteps
 from preempt_runtime.mailbox import TaskQueue
 from preempt_runtime.policies import GatePolicy
 from preempt_runtime.records import JobState
+from preempt_runtime.task import Task
 
 _log = logging.getLogger(__name__)
 _MAX_HOLD_NS = 1_000_000  # since its release, lest dense releases starve best effort
@@ -50,7 +52,7 @@ class GateDispatcher:
         self._steps = JobSteps(device, books)
         self._running: list[Launch] = []
         self._withdrawn: set[int] = set()  # ids of running jobs that the device was told to give up
-        self._announced: dict[int, tuple[int, JobBuffers]] = {}  # until when, by id of buffers
+        self._announced: dict[int, tuple[int, TaskQueue, JobBuffers]] = {}  # by id of buffers
         self._num_starts = 0
         self._begin_ns: dict[str, int] = {}  # what the last launch took on the host, by task
         self._faults: tuple[str, ...] = ()
@@ -65,7 +67,7 @@ class GateDispatcher:
 
     def next_due_ns(self) -> int | None:
         """When there is something to do at the latest, if a turn had nothing."""
-        due = [until_ns for until_ns, _ in self._announced.values()]
+        due = [until_ns for until_ns, _, _ in self._announced.values()]
         if (release_ns := self._agenda.next_due_ns()) is not None:
             due.append(release_ns)
         if self._running:
@@ -79,6 +81,18 @@ class GateDispatcher:
             GatesError: it may not.
         """
         self._device.prepare()
+
+    def check_task(self, task: Task) -> None:
+        """Return if gates can tell how urgent the task's jobs are.
+
+        Raises:
+            InputError: they cannot.
+        """
+        job = Job(id=-1, task=task, inputs={}, release_ns=self._now_ns())
+        try:
+            self._policy.gate_rank(job, 0)
+        except InputError as err:
+            raise InputError(f"task {task.name!r}: {err}; or run by segments") from err
 
     def turn(self) -> bool:
         """Whether something was started or has ended, or an urgent job's end is waited for."""
@@ -114,10 +128,13 @@ class GateDispatcher:
             self._books.stop(job, queue, JobState.CANCELLED, self._now_ns())
 
     def quiesce(self) -> None:
-        """After an error, leave nothing on the device that would still use a job's buffers."""
+        """After an error, leave nothing on the device that would still use a job's buffers.
+
+        What was interrupted may have left a job there that no list has.
+        """
         self.complete_all()
         with contextlib.suppress(Exception):
-            self._device.wait()
+            self._device.wait_for_all()
 
     def warm_up(self, queue: TaskQueue, inputs: Mapping[str, Array]) -> None:
         """Run all steps of the task in each of its buffers, on the device but in no books."""
@@ -131,6 +148,9 @@ class GateDispatcher:
             job = Job(id=-1, task=queue.task, inputs=inputs, release_ns=self._now_ns())
             try:
                 self._run_alone(job, queue)
+            except BaseException:
+                self.quiesce()
+                raise
             finally:
                 if job.buffers is not None:
                     queue.pool.put(job.buffers)
@@ -142,28 +162,44 @@ class GateDispatcher:
         now_ns = self._now_ns()
         job = Job(id=-1, task=queue.task, inputs={}, release_ns=now_ns)
         buffers = queue.pool.free[0]
-        self._device.announce(buffers, self._policy.gate_rank(job, self._num_starts))
-        self._announced[id(buffers)] = (now_ns + _ANNOUNCED_NS, buffers)
+        self._announced[id(buffers)] = (now_ns + _ANNOUNCED_NS, queue, buffers)
+        try:
+            self._device.announce(buffers, self._policy.gate_rank(job, self._num_starts))
+        except DeviceError as err:  # the job will wait for the stretch that runs
+            _log.warning("task %s: its job is not announced: %s", queue.task.name, err)
 
     def _audit(self, now_ns: int) -> None:
         """Say what gates gave up, before the board's few records are overwritten."""
         self._next_audit_ns = now_ns + _AUDIT_NS
-        found = self._device.give_ups()
+        found = self._given_up()
         for fault in found:
             _log.warning("gates: %s", fault)
         self._faults += found
 
     def _end_announcements(self, now_ns: int) -> None:
         """Let others go on where the announced job has not come."""
-        for key, (until_ns, buffers) in list(self._announced.items()):
-            if until_ns <= now_ns:
-                del self._announced[key]
-                self._device.cancel(buffers)
+        for until_ns, queue, buffers in list(self._announced.values()):
+            if until_ns <= now_ns or queue.pool.is_closed:
+                self._end_announcement(queue, buffers)
+
+    def _end_announcement(self, queue: TaskQueue, buffers: JobBuffers) -> None:
+        if self._announced.pop(id(buffers), None) is None or queue.pool.is_closed:
+            return  # closed buffers have given back what they announced
+        try:
+            self._device.cancel(buffers)
+        except DeviceError as err:  # it expires by itself
+            _log.warning("task %s: an announcement: %s", queue.task.name, err)
 
     def gate_faults(self) -> tuple[str, ...]:
         """What gates did since the last call that voids bounds."""
-        found, self._faults = (*self._faults, *self._device.give_ups()), ()
+        found, self._faults = (*self._faults, *self._given_up()), ()
         return found
+
+    def _given_up(self) -> tuple[str, ...]:
+        try:
+            return self._device.give_ups()
+        except DeviceError as err:  # what was measured must not be lost with it
+            return (f"the device does not tell what gates gave up: {err}",)
 
     # Starts
 
@@ -178,7 +214,7 @@ class GateDispatcher:
         if not ready:
             return False
         job = self._policy.pick(ready, self._now_ns())
-        queue = queues[job.task.name]
+        queue = self._books.queue_of_picked(job)
         start_ns = self._now_ns()
         if self._running and self._is_held_off(job, start_ns):
             return False
@@ -193,6 +229,8 @@ class GateDispatcher:
         try:
             self._begin(job, queue, start_ns)
         except Exception as err:  # it is the job's: its handle raises it, the others go on
+            if job.buffers is not None:
+                self._end_announcement(queue, job.buffers)
             self._books.stop(job, queue, _FAILED, self._now_ns(), err)
         else:
             self._begin_ns[queue.task.name] = min(self._now_ns() - start_ns, _MAX_HOLD_NS)
@@ -236,25 +274,19 @@ class GateDispatcher:
     def _look(self) -> bool:
         """Whether a job has ended; what is not wanted any more goes on as the least urgent."""
         ended = self._ended()
-        if not ended:
-            return False
-        gone = {id(launch) for launch, _ in ended}
-        self._running = [each for each in self._running if id(each) not in gone]
-        times = {}
-        for launch, error in ended:
+        for _, launch, found in sorted(ended, key=itemgetter(0)):
+            launch.job.num_in_flight = 0  # before it leaves the list: interrupted, it is cancelled
+            self._running.remove(launch)
             self._withdrawn.discard(launch.job.id)
-            if error is None:
-                times[id(launch)] = self._times(launch)
-        ended.sort(key=lambda each: times[id(each[0])].end_ns if id(each[0]) in times else 0)
-        for launch, error in ended:
-            if error is None:
-                self._records.ran(launch, times[id(launch)])
+            error = found if isinstance(found, Exception) else None
+            if isinstance(found, StretchTimes):
+                self._records.ran(launch, found)
             self._complete(launch, error)
-        return True
+        return bool(ended)
 
-    def _ended(self) -> list[tuple[Launch, Exception | None]]:
+    def _ended(self) -> list[tuple[int, Launch, StretchTimes | Exception]]:
         """What the device has done or failed, of each task in the order of release."""
-        ended: list[tuple[Launch, Exception | None]] = []
+        ended: list[tuple[int, Launch, StretchTimes | Exception]] = []
         unfinished: set[int] = set()  # queues whose later jobs end later, whatever copies do
         for launch in self._running:
             is_wanted = launch.job.fate is None
@@ -262,10 +294,11 @@ class GateDispatcher:
                 continue
             try:
                 if self._device.is_done(_buffers_of(launch)):
-                    ended.append((launch, None))
+                    times = self._times(launch)
+                    ended.append((times.end_ns, launch, times))
                     continue
-            except DeviceError as err:
-                ended.append((launch, err))
+            except Exception as err:  # it is the job's, as in `_start_next`
+                ended.append((0, launch, err))
                 continue
             self._withdraw(launch)
             if launch.job.fate is None:
@@ -300,7 +333,6 @@ class GateDispatcher:
     def _complete(self, launch: Launch, error: Exception | None) -> None:
         """Do the books of a job that is on the device no more."""
         job, queue, books = launch.job, launch.queue, self._books
-        job.num_in_flight = 0
         if job.fate is not None:
             books.stop(job, queue, job.fate[0], self._now_ns(), job.fate[1])
             return

@@ -72,7 +72,8 @@ def priority_rank(priority: int, order: int) -> int:
     True
     """
     if abs(priority) > _MAX_PRIORITY:
-        raise InputError(f"priority {priority}: gates know {-_MAX_PRIORITY} to {_MAX_PRIORITY}")
+        allowed = f"{-_MAX_PRIORITY} to {_MAX_PRIORITY}"
+        raise InputError(f"priority {priority}, gates know {allowed}; give one of these")
     return (_MAX_PRIORITY - priority) << _ORDER_BITS | order % (1 << _ORDER_BITS)
 
 
@@ -90,9 +91,11 @@ def period_rank(period_ns: int, order: int) -> int:
 
 
 def deadline_rank(deadline_ns: int) -> int:
-    """The earlier absolute deadline comes first; on a clock that began at most two years ago.
+    """The earlier absolute deadline comes first.
 
-    >>> deadline_rank(1_000) < deadline_rank(1_001)
+    Those later than two years after the clock began are as one, as are those before.
+
+    >>> deadline_rank(1_000) < deadline_rank(1_001) < deadline_rank(10**18)
     True
     """
-    return deadline_ns
+    return min(max(deadline_ns, 0), (1 << _RANK_BITS) - 1)

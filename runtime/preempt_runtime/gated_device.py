@@ -124,7 +124,15 @@ class GatedDevice(Protocol):
         ...
 
     def wait(self) -> None:
-        """Return when all that was put on the device has completed.
+        """Return when what callables have put on the streams of `stream` has completed.
+
+        Raises:
+            DeviceError: something failed.
+        """
+        ...
+
+    def wait_for_all(self) -> None:
+        """Return when all jobs have ended, those too of which `start` did not return.
 
         Raises:
             DeviceError: something failed.

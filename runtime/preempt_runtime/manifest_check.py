@@ -178,6 +178,7 @@ def _check_segment(segment: SegmentSpec, place: Place, *, is_measured: bool) -> 
     _check_at_least(segment.live_bytes, 0, place.field("live_bytes"))
     _check_at_least(segment.predicted_ns, 0, place.field("predicted_ns"))
     _check_unique(segment.inputs, place.field("inputs"))
+    _check_unique(segment.outputs, place.field("outputs"))
     check_latency(segment.latency, place.field("latency"))
     if is_measured and segment.latency is None:
         raise place.field("latency").refuse("found null in a plan whose source is measured")
@@ -229,7 +230,7 @@ def _check_gates(graph: GraphSpec, plan: PlanSpec, place: Place) -> None:
     if plan.boundaries:
         raise place.field("boundaries").refuse("found some: one engine hands nothing over")
     first, last = plan.segments[0], plan.segments[-1]
-    _check_at_least(first.source_range[0], 0, place.field("segments").item(0).field("source_range"))
+    _check_source_ranges((first,), place.field("segments"))
     if (end := last.range[1]) != plan.gates.num_nodes:
         at = place.field("gates").field("num_nodes")
         raise at.refuse(f"found {plan.gates.num_nodes}, the segments end at {end}")
@@ -239,7 +240,7 @@ def _check_gates(graph: GraphSpec, plan: PlanSpec, place: Place) -> None:
         at = place.field("segments").item(idx)
         if segment.path != first.path:
             raise at.field("path").refuse(f"found {brief(segment.path)}, all are of one engine")
-        if segment.source_range != first.source_range or segment.source_range[1] < 0:
+        if segment.source_range != first.source_range:
             raise at.field("source_range").refuse("all are of one engine, so of the same nodes")
         if set(segment.inputs) != (inputs if idx == 0 else set()):
             raise at.field("inputs").refuse("the first reads the graph's inputs, no other any")

@@ -57,7 +57,7 @@ def manifest_from_json(text: str | bytes, where: str) -> Manifest:
         raise place.refuse(f'no "schema": "{SCHEMA}"', "give the manifest.json of a bundle")
     minor = _read_version(document.pop("schema_version", None), place.field("schema_version"))
     _check_features(document.get("requires"), place.field("requires"))
-    _bring_up_to_date(document.get("plans"), minor)
+    _bring_up_to_date(document.get("plans"), minor, place.field("plans"))
     manifest = record_from_value(
         document, Manifest, place, name_of=json_name, is_lenient=minor > SCHEMA_MINOR
     )
@@ -80,13 +80,15 @@ def _read_version(version: Any, place: Place) -> int:
     return minor
 
 
-def _bring_up_to_date(plans: Any, minor: int) -> None:
+def _bring_up_to_date(plans: Any, minor: int, place: Place) -> None:
     """Say of an older file's plans what this version does; leave out what only a newer one runs."""
     if not isinstance(plans, list):
         return
     if minor < 1:  # no gates yet
-        for plan in plans:
-            if isinstance(plan, dict) and "gates" not in plan:
+        for idx, plan in enumerate(plans):
+            if isinstance(plan, dict):
+                if "gates" in plan:
+                    raise place.item(idx).field("gates").refuse("no such field in schema 1.0")
                 plan["gates"] = None
     if minor > SCHEMA_MINOR:
         plans[:] = [plan for plan in plans if not _is_of_newer_mechanism(plan)]

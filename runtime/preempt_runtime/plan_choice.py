@@ -34,10 +34,13 @@ def plan_with_costs(
     ]
     if not plans:
         held = ", ".join(
-            f"{brief(plan.id)} (threads: {_key_fields(manifest, plan).get('threads', 'any')})"
+            f"{brief(plan.id)} ({plan.mechanism}, threads:"
+            f" {_key_fields(manifest, plan).get('threads', 'any')})"
             for plan in manifest.plans
         )
         asked = "plan" if plan_id is None else f"plan {brief(plan_id)}"
+        if plan_id is None and not any(plan.mechanism in mechanisms for plan in manifest.plans):
+            asked += f" of {' or '.join(mechanisms)}"
         of_threads = "" if threads is None else f" for {threads} threads"
         advice = "name one of these" if held else "compile its model again"
         raise BundleError(

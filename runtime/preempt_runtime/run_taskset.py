@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from preempt_runtime.arrivals import ClosedLoop, release_offsets
 from preempt_runtime.clock import Clock
 from preempt_runtime.cost_watch import CostDrift
-from preempt_runtime.errors import GatesError
+from preempt_runtime.errors import BundleError, GatesError
 from preempt_runtime.executor import Executor
 from preempt_runtime.interruption import caught_signals
 from preempt_runtime.load_taskset import LoadedTaskSet, load_taskset, open_bundles
@@ -157,7 +157,10 @@ def run_taskset(
         check_gates(policy, bundles.values())
         return run(mode)
     except GatesError as err:  # before a job was released
-        return run(None, not_by_gates(str(err)))
+        try:
+            return run(None, not_by_gates(str(err)))
+        except BundleError as other:  # it has a plan of gates alone, or the task set asks for it
+            raise BundleError(f"{other}; and not by gates: {err}") from other
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

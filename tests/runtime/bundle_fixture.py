@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+from dataclasses import replace
 from pathlib import Path
 
 from preempt_runtime.manifest import (
@@ -83,12 +84,12 @@ def make_test_manifest() -> Manifest:
     )
 
 
-def make_test_bundle(folder: Path) -> Path:
+def make_test_bundle(folder: Path, manifest: Manifest | None = None) -> Path:
     """Write the bundle into `folder`, which must not exist yet; returns `folder`."""
     for path, content in make_test_files().items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(content)
-    text = json_from_manifest(make_test_manifest())
+    text = json_from_manifest(manifest or make_test_manifest())
     (folder / MANIFEST_NAME).write_text(text, encoding="utf-8")
     return folder
 
@@ -110,6 +111,12 @@ def _segment(
         predicted_ns=1000 * (nodes[1] - nodes[0]),
         latency=latency,
     )
+
+
+def manifest_with_gates() -> Manifest:
+    """The same with a plan of gates."""
+    manifest = make_test_manifest()
+    return replace(manifest, plans=(*manifest.plans, make_gates_plan()))
 
 
 def make_gates_plan() -> PlanSpec:

@@ -2,9 +2,9 @@
 
     python tests/runtime/fuzz_bundle.py --cases 10000 --seed 0
 
-Each case breaks one thing in a fresh copy of a small bundle: bytes of the manifest, its JSON tree,
-or a file. What is accepted all the same must then be true: a damaged file never is, and an
-accepted manifest is written and read back as the same value.
+Each case breaks one thing in a fresh copy of a small bundle, every other one with a plan of gates:
+bytes of the manifest, its JSON tree, or a file. What is accepted all the same must then be true: a
+damaged file never is, and an accepted manifest is written and read back as the same value.
 """
 
 import argparse
@@ -27,9 +27,10 @@ if __package__ in (None, ""):  # run as a script, where pytest has not set the p
 
 from preempt_runtime.bundle import choose_plan, open_bundle
 from preempt_runtime.errors import BundleError
-from preempt_runtime.manifest import MANIFEST_NAME
+from preempt_runtime.manifest import GATES_FIRST, MANIFEST_NAME, SEGMENTS
 from preempt_runtime.manifest_json import json_from_manifest, manifest_from_json
-from tests.runtime.bundle_fixture import LOCAL_FIELDS, make_test_bundle
+from preempt_runtime.network_memory import memory_from_manifest
+from tests.runtime.bundle_fixture import LOCAL_FIELDS, make_test_bundle, manifest_with_gates
 
 MARK = "@DUPLICATE@"
 RAW = "@RAW"
@@ -126,6 +127,8 @@ def _mutate_slot(slots: list[tuple[Any, Any]], raws: list[str], rng: random.Rand
     """Change one place; `raws` collects the texts that stand for what JSON cannot say."""
     parent, name = rng.choice(slots)
     match rng.choice(("value", "value", "raw", "delete", "duplicate", "rename", "swap", "step")):
+        case "duplicate" if rng.random() < 0.02:
+            _multiply(parent, name, 2000)
         case "value":
             parent[name] = copy.deepcopy(rng.choice(VALUES))
         case "raw":
@@ -151,6 +154,13 @@ def _slots(value: Any) -> Iterator[tuple[Any, Any]]:
         yield value, name
         if isinstance(value[name], dict | list):
             yield from _slots(value[name])
+
+
+def _multiply(parent: Any, name: Any, number: int) -> None:
+    if isinstance(parent, list):
+        parent[name:name] = [copy.deepcopy(parent[name]) for _ in range(number)]
+    else:
+        parent.update((f"{name}{idx}", copy.deepcopy(parent[name])) for idx in range(number))
 
 
 def _duplicate(parent: Any, name: Any) -> None:
@@ -226,7 +236,12 @@ def use_bundle(root: Path) -> None:
     manifest = bundle.manifest
     written = json_from_manifest(manifest)
     assert manifest_from_json(written, "written") == manifest
-    choose_plan(bundle, LOCAL_FIELDS)
+    for mechanisms in ((SEGMENTS,), GATES_FIRST):
+        choose_plan(bundle, LOCAL_FIELDS, mechanisms=mechanisms)
+    for plan in manifest.plans:
+        assert (plan.gates is None) == (plan.mechanism == SEGMENTS)
+        assert [len(outputs) for _, _, outputs in plan.files].count(0) == 0
+        memory_from_manifest(manifest, plan)
     for artefact in manifest.artefacts:
         path = bundle.verified_path(artefact.path)
         content = path.read_bytes()
@@ -264,12 +279,14 @@ def run_cases(num_cases: int, seed: int, folder: Path) -> Counter[tuple[str, str
     Raises:
         RuntimeError: a case ended otherwise; the message names its number and seed.
     """
-    whole = make_test_bundle(folder / "whole")
-    use_bundle(whole)
+    plain = make_test_bundle(folder / "plain")
+    gated = make_test_bundle(folder / "gated", manifest_with_gates())
+    for whole in (plain, gated):
+        use_bundle(whole)
     counts: Counter[tuple[str, str]] = Counter()
     for case in range(num_cases):
         root = folder / "case" / "test.bundle"
-        shutil.copytree(whole, root)
+        shutil.copytree((plain, gated)[case % 2], root)
         try:
             counts[run_case(root, random.Random(f"{seed}/{case}"))] += 1
         except Exception as err:

@@ -1,6 +1,6 @@
 """An executor over a fake device with gates, which schedules by itself on a virtual clock."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,10 +11,12 @@ from preempt_runtime.executor import Executor
 from preempt_runtime.gate_keys import EMPTY, GateRank, key_of
 from preempt_runtime.gated_device import StretchTimes
 from preempt_runtime.policies import FixedPriority, Policy
+from preempt_runtime.records import Instrument
 from preempt_runtime.task import Task
 from preempt_runtime.testing import FakeBuffers, Recording, lines_from_recording
 
 POLL_NS = 100
+ANNOUNCED_NS = 2_000_000
 OFFSET_NS = 1_000_000_007  # of the device's clock to the host's
 
 
@@ -36,7 +38,7 @@ class FakeGatedDevice:
 
     Jobs run fake networks, whose segments are the stretches. `failures` are names of networks
     whose jobs fail, `refused` of those whose launch the driver refuses. Looking at a job lets
-    `POLL_NS` pass. `log` has what was asked for.
+    `POLL_NS` pass. An announced key expires by itself. `log` has what was asked for.
     """
 
     name = "fake gates"
@@ -50,12 +52,18 @@ class FakeGatedDevice:
         self.given_up: tuple[str, ...] = ()
         self.is_held_up = False
         self.start_ns = 0  # what a launch takes on the host
+        self.on_pass: Callable[[FakeBuffers, list[FakeBuffers]], object] = lambda *_: None
         self._clock = clock
         self._slots: dict[int, int] = {}
         self._jobs: dict[int, _Job] = {}  # by id of buffers, those that ended last, too
-        self._held: dict[int, int] = {}  # announced keys, by id of buffers
+        self._held: dict[int, tuple[int, int]] = {}  # announced keys, until when, by id of buffers
         self._running: _Job | None = None
         self._now_ns = 0
+
+    @property
+    def num_running(self) -> int:
+        """How many jobs were launched and have not ended."""
+        return sum(job.end_ns is None for job in self._jobs.values())
 
     def prepare(self) -> None:
         if self.is_held_up:
@@ -102,7 +110,8 @@ class FakeGatedDevice:
     def announce(self, buffers: JobBuffers, rank: GateRank) -> None:
         assert isinstance(buffers, FakeBuffers)
         self._go_on()
-        self._held[id(buffers)] = key_of(*rank, self._slot(buffers))
+        until_ns = self._clock.now_ns() + ANNOUNCED_NS
+        self._held[id(buffers)] = (key_of(*rank, self._slot(buffers)), until_ns)
         self.log.append(f"announce {buffers.network.name}")
 
     def give_ups(self) -> tuple[str, ...]:
@@ -114,6 +123,11 @@ class FakeGatedDevice:
 
     def wait(self) -> None:
         self.log.append("wait")
+
+    def wait_for_all(self) -> None:
+        while self.num_running:
+            self._clock.advance(POLL_NS)
+            self._go_on()
 
     def close(self) -> None:
         """Nothing to release."""
@@ -144,8 +158,13 @@ class FakeGatedDevice:
         """Whether a job went through its gate."""
         waiting = [job for job in self._jobs.values() if job.end_ns is None]
         job = min(waiting, key=lambda each: each.key, default=None)
-        if job is None or any(held < job.key for held in self._held.values()):
+        if job is None:
             return False
+        held = [until_ns for key, until_ns in self._held.values() if key < job.key]
+        if max(held, default=0) > self._clock.now_ns():
+            return False
+        self._now_ns = max(self._now_ns, *held, 0)
+        self.on_pass(job.buffers, [each.buffers for each in waiting])
         job.passed_ns.append(max(self._now_ns, job.arrived_ns[-1]))
         self._running = job
         return True
@@ -160,13 +179,18 @@ class GatedWorld:
         policy: Policy | None = None,
         failures: Sequence[str] = (),
         refused: Sequence[str] = (),
+        instruments: Sequence[Instrument] = (),
         **options: Any,
     ) -> None:
         self.clock = VirtualClock()
         self.recording = Recording()
         self.device = FakeGatedDevice(self.clock, failures, refused)
         self.executor = Executor(
-            self.device, policy or FixedPriority(), self.clock, [self.recording], **options
+            self.device,
+            policy or FixedPriority(),
+            self.clock,
+            [self.recording, *instruments],
+            **options,
         )
         for each in tasks:
             self.executor.add_task(each)

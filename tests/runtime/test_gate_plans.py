@@ -1,7 +1,6 @@
 """Plans of gates in a manifest: read strictly, and what older and newer versions make of them."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import jsonschema  # type: ignore[import-untyped]
@@ -13,18 +12,13 @@ from preempt_runtime.manifest import Manifest
 from preempt_runtime.manifest_json import json_from_manifest, manifest_from_json
 from tests.runtime.bundle_fixture import (
     LOCAL_FIELDS,
-    make_gates_plan,
     make_test_bundle,
     make_test_manifest,
+    manifest_with_gates,
 )
 from tests.runtime.test_manifest import SCHEMA, Edit, cut, put
 
 AT = "plans.2"
-
-
-def manifest_with_gates() -> Manifest:
-    manifest = make_test_manifest()
-    return replace(manifest, plans=(*manifest.plans, make_gates_plan()))
 
 
 def read(*edits: Edit) -> Manifest:
@@ -60,6 +54,7 @@ def test_a_plan_of_gates_passes_through_a_manifest_and_its_schema() -> None:
         (put(f"{AT}.segments.1.inputs", ["x"]), r"segments\[1\]\.inputs"),
         (put(f"{AT}.segments.0.outputs", ["y"]), r"segments\[0\]\.outputs"),
         (put(f"{AT}.segments.2.outputs", ["y"]), r"segments\[2\]\.outputs"),
+        (put(f"{AT}.segments.2.outputs", ["early", "y", "y"]), r"outputs\[2\]: 'y' stands here"),
         (put(f"{AT}.segments.1.latency", None), r"segments\[1\]\.latency"),
         (put("plans.0.gates", {"fingerprint": "0" * 16, "gate_ns": 1, "num_nodes": 7}),
          r"plans\[0\]\.gates: found in a plan of segments"),
@@ -74,6 +69,17 @@ def test_stretches_of_two_engines_are_refused() -> None:
     other = make_test_manifest().plans[0].segments[1].path
     with pytest.raises(BundleError, match="all are of one engine"):
         read(put(f"{AT}.segments.1.path", other))
+
+
+def test_nodes_of_the_source_that_end_before_they_begin_are_refused() -> None:
+    edits = [put(f"{AT}.segments.{idx}.source_range", [9, 2]) for idx in range(3)]
+    with pytest.raises(BundleError, match=r"source_range: found \[9, 2\]"):
+        read(*edits)
+
+
+def test_a_manifest_of_version_1_0_that_speaks_of_gates_is_none() -> None:
+    with pytest.raises(BundleError, match=r"plans\[0\]\.gates: no such field in schema 1\.0"):
+        read(put("schema_version.minor", 0))
 
 
 def test_a_manifest_of_version_1_0_has_no_gates() -> None:
@@ -99,7 +105,8 @@ def test_gates_are_chosen_by_who_asks_for_them(tmp_path: Path) -> None:
     assert choose_plan(bundle, LOCAL_FIELDS).id == "cpu"
     assert choose_plan(bundle, LOCAL_FIELDS, mechanisms=("gates", "segments")).id == "gates"
     assert choose_plan(bundle, LOCAL_FIELDS, mechanisms=("segments", "gates")).id == "cpu"
-    with pytest.raises(BundleError, match="'gates': a plan of gates, asked for: segments; compile"):
+    asked = "'gates' is a plan of gates, asked for: segments; run with --mechanism gates"
+    with pytest.raises(BundleError, match=asked):
         choose_plan(bundle, LOCAL_FIELDS, plan_id="gates")
-    with pytest.raises(BundleError, match="'cpu': a plan of segments, asked for: gates"):
+    with pytest.raises(BundleError, match="'cpu' is a plan of segments, asked for: gates"):
         choose_plan(bundle, LOCAL_FIELDS, plan_id="cpu", mechanisms=("gates",))

@@ -169,7 +169,7 @@ def test_what_a_memset_prepares_stays_with_it(gpu_of: Opener) -> None:
         shape = captured.shape()
         assert shape.cuts() == (1, 4)
         assert shape.summary() == "3 kernels, 1 memcpy, 1 memset, a plain chain"
-        with pytest.raises(DeviceError, match="before node 3: the graph cannot be cut there"):
+        with pytest.raises(DeviceError, match=r"before node 3: .* 5 nodes cannot be cut there"):
             run_alone(gpu, captured, (3,))
         with pytest.raises(DeviceError, match=r"\(4, 1\): expected ascending"):
             run_alone(gpu, captured, (4, 1))

@@ -11,7 +11,7 @@ import pytest
 from preempt_runtime.bundle import Bundle, choose_plan, open_bundle
 from preempt_runtime.clock import VirtualClock
 from preempt_runtime.device import Network
-from preempt_runtime.errors import GatesError, InputError
+from preempt_runtime.errors import BundleError, GatesError, InputError
 from preempt_runtime.manifest import GateSpec, Manifest
 from preempt_runtime.plan_choice import plan_with_costs
 from preempt_runtime.run_options import RunOptions
@@ -217,6 +217,32 @@ def test_who_insists_on_gates_is_refused_instead(folder: Path) -> None:
         Bench(folder, "gates", unfit=("long.bundle",)).run()
     with pytest.raises(InputError, match="'prema': a job's urgency changes"):
         Bench(folder, "gates").run(policy="prema")
+
+
+def test_a_plan_of_gates_that_nobody_may_run_is_refused_with_what_would_run_it(
+    folder: Path,
+) -> None:
+    text = TWO_TASKS.replace('"long.bundle"', '"long.bundle"\nplan = "gates"')
+    asked = r"'gates' is a plan of gates, asked for: segments; run with --mechanism gates"
+    bench = Bench(folder, "segments")
+    (folder / "set.toml").write_text(text.replace("MECHANISM", "segments"))
+    bench.taskset = read_taskset(folder / "set.toml")
+    with pytest.raises(BundleError, match=asked):
+        bench.run()
+    assert bench.run(mechanism="gates").tasks["long"].plan == "gates"
+    gates = "and not by gates: long.bundle: another graph than planned"
+    unfit = Bench(folder, "auto", unfit=("long.bundle",))
+    unfit.taskset = bench.taskset
+    with pytest.raises(BundleError, match=f"{asked}.*; {gates}"):
+        unfit.run(mechanism="auto")
+
+
+def test_a_bundle_with_gates_alone_is_simulated_where_they_are_asked_for(folder: Path) -> None:
+    manifest = with_gates(manifest_of((3 * MS,) * 10), 60)
+    write_bundle(folder / "long.bundle", dataclasses.replace(manifest, plans=manifest.plans[2:]))
+    (folder / "set.toml").write_text(TWO_TASKS.replace("MECHANISM", "segments"))
+    with pytest.raises(BundleError, match=r"no plan of segments, it holds 'gates' \(gates, thr"):
+        read_costs(read_taskset(folder / "set.toml"))
 
 
 def test_what_gates_gave_up_stands_in_the_report(folder: Path) -> None:

@@ -367,7 +367,7 @@ def test_a_measured_plan_is_taken_before_an_estimated_one(folder: Path) -> None:
     named = MIXED.replace('"camera.bundle"', '"camera.bundle"\nplan = "cut"')
     report, _ = run(folder, named, duration_ns=MS)
     assert (report.costs["camera"].plan, report.costs["camera"].source) == ("cut", "estimated")
-    with pytest.raises(BundleError, match=r"no plan 'x', it holds 'cut' \(threads: 2\)"):
+    with pytest.raises(BundleError, match=r"no plan 'x', it holds 'cut' \(segments, threads: 2\)"):
         run(folder, MIXED.replace('"camera.bundle"', '"camera.bundle"\nplan = "x"'))
     with pytest.raises(BundleError, match="no plan for 3 threads, it holds 'cut'"):
         run(folder, MIXED.replace("seed = 11", "threads = 3"))

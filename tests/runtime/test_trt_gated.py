@@ -1,6 +1,9 @@
 """TensorRT with gates on a fake driver: what runs beside what, and what is left behind."""
 
 import ctypes
+import errno
+import fcntl
+import json
 import os
 from collections.abc import Iterator
 from itertools import pairwise
@@ -14,12 +17,14 @@ from preempt_runtime.backends import cuda_driver, trt_gated, trt_library
 from preempt_runtime.backends.cuda import open_cuda
 from preempt_runtime.backends.gate_board import Mode
 from preempt_runtime.backends.gate_canary import held_up
+from preempt_runtime.backends.trt_buffers import TrtBuffers
 from preempt_runtime.backends.trt_gated import GatedNetwork, GatedTrtDevice
+from preempt_runtime.bundle import open_bundle
 from preempt_runtime.clock import MonotonicClock
 from preempt_runtime.device import Array
-from preempt_runtime.errors import DeviceError
+from preempt_runtime.errors import DeviceError, GatesError
 from preempt_runtime.executor import Executor
-from preempt_runtime.gate_keys import key_of
+from preempt_runtime.gate_keys import EMPTY, key_of
 from preempt_runtime.gated_device import GatedDevice
 from preempt_runtime.records import JobState
 from preempt_runtime.task import Task
@@ -289,10 +294,76 @@ def test_too_many_jobs_are_refused_by_their_number(trt: FakeTensorRT, tmp_path: 
         network = device.load(bundle)
         with (
             Executor(device, "fixed-priority", MonotonicClock()) as executor,
-            pytest.raises(DeviceError, match=r"32 jobs may be in flight .* all slots are taken"),
+            pytest.raises(GatesError, match=r"'be': .* 33 of 33 .*32 jobs .* slots are taken"),
         ):
             executor.add_task(Task(name="be", network=network, buffers=33))
         network.close()
+
+
+def test_gates_where_the_graph_cannot_be_cut_are_refused_with_their_plan(
+    trt: FakeTensorRT, tmp_path: Path
+) -> None:
+    bundle = gated_bundle(tmp_path / "net.bundle")
+    manifest = json.loads((bundle.root / "manifest.json").read_text())
+    plan = manifest["plans"][2]
+    plan["gates"]["num_nodes"] = 90
+    plan["segments"][1]["range"] = [2, 80]
+    plan["segments"][2]["range"] = [80, 90]
+    (bundle.root / "manifest.json").write_text(json.dumps(manifest))
+    with open_device() as device, pytest.raises(GatesError, match=r"'gates': .* before node 80"):
+        device.load(open_bundle(bundle.root))
+
+
+def test_waiting_for_all_waits_for_a_job_whose_start_was_interrupted(
+    trt: FakeTensorRT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = gated_bundle(tmp_path / "net.bundle")
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with open_device() as device:
+        network: GatedNetwork = device.load(bundle)
+        with Executor(device, "fixed-priority", MonotonicClock()) as executor:
+            executor.add_task(Task(name="rt", network=network, priority=1))
+            executor.warm_up("rt", INPUTS)
+            handle = executor.submit("rt", INPUTS)
+            with monkeypatch.context() as patch:
+                patch.setattr(TrtBuffers, "copy_outputs", interrupt)
+                with pytest.raises(KeyboardInterrupt):
+                    executor.run()
+            assert handle.record.state is JobState.CANCELLED
+            assert set(device.board.slots()) == {EMPTY}  # its graph has run to its end
+            executor.check_integrity()
+        network.close()
+
+
+def test_users_share_a_lock_file_where_linux_protects_those_of_others(
+    trt: FakeTensorRT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really_open = os.open
+
+    def protecting(path: Any, flags: int, *args: Any, **options: Any) -> int:
+        if flags & os.O_CREAT and os.path.exists(path):  # fs.protected_regular = 2
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return really_open(path, flags, *args, **options)
+
+    with open_device():
+        pass
+    monkeypatch.setattr(os, "open", protecting)
+    with open_device():
+        pass
+
+
+def test_a_file_system_that_knows_no_locks_is_named(
+    trt: FakeTensorRT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(DeviceError, match=r"\.lock: .* cannot be opened: No locks available"):
+        GatedTrtDevice()
 
 
 def test_a_launch_that_the_driver_refuses_leaves_no_key_behind(

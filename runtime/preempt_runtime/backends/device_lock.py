@@ -32,9 +32,11 @@ class DeviceLock:
         self._descriptor = _opened(self.path)
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as err:
+        except OSError as err:
             owner = os.read(self._descriptor, _MAX_NAME_BYTES).decode(errors="replace").strip()
             os.close(self._descriptor)
+            if not isinstance(err, BlockingIOError):
+                raise _refused(self.path, err) from err
             raise GatesError(
                 f"{name}: another process runs jobs with gates on it:"
                 f" {owner or 'it has not said which'}; end that one, or run with"
@@ -58,18 +60,29 @@ class DeviceLock:
 
 
 def _opened(path: Path) -> int:
-    """The file, made where it is not there; never through a link, never waiting for anybody."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    """The file, made where it is not there; never through a link, never waiting for anybody.
+
+    One that is there is opened without asking to make it: in a directory that everybody may write
+    to, Linux refuses that for files of other users (fs.protected_regular).
+    """
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        descriptor = os.open(path, flags, 0o666)
+        try:
+            descriptor = os.open(path, flags)
+        except FileNotFoundError:
+            descriptor = os.open(path, flags | os.O_CREAT, 0o666)
     except OSError as err:
-        raise DeviceError(
-            f"{path}: the GPU's lock file cannot be opened: {err.strerror}; remove it, or set"
-            " TMPDIR to a directory that can be written"
-        ) from err
+        raise _refused(path, err) from err
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise DeviceError(f"{path}: the GPU's lock file is no regular file; remove it")
     with contextlib.suppress(OSError):  # made by another user: his to change
         os.fchmod(descriptor, 0o666)
     return descriptor
+
+
+def _refused(path: Path, err: OSError) -> DeviceError:
+    return DeviceError(
+        f"{path}: the GPU's lock file cannot be opened: {err.strerror}; remove it, or set"
+        " TMPDIR to a directory that can be written"
+    )

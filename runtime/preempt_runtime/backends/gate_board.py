@@ -18,7 +18,7 @@ import numpy as np
 from preempt_runtime.backends.cuda import DeviceMemory, PinnedMemory, Stream, copy_async
 from preempt_runtime.backends.cuda_driver import attribute, call
 from preempt_runtime.backends.cuda_module import Kernel, Module, pointer_arg, uint32_arg
-from preempt_runtime.errors import DeviceError
+from preempt_runtime.errors import GatesError
 from preempt_runtime.gate_keys import EMPTY, NUM_SLOTS, announced, slot_of
 
 Mode = Literal["overlap", "exclusive"]
@@ -119,12 +119,12 @@ class GateBoard:
         """A slot that nobody has, for one job in flight at a time.
 
         Raises:
-            DeviceError: all are taken.
+            GatesError: all are taken.
         """
         if not self._free:
-            raise DeviceError(
-                f"gates: {NUM_SLOTS} jobs may be in flight on one GPU, all slots are taken;"
-                " lower `buffers` of a task, or run it by segments"
+            raise GatesError(
+                f"gates: {NUM_SLOTS} jobs may be in flight on one GPU, all slots are taken; run"
+                " fewer tasks, lower their `buffers`, or run with --mechanism segments"
             )
         return self._free.pop(0)
 

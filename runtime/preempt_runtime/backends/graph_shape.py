@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from preempt_runtime.errors import DeviceError
+from preempt_runtime.errors import DeviceError, GatesError
 
 _PASSIVE = frozenset({"memset", "memcpy", "empty"})
 _UNFIT = {
@@ -146,13 +146,14 @@ def stretches(shape: GraphShape, cuts: Sequence[int]) -> tuple[Stretch, ...]:
     """The pieces of `shape.order()` between the cuts.
 
     Raises:
-        DeviceError: a cut is not one of `shape.cuts()`, or they do not ascend.
+        GatesError: a cut is not one of `shape.cuts()`, or they do not ascend.
     """
     allowed = set(shape.cuts())
     if wrong := [cut for cut in cuts if cut not in allowed]:
-        raise DeviceError(f"gate before node {wrong[0]}: the graph cannot be cut there")
+        what = f"the captured graph of {len(shape.nodes)} nodes cannot be cut there"
+        raise GatesError(f"gate before node {wrong[0]}: {what}; plan it again: preemptc build")
     if any(first >= second for first, second in pairwise(cuts)):
-        raise DeviceError(f"gates before nodes {tuple(cuts)}: expected ascending positions")
+        raise GatesError(f"gates before nodes {tuple(cuts)}: expected ascending positions")
     order = shape.order()
     return tuple(
         _stretch(shape, order[start:end]) for start, end in pairwise((0, *cuts, len(order)))

@@ -250,6 +250,20 @@ class GatedTrtDevice:
             self._other.synchronize()
             self._has_callables_work = False
 
+    def wait_for_all(self) -> None:
+        """Return when all jobs have ended, those too of which `start` did not return.
+
+        Raises:
+            DeviceError: something failed.
+        """
+        self._make_current()
+        with self._lock:
+            streams = [each.stream for each in self._buffers if each.is_open]
+        for stream in streams:
+            if stream is not None:
+                stream.synchronize()
+        self.wait()
+
     def close(self) -> None:
         """Release board, streams and context; without effect the second time."""
         self._release_retired()

@@ -208,20 +208,20 @@ def _gated_graphs(
                         " preemptc build"
                     )
                 cuts = tuple(segment.range[0] for segment in plan.segments[1:])
-            graphs.append(
-                stack.enter_context(
-                    GatedGraph(
-                        captured,
-                        cuts,
-                        board,
-                        buffers.slot,
-                        stream,
-                        stamps=buffers.stamps,
-                        first_gate=num_gates,
-                        is_last=idx == len(loaded.engines) - 1,
-                    )
+            try:
+                graph = GatedGraph(
+                    captured,
+                    cuts,
+                    board,
+                    buffers.slot,
+                    stream,
+                    stamps=buffers.stamps,
+                    first_gate=num_gates,
+                    is_last=idx == len(loaded.engines) - 1,
                 )
-            )
+            except GatesError as err:
+                raise GatesError(f"{loaded.name}: plan {plan.id!r}: {err}") from err
+            graphs.append(stack.enter_context(graph))
             num_gates += graphs[-1].num_gates
     return tuple(graphs)
 
