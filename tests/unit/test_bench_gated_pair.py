@@ -45,7 +45,7 @@ def trt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeTensorR
 
 def pair_options(folder: Path, *more: str) -> Any:
     return gpu_pair._options(
-        ["--jobs", "10", "--blocks", "1", "--period-us", "50000", "--gates", "--out", str(folder),
+        ["--jobs", "18", "--blocks", "1", "--period-us", "50000", "--gates", "--out", str(folder),
          "--work", str(folder / "work"), *more]
     )  # fmt: skip
 
