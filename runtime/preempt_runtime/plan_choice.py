@@ -39,7 +39,8 @@ def plan_with_costs(
             for plan in manifest.plans
         )
         asked = "plan" if plan_id is None else f"plan {brief(plan_id)}"
-        if plan_id is None and not any(plan.mechanism in mechanisms for plan in manifest.plans):
+        mechanisms_held = {plan.mechanism for plan in manifest.plans}
+        if plan_id is None and held and mechanisms_held.isdisjoint(mechanisms):
             asked += f" of {' or '.join(mechanisms)}"
         of_threads = "" if threads is None else f" for {threads} threads"
         advice = "name one of these" if held else "compile its model again"

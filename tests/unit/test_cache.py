@@ -175,7 +175,9 @@ def test_large_files_of_an_entry_are_hashed_once(
 
 
 @pytest.mark.parametrize("kind", ["pipe", "folder", "link", "socket"])
-def test_what_stands_where_a_lock_should_be_is_refused_at_once(kind: str, tmp_path: Path) -> None:
+def test_what_stands_where_a_lock_should_be_is_refused_at_once(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cache = BuildCache(tmp_path / "cache")
     with cache.lock("stage", {"a": 1}):
         pass
@@ -188,8 +190,10 @@ def test_what_stands_where_a_lock_should_be_is_refused_at_once(kind: str, tmp_pa
     elif kind == "link":
         lock.symlink_to(tmp_path / "elsewhere")
     else:
+        # An address has room for some 100 bytes: less than a temporary folder's path may take.
+        monkeypatch.chdir(lock.parent)
         with socket.socket(socket.AF_UNIX) as server:
-            server.bind(os.path.relpath(lock))
+            server.bind(f"./{lock.name}")
     with pytest.raises(BuildError, match="a lock of the build cache, found no regular file"):
         cache.entry("stage", {"a": 1}, lambda folder: None)
     assert not (tmp_path / "elsewhere").exists()
