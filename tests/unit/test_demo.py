@@ -400,7 +400,7 @@ def test_a_compile_under_a_share_tells_its_steps(tmp_path: Path) -> None:
         parts=2,
         progress=lambda what, frac: told.append(what),
     )
-    steps = [what for idx, what in enumerate(told) if what not in told[:idx]]
+    steps = list(dict.fromkeys(told))
     assert steps[:4] == ["load", "lower", "profile: whole network", "profile: nodes"]
     assert any(what.startswith("plan: round 1, ") for what in steps)
     assert told.count("profile: whole network") >= 15, "a sign of life for each run"
