@@ -19,11 +19,11 @@ def plan_with_costs(
     """The named plan, or the first measured one, or else the first.
 
     The plan's key need not be this machine's: nothing is run. A plan whose key has another number
-    of threads than asked is left out, as are plans that are not named and of none of these
-    mechanisms. Of several mechanisms plans of the first are preferred.
+    of threads than asked is left out, as are plans of none of these mechanisms. Of several
+    mechanisms plans of the first are preferred.
 
     Raises:
-        BundleError: no plan is left.
+        BundleError: no plan is left, or the named one is of another mechanism.
     """
     manifest = bundle.manifest
     plans = [
@@ -47,8 +47,14 @@ def plan_with_costs(
         raise BundleError(
             f"{bundle.root}: no {asked}{of_threads}, it holds {held or 'none'}; {advice}"
         )
-    if plan_id is None:
-        plans.sort(key=lambda plan: mechanisms.index(plan.mechanism))
+    for plan in plans:
+        if plan.mechanism not in mechanisms:
+            raise BundleError(
+                f"{bundle.root}: plan {brief(plan.id)} is a plan of {plan.mechanism}, asked for:"
+                f' {" or ".join(mechanisms)}; set mechanism = "{plan.mechanism}" in the task set,'
+                " or name another plan"
+            )
+    plans.sort(key=lambda plan: mechanisms.index(plan.mechanism))
     return next(filter(is_measured, plans), plans[0])
 
 

@@ -12,7 +12,7 @@ from preempt_runtime.bundle import Bundle, choose_plan, open_bundle
 from preempt_runtime.clock import VirtualClock
 from preempt_runtime.device import Network
 from preempt_runtime.errors import BundleError, GatesError, InputError
-from preempt_runtime.manifest import GateSpec, Manifest
+from preempt_runtime.manifest import GATES_FIRST, GateSpec, Manifest
 from preempt_runtime.plan_choice import plan_with_costs
 from preempt_runtime.run_options import RunOptions
 from preempt_runtime.run_report import document_from_report, print_report
@@ -274,7 +274,9 @@ def test_simulation_and_doctor_look_at_the_plan_that_would_run(folder: Path) -> 
         "auto": ("gates", 60, "cut"),
     }
     bundle = open_bundle(folder / "long.bundle")
-    assert plan_with_costs(bundle, "gates", None).id == "gates"  # it was named
+    with pytest.raises(BundleError, match=r"'gates' is a plan of gates, asked for: segments; set"):
+        plan_with_costs(bundle, "gates", None)
+    assert plan_with_costs(bundle, "gates", None, GATES_FIRST).id == "gates"
     text = TWO_TASKS.replace("MECHANISM", "gates")
     (folder / "set.toml").write_text(text.replace('"long.bundle"', '"long.bundle"\nplan = "whole"'))
     assert read_costs(read_taskset(folder / "set.toml"))["long"].plan == "whole"
