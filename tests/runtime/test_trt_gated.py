@@ -29,6 +29,7 @@ from preempt_runtime.gated_device import GatedDevice
 from preempt_runtime.records import JobState
 from preempt_runtime.task import Task
 from preempt_runtime.testing import Recording
+from tests.runtime.fake_cuda import OUT_OF_MEMORY
 from tests.runtime.fake_graphs import GraphDriver
 from tests.runtime.fake_tensorrt import FakeTensorRT
 from tests.runtime.gated_trt_world import gated_bundle, install_graphs, open_device
@@ -298,6 +299,30 @@ def test_too_many_jobs_are_refused_by_their_number(trt: FakeTensorRT, tmp_path: 
         ):
             executor.add_task(Task(name="be", network=network, buffers=33))
         network.close()
+
+
+@pytest.mark.parametrize("number", range(1, 5))
+def test_memory_that_only_gates_need_is_asked_for_in_vain(
+    number: int, trt: FakeTensorRT, tmp_path: Path
+) -> None:
+    bundle = gated_bundle(tmp_path / "net.bundle")
+    with open_device() as device:
+        network = device.load(bundle)
+        network.new_buffers().close()
+        taken = trt.driver.num_calls["cuMemAlloc"]
+        trt.driver.failures_at["cuMemAlloc", taken + number] = OUT_OF_MEMORY
+        with pytest.raises(GatesError, match=r"out of memory.*; or run with --mechanism segments"):
+            network.new_buffers()
+        network.new_buffers().close()
+        network.close()
+
+
+def test_a_driver_that_refuses_the_gates_is_no_reason_not_to_run_by_segments(
+    trt: FakeTensorRT,
+) -> None:
+    trt.driver.failures["cuModuleLoadDataEx"] = 218
+    with pytest.raises(GatesError, match=r"no gates: .*; or run with --mechanism segments"):
+        GatedTrtDevice()
 
 
 def test_gates_where_the_graph_cannot_be_cut_are_refused_with_their_plan(

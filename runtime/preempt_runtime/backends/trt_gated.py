@@ -50,7 +50,7 @@ class GatedNetwork:
         """Buffers for one more job in flight; while they are made all gates are open.
 
         Raises:
-            DeviceError: no memory or no slot, or TensorRT or the driver refused.
+            GatesError: no memory or no slot, or TensorRT or the driver refused.
         """
         found, self._first = self._first, None
         return found or self._device.make_buffers(self._loaded)
@@ -85,8 +85,8 @@ class GatedTrtDevice:
         zero_copy: as of `TrtDevice`.
 
     Raises:
-        GatesError: another process has the device.
-        DeviceError: no GPU, or the driver refused the gates.
+        GatesError: another process has the device, or the driver refused the gates.
+        DeviceError: no GPU.
     """
 
     max_depth = 1
@@ -105,7 +105,8 @@ class GatedTrtDevice:
             stack.enter_context(DeviceLock(self._context.name, pci_bus_id()))
             integrated = self._context.is_integrated
             self.is_zero_copy = integrated if zero_copy is None else zero_copy
-            self.board = stack.enter_context(GateBoard(mode=mode))
+            with _gates_alone():
+                self.board = stack.enter_context(GateBoard(mode=mode))
             self._urgent = stack.enter_context(Stream(priority="high"))
             self._other = stack.enter_context(Stream(priority="low"))
             self._stack = stack.pop_all()
@@ -124,8 +125,12 @@ class GatedTrtDevice:
             return GatedNetwork(load_engines(bundle, plan), self)
 
     def make_buffers(self, loaded: PlanEngines) -> GatedBuffers:
-        """Buffers for one more job of a plan, made while all gates are open."""
-        with self.opened():
+        """Buffers for one more job of a plan, made while all gates are open.
+
+        Raises:
+            GatesError: no memory or no slot, or the driver refused; segments need less.
+        """
+        with self.opened(), _gates_alone():
             buffers = GatedBuffers(
                 loaded, self.board, self._lock, self._retired.append, zero_copy=self.is_zero_copy
             )
@@ -277,3 +282,14 @@ class GatedTrtDevice:
         if self._thread != (thread := threading.get_ident()):
             self._context.make_current()
             self._thread = thread
+
+
+@contextmanager
+def _gates_alone() -> Iterator[None]:
+    """Say that jobs can still run by segments, which take no board and share scratch memory."""
+    try:
+        yield
+    except GatesError:
+        raise
+    except DeviceError as err:
+        raise GatesError(f"no gates: {err}; or run with --mechanism segments") from err
