@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any
 
-from preempt_runtime.device import JobBuffers, LendableBuffers
+from preempt_runtime.device import JobBuffers, LendableBuffers, StreamedBuffers
 from preempt_runtime.errors import DeviceError, InputError
 from preempt_runtime.task import Task
 
@@ -156,6 +156,7 @@ class BufferPool:
 def _new_buffers(task: Task, number: int) -> JobBuffers:
     try:
         buffers = task.network.new_buffers()
+        _choose_stream(buffers, task)
     except DeviceError as err:
         if task.buffers == 1:
             raise
@@ -172,3 +173,13 @@ def _new_buffers(task: Task, number: int) -> JobBuffers:
             )
         buffers.leave_outputs()
     return buffers
+
+
+def _choose_stream(buffers: JobBuffers, task: Task) -> None:
+    """Now, on the thread that adds the task, lest its first job make all others wait."""
+    if isinstance(buffers, StreamedBuffers):
+        try:
+            buffers.use_stream(is_urgent=task.priority is not None)
+        except BaseException:
+            buffers.close()
+            raise

@@ -60,6 +60,21 @@ class LendableBuffers(Protocol):
         ...
 
 
+@runtime_checkable
+class StreamedBuffers(Protocol):
+    """Buffers whose jobs run on a stream of their own."""
+
+    def use_stream(self, *, is_urgent: bool) -> None:
+        """Run on a stream of that urgency from now on; no job may be in these buffers.
+
+        To make a stream may hold up all others, so it is done before the first job comes.
+
+        Raises:
+            DeviceError: the driver refused.
+        """
+        ...
+
+
 class Network(Protocol):
     """One plan of one bundle, loaded on a device: its segments are ready to be launched."""
 

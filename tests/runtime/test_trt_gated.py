@@ -210,7 +210,14 @@ def test_a_task_may_join_while_gates_wait(trt: FakeTensorRT, tmp_path: Path) -> 
             executor.step()
             executor.add_task(Task(name="rt", network=second, priority=1, buffers=2))
             handles.append(executor.submit("rt", inputs_of(3)))
+            num_streams = trt.driver.num_calls["cuStreamCreateWithPriority"]
             executor.run()
+            # The thread that adds a task has made all that its jobs need.
+            assert trt.driver.num_calls["cuStreamCreateWithPriority"] == num_streams
+            executor.change_task(Task(name="rt", network=second, buffers=2))
+            executor.submit("rt", inputs_of(3))
+            executor.run()
+            assert trt.driver.num_calls["cuStreamCreateWithPriority"] == num_streams + 1
         assert [float(h.result()["y"]) for h in handles] == [result_of(n) for n in range(4)]
         for each in (first, second):
             each.close()

@@ -132,7 +132,12 @@ class GatedTrtDevice:
         """
         with self.opened(), _gates_alone():
             buffers = GatedBuffers(
-                loaded, self.board, self._lock, self._retired.append, zero_copy=self.is_zero_copy
+                loaded,
+                self.board,
+                self._lock,
+                self.opened,
+                self._retired.append,
+                zero_copy=self.is_zero_copy,
             )
             self._buffers.append(buffers)
         return buffers
@@ -187,9 +192,7 @@ class GatedTrtDevice:
         """
         assert isinstance(buffers, GatedBuffers)
         self._make_current()
-        if buffers.stream is None or buffers.is_urgent != is_urgent:
-            with self.opened():
-                buffers.use_stream(is_urgent=is_urgent)
+        buffers.use_stream(is_urgent=is_urgent)  # its task may be of another priority by now
         buffers.start(key_of(*rank, buffers.slot))
 
     def is_done(self, buffers: JobBuffers) -> bool:

@@ -5,7 +5,7 @@ EXPERIMENTAL: no GPU has run this yet.
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 
 from preempt_runtime.backends.cuda import Event, Stream
 from preempt_runtime.backends.device_arrays import DeviceArray
@@ -24,8 +24,9 @@ class GatedBuffers:
     """One job in flight: its tensors, its slot, and graphs with gates in them.
 
     A plan of gates is one graph, a plan of segments one for each, with a gate before it. Jobs
-    interleave, so each has scratch memory and a stream of its own. `retire` is given them when
-    they are closed, and calls `release` where no gate can wait.
+    interleave, so each has scratch memory and a stream of its own. `opened` lets all gates pass
+    where something is made that waits for all work. `retire` is given them when they are closed,
+    and calls `release` where no gate can wait.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class GatedBuffers:
         loaded: PlanEngines,
         board: GateBoard,
         lock: threading.RLock,
+        opened: Callable[[], AbstractContextManager[None]],
         retire: "Callable[[GatedBuffers], None]",
         *,
         zero_copy: bool,
@@ -41,6 +43,7 @@ class GatedBuffers:
         self.stream: Stream | None = None
         self._board = board
         self._board_lock = lock
+        self._opened = opened
         self._retire = retire
         self._is_open = True
         self._is_in_flight = self._is_withdrawn = False
@@ -159,13 +162,20 @@ class GatedBuffers:
         self._is_withdrawn = True
 
     def use_stream(self, *, is_urgent: bool) -> None:
-        """Run on a stream of that priority from now on; no job may be in these buffers."""
-        old = self.stream
-        self.stream = self._stack.enter_context(Stream(priority="high" if is_urgent else "low"))
-        self.is_urgent = is_urgent
-        if old is not None:
-            old.synchronize()
-            old.close()
+        """Run on a stream of that priority from now on; no job may be in these buffers.
+
+        Raises:
+            DeviceError: the driver refused.
+        """
+        if self.stream is not None and self.is_urgent == is_urgent:
+            return
+        with self._opened():
+            old = self.stream
+            self.stream = self._stack.enter_context(Stream(priority="high" if is_urgent else "low"))
+            self.is_urgent = is_urgent
+            if old is not None:
+                old.synchronize()
+                old.close()
 
     def close(self) -> None:
         """Have all of it released; without effect the second time."""
