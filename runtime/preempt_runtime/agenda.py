@@ -13,6 +13,7 @@ from preempt_runtime.source import Source
 from preempt_runtime.task import checked_submission
 
 _log = logging.getLogger(__name__)
+_PAUSE_AFTER_FAILURE_NS = 1_000_000  # a device that refuses everything is not asked all the time
 
 
 class Agenda:
@@ -104,7 +105,8 @@ class Agenda:
     def _after_end(self, job: Job) -> None:
         source = self._loops.pop(job.id, None)
         if source is not None and job.end_ns is not None:
-            self._schedule_release(source.after_end_ns(job.end_ns), source)
+            pause_ns = _PAUSE_AFTER_FAILURE_NS if job.state is JobState.FAILED else 0
+            self._schedule_release(source.after_end_ns(job.end_ns + pause_ns), source)
 
     def _schedule_release(self, at_ns: int | None, source: Source) -> None:
         if at_ns is not None:

@@ -26,6 +26,7 @@ _log = logging.getLogger(__name__)
 _MAX_HOLD_NS = 1_000_000  # since its release, lest dense releases starve best effort
 _LOOK_NS = 50_000  # between two looks, while nobody urgent is on the device
 _AUDIT_NS = 1_000_000_000
+_STUCK_NS = 10_000_000_000  # nothing new is launched meanwhile, and jobs take far less
 _ANNOUNCED_NS = 2_000_000  # how long others are held back for a job that does not come
 _FINISHED, _FAILED = JobState.FINISHED, JobState.FAILED
 
@@ -110,9 +111,17 @@ class GateDispatcher:
         return is_started or has_ended or is_urgent
 
     def complete_all(self) -> None:
-        """Wait for everything that was launched, and do its books."""
+        """Wait for everything that was launched, and do its books; warn if nothing more ends."""
+        until_ns = self._now_ns() + _STUCK_NS
         while self._running:
-            self._look()
+            if self._look() or self._now_ns() < until_ns:
+                continue
+            jobs = ", ".join(f"{each.queue.task.name} {each.job.id}" for each in self._running)
+            _log.warning(
+                "%s: %g s after the last job ended these are still there: %s; if the GPU hangs,"
+                " this process has to be killed", self._device.name, _STUCK_NS / 1e9, jobs
+            )  # fmt: skip
+            until_ns = self._now_ns() + _STUCK_NS
 
     def cancel_all(self) -> None:
         """End every job and forget all that was to come."""

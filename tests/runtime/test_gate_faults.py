@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from preempt_runtime import gate_dispatcher
+from preempt_runtime.arrivals import ClosedLoop
 from preempt_runtime.errors import DeviceError, InputError, PreemptError
 from preempt_runtime.gate_keys import deadline_rank
 from preempt_runtime.handle import JobHandle
@@ -388,3 +390,27 @@ def test_at_every_gate_the_device_goes_on_with_the_job_that_the_policy_would_pic
     world.executor.run()
     world.executor.check_integrity()
     assert num_choices > 100
+
+
+def test_jobs_that_do_not_end_when_all_should_are_named_in_a_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(gate_dispatcher, "_STUCK_NS", 40_000)
+    world = GatedWorld(BE, RT)
+    jobs = [world.executor.submit(name, EXAMPLE_INPUTS) for name in ("be", "rt")]
+    for _ in range(2):
+        world.executor.step()
+    world.executor.close(drain=False)
+    assert [job.state for job in jobs] == [JobState.CANCELLED] * 2
+    # 340 us of work: nothing ends for more than 40 us before `be` does, nothing does `rt`'s 40 us.
+    named = [record.getMessage().partition("still there: ")[2] for record in caplog.records]
+    assert named
+    assert named[-1].startswith("be 0; if the GPU hangs")
+    assert 2 <= len(named) <= 340 // 40
+
+
+def test_a_closed_loop_whose_launches_are_refused_pauses_between_them() -> None:
+    world = GatedWorld(BE, refused=("be",))
+    world.executor.add_source("be", ClosedLoop(), lambda _: EXAMPLE_INPUTS)
+    world.executor.run(10_000_000)
+    assert world.executor.counts("be")["failed"] == 10
