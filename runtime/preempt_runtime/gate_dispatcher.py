@@ -12,6 +12,7 @@ from preempt_runtime.clock import Clock
 from preempt_runtime.device import Array, JobBuffers
 from preempt_runtime.device_clock import DeviceClock
 from preempt_runtime.errors import DeviceError, InputError, PreemptError
+from preempt_runtime.gate_progress import ProgressWatch
 from preempt_runtime.gate_records import GateRecords
 from preempt_runtime.gated_device import GatedDevice, StretchTimes
 from preempt_runtime.in_flight import Launch
@@ -26,7 +27,6 @@ _log = logging.getLogger(__name__)
 _MAX_HOLD_NS = 1_000_000  # since its release, lest dense releases starve best effort
 _LOOK_NS = 50_000  # between two looks, while nobody urgent is on the device
 _AUDIT_NS = 1_000_000_000
-_STUCK_NS = 10_000_000_000  # nothing new is launched meanwhile, and jobs take far less
 _ANNOUNCED_NS = 2_000_000  # how long others are held back for a job that does not come
 _FINISHED, _FAILED = JobState.FINISHED, JobState.FAILED
 
@@ -51,6 +51,7 @@ class GateDispatcher:
         self._agenda = agenda
         agenda.announce = self.announce
         self._steps = JobSteps(device, books)
+        self._progress = ProgressWatch(clock.now_ns)
         self._running: list[Launch] = []
         self._withdrawn: set[int] = set()  # ids of running jobs that the device was told to give up
         self._announced: dict[int, tuple[int, TaskQueue, JobBuffers]] = {}  # by id of buffers
@@ -96,7 +97,11 @@ class GateDispatcher:
             raise InputError(f"task {task.name!r}: {err}; or run by segments") from err
 
     def turn(self) -> bool:
-        """Whether something was started or has ended, or an urgent job's end is waited for."""
+        """Whether something was started or has ended, or an urgent job's end is waited for.
+
+        Raises:
+            DeviceError: nothing ends any more; what was on the device has failed.
+        """
         now_ns = self._now_ns()
         timed = self._agenda.timed
         if timed and timed[0][0] <= now_ns:
@@ -111,17 +116,14 @@ class GateDispatcher:
         return is_started or has_ended or is_urgent
 
     def complete_all(self) -> None:
-        """Wait for everything that was launched, and do its books; warn if nothing more ends."""
-        until_ns = self._now_ns() + _STUCK_NS
+        """Wait for everything that was launched, and do its books.
+
+        Raises:
+            DeviceError: nothing ends any more; what was on the device has failed.
+        """
+        self._progress.reset()
         while self._running:
-            if self._look() or self._now_ns() < until_ns:
-                continue
-            jobs = ", ".join(f"{each.queue.task.name} {each.job.id}" for each in self._running)
-            _log.warning(
-                "%s: %g s after the last job ended these are still there: %s; if the GPU hangs,"
-                " this process has to be killed", self._device.name, _STUCK_NS / 1e9, jobs
-            )  # fmt: skip
-            until_ns = self._now_ns() + _STUCK_NS
+            self._look()
 
     def cancel_all(self) -> None:
         """End every job and forget all that was to come."""
@@ -141,7 +143,8 @@ class GateDispatcher:
 
         What was interrupted may have left a job there that no list has.
         """
-        self.complete_all()
+        with contextlib.suppress(DeviceError):  # given up; the error that was there is told
+            self.complete_all()
         with contextlib.suppress(Exception):
             self._device.wait_for_all()
 
@@ -263,6 +266,7 @@ class GateDispatcher:
         self._announced.pop(id(job.buffers), None)
         job.num_in_flight = 1
         self._running.append(launch)
+        self._progress.reset()
         self._books.hold(job, queue)
 
     def _is_held_off(self, job: Job, now_ns: int) -> bool:
@@ -291,7 +295,21 @@ class GateDispatcher:
             if isinstance(found, StretchTimes):
                 self._records.ran(launch, found)
             self._complete(launch, error)
+        if ended:
+            self._progress.reset()
+        elif stuck := self._progress.looked(self._running):
+            self._give_up(stuck)
         return bool(ended)
+
+    def _give_up(self, stuck: str) -> None:
+        """Fail all that is on the device, which is asked for nothing any more."""
+        error = self._device.abandon(stuck)
+        launches, self._running = self._running, []
+        self._withdrawn.clear()
+        for launch in launches:
+            launch.job.num_in_flight = 0
+            self._complete(launch, error)
+        raise error
 
     def _ended(self) -> list[tuple[int, Launch, StretchTimes | Exception]]:
         """What the device has done or failed, of each task in the order of release."""
@@ -367,8 +385,11 @@ class GateDispatcher:
         assert job.buffers is not None
         rank = self._policy.gate_rank(job, self._num_starts)
         self._device.start(job.buffers, rank, is_urgent=job.priority is not None)
+        alone = [Launch(job, queue, 0, self._now_ns())]
+        self._progress.reset()
         while not self._device.is_done(job.buffers):
-            pass
+            if stuck := self._progress.looked(alone):
+                raise self._device.abandon(stuck)
         self._steps.read_outputs(job, queue)
         if queue.steps[-1] == "post":
             self._steps.call(job, queue, "post")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from preempt_runtime.device import JobBuffers
+from preempt_runtime.errors import DeviceError
 from preempt_runtime.gate_keys import GateRank
 
 
@@ -136,6 +137,17 @@ class GatedDevice(Protocol):
 
         Raises:
             DeviceError: something failed.
+        """
+        ...
+
+    def abandon(self, stuck: str) -> DeviceError:
+        """Take it that the device hangs: from now on nothing may wait for it, not even `close`.
+
+        Args:
+            stuck: what does not end, and for how long.
+
+        Returns:
+            The error to raise, which says what to do; so does every later call that needs the GPU.
         """
         ...
 

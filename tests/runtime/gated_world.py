@@ -37,8 +37,9 @@ class FakeGatedDevice:
     """Gates in `exclusive` mode: at the end of each stretch the smallest key goes on.
 
     Jobs run fake networks, whose segments are the stretches. `failures` are names of networks
-    whose jobs fail, `refused` of those whose launch the driver refuses. Looking at a job lets
-    `POLL_NS` pass. An announced key expires by itself. `log` has what was asked for.
+    whose jobs fail, `refused` of those whose launch the driver refuses. While it `hangs` nothing
+    goes on. Looking at a job lets `POLL_NS` pass. An announced key expires by itself. `log` has
+    what was asked for.
     """
 
     name = "fake gates"
@@ -51,6 +52,8 @@ class FakeGatedDevice:
         self.log: list[str] = []
         self.given_up: tuple[str, ...] = ()
         self.is_held_up = False
+        self.hangs = False
+        self.abandoned: DeviceError | None = None
         self.start_ns = 0  # what a launch takes on the host
         self.on_pass: Callable[[FakeBuffers, list[FakeBuffers]], object] = lambda *_: None
         self._clock = clock
@@ -71,6 +74,8 @@ class FakeGatedDevice:
 
     def start(self, buffers: JobBuffers, rank: GateRank, *, is_urgent: bool) -> None:
         assert isinstance(buffers, FakeBuffers)
+        if self.abandoned is not None:
+            raise self.abandoned
         assert not buffers.is_closed
         assert buffers.next_segment_idx == 0, "inputs are there"
         earlier = self._jobs.get(id(buffers))
@@ -125,9 +130,13 @@ class FakeGatedDevice:
         self.log.append("wait")
 
     def wait_for_all(self) -> None:
-        while self.num_running:
+        while self.num_running and self.abandoned is None:
             self._clock.advance(POLL_NS)
             self._go_on()
+
+    def abandon(self, stuck: str) -> DeviceError:
+        self.abandoned = DeviceError(f"{self.name}: {stuck}")
+        return self.abandoned
 
     def close(self) -> None:
         """Nothing to release."""
@@ -137,6 +146,8 @@ class FakeGatedDevice:
 
     def _go_on(self) -> None:
         """Let stretches run until now, one at a time."""
+        if self.hangs:
+            return
         until_ns = self._clock.now_ns()
         while self._now_ns <= until_ns:
             if self._running is None and not self._pass():

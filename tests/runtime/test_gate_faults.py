@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from preempt_runtime import gate_dispatcher
+from preempt_runtime import gate_progress
 from preempt_runtime.arrivals import ClosedLoop
 from preempt_runtime.errors import DeviceError, InputError, PreemptError
 from preempt_runtime.gate_keys import deadline_rank
@@ -392,21 +392,64 @@ def test_at_every_gate_the_device_goes_on_with_the_job_that_the_policy_would_pic
     assert num_choices > 100
 
 
-def test_jobs_that_do_not_end_when_all_should_are_named_in_a_warning(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_a_run_on_a_gpu_that_hangs_ends_and_names_the_jobs(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(gate_dispatcher, "_STUCK_NS", 40_000)
+    monkeypatch.setattr(gate_progress, "LEAST_NS", 40_000)
+    world = GatedWorld(BE, RT)
+    first = world.executor.submit("rt", EXAMPLE_INPUTS)
+    world.executor.run()
+    jobs = [world.executor.submit(name, EXAMPLE_INPUTS) for name in ("be", "rt", "rt")]
+    world.device.hangs = True
+    with pytest.raises(DeviceError, match=r"no job has ended for .* still there: rt 2, be 1"):
+        world.executor.run()
+    # Forty microseconds, and ten times the 340 of both jobs.
+    assert 3_440_000 <= world.clock.now_ns() < 3_600_000
+    assert first.state is JobState.FINISHED
+    for job in jobs[:2]:
+        with pytest.raises(DeviceError, match="still there"):
+            job.result(timeout=0)
+    assert jobs[2].state is not JobState.FINISHED
+    assert jobs[2].done()
+    late = world.executor.submit("be", EXAMPLE_INPUTS)
+    world.executor.run()
+    with pytest.raises(DeviceError, match="still there"):
+        late.result(timeout=0)
+    world.executor.check_integrity()
+    world.executor.close()
+
+
+def test_an_executor_on_a_gpu_that_hangs_can_be_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate_progress, "LEAST_NS", 40_000)
+    monkeypatch.setattr(gate_progress, "LOOK_NS", 10_000)
     world = GatedWorld(BE, RT)
     jobs = [world.executor.submit(name, EXAMPLE_INPUTS) for name in ("be", "rt")]
     for _ in range(2):
         world.executor.step()
-    world.executor.close(drain=False)
+    world.device.hangs = True
+    world.clock.advance(3_600_000_000_000)  # nobody looked meanwhile: not the GPU's fault
+    assert world.executor.step()
+    with pytest.raises(DeviceError, match="no job has ended for"):
+        world.executor.close(drain=False)
     assert [job.state for job in jobs] == [JobState.CANCELLED] * 2
-    # 340 us of work: nothing ends for more than 40 us before `be` does, nothing does `rt`'s 40 us.
-    named = [record.getMessage().partition("still there: ")[2] for record in caplog.records]
-    assert named
-    assert named[-1].startswith("be 0; if the GPU hangs")
-    assert 2 <= len(named) <= 340 // 40
+    world.executor.close()
+
+
+def test_a_warm_up_on_a_gpu_that_hangs_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate_progress, "LEAST_NS", 40_000)
+    world = GatedWorld(RT)
+    world.device.hangs = True
+    with pytest.raises(DeviceError, match="still there: rt"):
+        world.executor.warm_up("rt", EXAMPLE_INPUTS)
+
+
+def test_long_jobs_are_waited_for_while_they_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each takes far longer than the least limit; ten times what they take counts."""
+    monkeypatch.setattr(gate_progress, "LEAST_NS", 1000)
+    world = GatedWorld(BE, RT)
+    jobs = [world.executor.submit("be", EXAMPLE_INPUTS) for _ in range(20)]
+    world.executor.run()
+    assert {job.state for job in jobs} == {JobState.FINISHED}
 
 
 def test_a_closed_loop_whose_launches_are_refused_pauses_between_them() -> None:

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from preempt_runtime.backends import cuda_driver, trt_gated, trt_library
+from preempt_runtime import gate_progress
+from preempt_runtime.backends import cuda_driver, cuda_wait, gate_board, trt_gated, trt_library
 from preempt_runtime.backends.cuda import open_cuda
 from preempt_runtime.backends.gate_board import Mode
 from preempt_runtime.backends.gate_canary import held_up
@@ -458,3 +459,70 @@ def test_a_dispatcher_on_a_thread_of_its_own(trt: FakeTensorRT, tmp_path: Path) 
             executor.stop()
         for each in (first, second):
             each.close()
+
+
+def test_a_gpu_that_hangs_hangs_no_process(
+    trt: FakeTensorRT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No call that waits for the GPU is made from then on; what it uses is kept."""
+    kept: list[Any] = []
+    monkeypatch.setattr(cuda_wait, "_KEPT", kept)
+    monkeypatch.setattr(gate_progress, "LEAST_NS", 50_000_000)
+    bundle = gated_bundle(tmp_path / "net.bundle")
+    device = GatedTrtDevice()
+    network = device.load(bundle)
+    executor = Executor(device, "fixed-priority", MonotonicClock())
+    executor.add_task(Task(name="rt", network=network, priority=1, buffers=2))
+    executor.submit("rt", INPUTS)
+    executor.run()
+    handles = [executor.submit("rt", INPUTS) for _ in range(3)]
+    monkeypatch.setattr(trt.driver, "advance", lambda num_steps=1: False)
+    before = dict(trt.driver.num_calls)
+    with pytest.raises(DeviceError, match=r"still there: rt 1, rt 2; the GPU hangs.* end this"):
+        executor.run()
+    for handle in handles[:2]:
+        with pytest.raises(DeviceError, match="the GPU hangs"):
+            handle.result(timeout=0)
+    assert handles[2].done()
+    with pytest.raises(DeviceError, match="the GPU hangs"):
+        network.new_buffers()
+    executor.close()
+    num_open = len(trt.driver.open)
+    network.close()
+    device.close()
+    device.close()
+    assert len(trt.driver.open) == num_open > 0
+    assert len(kept) == 2
+    assert kept[0].engines
+    for name in ("cuStreamSynchronize", "cuEventSynchronize", "cuCtxSynchronize", "cuMemFree"):
+        assert trt.driver.num_calls.get(name, 0) == before.get(name, 0), name
+    trt.driver.open.clear()
+
+
+def test_what_does_not_end_while_all_gates_are_open_is_told(
+    trt: FakeTensorRT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[Any] = []
+    monkeypatch.setattr(cuda_wait, "_KEPT", kept)
+    monkeypatch.setattr(gate_board, "_PATIENCE_NS", 50_000_000)
+    bundle = gated_bundle(tmp_path / "net.bundle")
+    device = GatedTrtDevice()
+    network = device.load(bundle)
+    buffers = network.new_buffers()
+    buffers.use_stream(is_urgent=False)
+    stuck, can_go = buffers.stream, trt.driver._can_go
+    assert stuck is not None
+    monkeypatch.setattr(
+        trt.driver, "_can_go", lambda stream: stream != stuck.handle and can_go(stream)
+    )
+    buffers.write_inputs(INPUTS)
+    device.start(buffers, ("best-effort", 0), is_urgent=False)
+    with pytest.raises(DeviceError, match=r"all gates being open: not done after 0\.05 s; the"):
+        network.new_buffers()
+    with pytest.raises(DeviceError, match="the GPU hangs"):
+        device.wait_for_all()
+    buffers.close()
+    network.close()
+    device.close()
+    assert len(kept) == 2
+    trt.driver.open.clear()

@@ -18,6 +18,7 @@ import numpy as np
 from preempt_runtime.backends.cuda import DeviceMemory, PinnedMemory, Stream, copy_async
 from preempt_runtime.backends.cuda_driver import attribute, call
 from preempt_runtime.backends.cuda_module import Kernel, Module, pointer_arg, uint32_arg
+from preempt_runtime.backends.cuda_wait import await_streams
 from preempt_runtime.errors import GatesError
 from preempt_runtime.gate_keys import EMPTY, NUM_SLOTS, announced, slot_of
 
@@ -32,6 +33,7 @@ DEFAULT_ANNOUNCE_NS = 2_000_000
 _TICK_NS = 1024
 _IS_OPEN, _ANNOUNCE, _LIMITS, _NUM_RECORDS, _RECORDS = 260, 264, 272, 400, 408
 _MAX_RECORDS = 16
+_PATIENCE_NS = 10_000_000_000
 _RECORD = struct.Struct("<QQII")
 _TIMED_WAIT_NS = 500_000_000  # drivers that limit kernels stop them after two seconds or more
 _KINDS = {
@@ -143,6 +145,14 @@ class GateBoard:
         self._costs[slot] = cost_ns, stretch_ns
         self._write_limits()
 
+    @property
+    def patience_ns(self) -> int:
+        """After which work on the GPU may be taken to hang: longer than all gates together wait.
+
+        Ten times what the jobs of all slots take, as their plans have it, and ten seconds.
+        """
+        return _PATIENCE_NS + 10 * sum(cost_ns for cost_ns, _ in tuple(self._costs.values()))
+
     def raise_key(self, key: int, stream: Stream, *, stamp: int = 0) -> None:
         """Enqueue that others wait for this job from now on.
 
@@ -191,12 +201,12 @@ class GateBoard:
         Whatever synchronises the context belongs in here: to load, allocate, capture.
 
         Raises:
+            HangError: it does not come to its end.
             DeviceError: work on one of the streams failed.
         """
         self._set_words(_IS_OPEN, [1])
         try:
-            for stream in streams:
-                stream.synchronize()
+            await_streams(streams, limit_ns=self.patience_ns, what="jobs, all gates being open")
             yield
         finally:
             self._set_words(_IS_OPEN, [0])
@@ -259,7 +269,7 @@ class GateBoard:
     def _read_image(self) -> bytes:
         with self._lock:
             copy_async(self._image.pointer, self.pointer, BOARD_BYTES, self.control)
-            self.control.synchronize()
+            self._finish()
             return bytes(self._image.array)
 
     def _write_limits(self) -> None:
@@ -273,7 +283,10 @@ class GateBoard:
             words = self._words.array.view(np.uint32)
             words[: len(values)] = np.minimum(values, 0xFFFFFFFF)
             copy_async(self.pointer + offset, self._words.pointer, 4 * len(values), self.control)
-            self.control.synchronize()
+            self._finish()
+
+    def _finish(self) -> None:
+        await_streams([self.control], limit_ns=self.patience_ns, what="a copy of the gates' board")
 
 
 def _kernel(module: Module, name: str) -> Kernel:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 from preempt_runtime.backends.cuda import DeviceMemory, Event, PinnedMemory, Stream, copy_async
+from preempt_runtime.backends.cuda_wait import await_streams
 from preempt_runtime.backends.gate_board import GateBoard
 from preempt_runtime.gate_keys import BARRIER
 
@@ -30,6 +31,7 @@ def held_up(
     be in flight; what the gates recorded meanwhile is dropped.
 
     Raises:
+        HangError: the GPU does not come to an end with them.
         DeviceError: the driver's own text.
     """
     control = board.control
@@ -47,12 +49,12 @@ def held_up(
             board.gate.launch(stream, board.kernel_args(_WAITING))
             board.clear_slot(_WAITING, stream)
             copy_both_ways(stream)
-            stream.synchronize()
+        _finish(board, every)
         stack.enter_context(board.short_limits())
         found = []
         for held, stream in enumerate(streams):
             board.raise_key(BARRIER | _BARRIER, control)
-            control.synchronize()
+            _finish(board, [control])
             board.gate.launch(stream, board.kernel_args(_WAITING))
             copy_both_ways(stream)
             left = {idx for idx in range(len(every)) if idx != held}
@@ -66,7 +68,11 @@ def held_up(
             found += [(held, idx) for idx in sorted(left)]
             board.clear_slot(_BARRIER, control)
             board.clear_slot(_WAITING, stream)
-            for each in every:
-                each.synchronize()
+            _finish(board, every)
         board.give_ups()
     return tuple(found)
+
+
+def _finish(board: GateBoard, streams: Sequence[Stream]) -> None:
+    what = "kernels and copies that try which streams share a hardware queue"
+    await_streams(streams, limit_ns=board.patience_ns, what=what)

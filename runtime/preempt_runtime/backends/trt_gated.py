@@ -6,12 +6,13 @@ EXPERIMENTAL: no GPU has run this yet.
 import logging
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 from preempt_runtime.backends.cuda import CudaContext, Stream, open_cuda
 from preempt_runtime.backends.cuda_driver import pci_bus_id
+from preempt_runtime.backends.cuda_wait import HangGuard, await_streams
 from preempt_runtime.backends.device_lock import DeviceLock
 from preempt_runtime.backends.gate_board import GateBoard, Mode
 from preempt_runtime.backends.gate_canary import held_up
@@ -73,6 +74,8 @@ class GatedNetwork:
                 self._loaded = replace(self._loaded, engines=())
         except DeviceError as err:
             _log.warning("closing network %s: %s", self.name, err)
+            if self._device.guard.is_hanging:
+                self._device.guard.keep(self._loaded)
             self._loaded = replace(self._loaded, engines=())
 
 
@@ -100,6 +103,7 @@ class GatedTrtDevice:
         self._checked: set[int] = set()  # handles of streams that do not hold each other up
         self._is_open = False
         self._has_callables_work = False
+        self._is_closed = False
         with ExitStack() as stack:
             self._context: CudaContext = stack.enter_context(open_cuda())
             stack.enter_context(DeviceLock(self._context.name, pci_bus_id()))
@@ -111,6 +115,7 @@ class GatedTrtDevice:
             self._other = stack.enter_context(Stream(priority="low"))
             self._stack = stack.pop_all()
         self.name = self._context.name
+        self.guard = HangGuard(self.name)
 
     def load(self, bundle: Bundle, plan_id: str | None = None) -> GatedNetwork:
         """Load the plan of that id, or the first that fits here: of gates, else of segments.
@@ -147,15 +152,19 @@ class GatedTrtDevice:
         """Let all gates pass while something happens that synchronises the context.
 
         Buffers that were closed are released first: a dispatcher that removes a task must not wait.
+
+        Raises:
+            DeviceError: a job failed, or none ends any more.
         """
         with self._lock:
+            self.guard.check()
             self._context.make_current()
             if self._is_open:  # by a caller further up
                 yield
                 return
+            streams = self._streams()
             self._buffers = [each for each in self._buffers if each.is_open]
-            streams = [each.stream for each in self._buffers if each.stream is not None]
-            with self.board.opened(streams):
+            with self.guard.watching(), self.board.opened(streams):
                 self._is_open = True
                 try:
                     self._release_retired()
@@ -168,9 +177,11 @@ class GatedTrtDevice:
 
         Raises:
             GatesError: some do: the GPU has fewer hardware queues than the jobs need.
+            DeviceError: the driver's own text, or the GPU hangs.
         """
+        self.guard.check()
         self._make_current()
-        with self._lock:
+        with self._lock, self.guard.watching():
             streams = [each.stream for each in self._buffers if each.stream is not None]
             handles = {stream.handle for stream in streams}
             if handles <= self._checked:
@@ -191,6 +202,7 @@ class GatedTrtDevice:
             DeviceError: the driver's own text.
         """
         assert isinstance(buffers, GatedBuffers)
+        self.guard.check()
         self._make_current()
         buffers.use_stream(is_urgent=is_urgent)  # its task may be of another priority by now
         buffers.start(key_of(*rank, buffers.slot))
@@ -202,6 +214,7 @@ class GatedTrtDevice:
             DeviceError: it failed; after most such errors CUDA needs a new process.
         """
         assert isinstance(buffers, GatedBuffers)
+        self._make_current()  # the thread that closes an executor may be another than ran it
         return buffers.is_done()
 
     def times(self, buffers: JobBuffers) -> StretchTimes:
@@ -216,6 +229,7 @@ class GatedTrtDevice:
             DeviceError: the driver's own text.
         """
         assert isinstance(buffers, GatedBuffers)
+        self.guard.check()
         self._make_current()
         buffers.withdraw()
 
@@ -226,15 +240,23 @@ class GatedTrtDevice:
             DeviceError: the driver's own text.
         """
         assert isinstance(buffers, GatedBuffers)
+        self.guard.check()
         self._make_current()
         buffers.announce(key_of(*rank, buffers.slot))
 
     def give_ups(self) -> tuple[str, ...]:
-        """What gates did since the last call that voids bounds; announcements may expire."""
+        """What gates did since the last call that voids bounds; announcements may expire.
+
+        Raises:
+            DeviceError: the driver's own text, or the GPU hangs.
+        """
+        self.guard.check()
         self._make_current()
+        with self.guard.watching():
+            found = self.board.give_ups()
         return tuple(
             f"slot {each.slot} waited no longer for slot {each.holder}: {each.reason}"
-            for each in self.board.give_ups()
+            for each in found
             if not each.is_expiry
         )
 
@@ -250,32 +272,55 @@ class GatedTrtDevice:
         """Return when what callables have put on their streams has completed.
 
         Raises:
-            DeviceError: it failed.
+            DeviceError: it failed, or does not end.
         """
         if self._has_callables_work:
-            self._make_current()
-            self._urgent.synchronize()
-            self._other.synchronize()
+            self._await((self._urgent, self._other), "work of pre and post")
             self._has_callables_work = False
 
     def wait_for_all(self) -> None:
         """Return when all jobs have ended, those too of which `start` did not return.
 
         Raises:
-            DeviceError: something failed.
+            DeviceError: something failed, or does not end.
         """
-        self._make_current()
         with self._lock:
-            streams = [each.stream for each in self._buffers if each.is_open]
-        for stream in streams:
-            if stream is not None:
-                stream.synchronize()
+            streams = self._streams()
+        self._await(streams, "jobs")
         self.wait()
 
+    def abandon(self, stuck: str) -> DeviceError:
+        """Take it that the GPU hangs, and keep all that it uses until the process ends."""
+        return self.guard.found(stuck)
+
     def close(self) -> None:
-        """Release board, streams and context; without effect the second time."""
+        """Release board, streams and context; without effect the second time.
+
+        Where the GPU hangs they are left to the end of the process.
+        """
+        if self._is_closed:
+            return
+        self._is_closed = True
+        try:
+            self.wait_for_all()
+        except DeviceError as err:
+            _log.warning("closing %s: %s", self.name, err)
+        if self.guard.is_hanging:
+            self.guard.keep(self)
+            return
         self._release_retired()
         self._stack.close()
+
+    def _streams(self) -> list[Stream]:
+        """Those of all jobs, closed buffers' that are not released, too."""
+        every = {id(each): each for each in (*self._buffers, *self._retired)}.values()
+        return [each.stream for each in every if each.stream is not None]
+
+    def _await(self, streams: Sequence[Stream], what: str) -> None:
+        self.guard.check()
+        self._make_current()
+        with self.guard.watching():
+            await_streams(streams, limit_ns=self.board.patience_ns, what=what)
 
     def _release_retired(self) -> None:
         while self._retired:

@@ -1,0 +1,39 @@
+"""ProgressWatch: whether jobs on a device with gates still come to their ends."""
+
+from collections.abc import Callable, Sequence
+
+from preempt_runtime.in_flight import Launch
+
+LEAST_NS = 10_000_000_000
+_FACTOR = 10  # as gates do with a job's cost, before they take its key away
+LOOK_NS = 10_000_000  # a process that was stopped has not looked meanwhile
+
+
+class ProgressWatch:
+    """Time in which the host looked at the device and no job had ended.
+
+    The limit is ten times what all jobs that are there take together, by their plans, and ten
+    seconds: gates let each other pass long before, and a job may wait for the end of all others.
+    """
+
+    def __init__(self, now_ns: Callable[[], int]) -> None:
+        self._now_ns = now_ns
+        self._looked_ns = now_ns()
+        self._stalled_ns = 0
+
+    def reset(self) -> None:
+        """A job was launched, or has ended, or is waited for from now on."""
+        self._looked_ns, self._stalled_ns = self._now_ns(), 0
+
+    def looked(self, running: Sequence[Launch]) -> str | None:
+        """Which jobs do not end and for how long none has; None as long as all may be well."""
+        now_ns = self._now_ns()
+        self._stalled_ns += min(now_ns - self._looked_ns, LOOK_NS)
+        self._looked_ns = now_ns
+        if self._stalled_ns <= LEAST_NS:
+            return None
+        limit_ns = LEAST_NS + _FACTOR * sum(each.job.task.cost_ns for each in running)
+        if self._stalled_ns <= limit_ns:
+            return None
+        jobs = ", ".join(f"{each.job.task.name} {each.job.id}" for each in running)
+        return f"no job has ended for {limit_ns / 1e9:.3g} s, these are still there: {jobs}"
