@@ -54,9 +54,10 @@ bench-gpu-portable: setup ## Compile for a GPU that is elsewhere, then build tha
 	$(BIN)/python -m bench.gpu_portable both
 
 bench-gpu-gates: setup ## Measure what gates cost and gain on the GPU of this machine; again goes on where it was
-	@for step in cost points calls networks preempt held faults cpu pair 'soak --number 1' 'soak --number 2'; do \
-	  $(BIN)/python -m bench.gpu_gates $$step || exit 1; done
-	$(BIN)/python -m bench.publish
+	@failed=; for step in cost points calls networks preempt held faults cpu pair 'soak --number 1' 'soak --number 2'; do \
+	  $(BIN)/python -m bench.gpu_gates $$step || failed="$$failed, $$step"; done; \
+	$(BIN)/python -m bench.publish || exit 1; \
+	if [ -n "$$failed" ]; then echo "failed:$${failed#,}"; exit 1; fi
 
 bench-gpu-quick: setup ## Try every GPU benchmark on small networks (2 minutes); results in build_cache alone
 	$(BIN)/python -m bench.gpu --quick

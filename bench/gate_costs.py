@@ -24,6 +24,7 @@ def cost(options: argparse.Namespace, parts: Parts) -> None:
         return
     rows: list[dict[str, Any]] = []
     with (
+        part.keeping(),
         open_cuda(),
         closing(Workshop(SIZES)) as shop,
         Stream(priority="low") as stream,
@@ -53,7 +54,8 @@ def cost(options: argparse.Namespace, parts: Parts) -> None:
                         for number, taken in zip(numbers, times[1:], strict=True)
                     }
                 rows.append({"mode": mode, "timed": is_timed, "ns_per_gate": per_gate})
-    part.write({**head, "rows": rows}, is_complete=True)
+                part.write({**head, "rows": rows}, is_complete=len(rows) == 2 * len(MODES))
+                print(rows[-1], flush=True)
 
 
 def paired_ns(graphs: Sequence[Launched], stream: Stream, num_rounds: int) -> list[list[int]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.gate_parts import Parts
+from bench.gate_parts import PartFile, Parts, error_text
 from bench.gpu_pair import compile_pair
 from preempt_runtime.arrivals import ClosedLoop
 from preempt_runtime.backends.tensorrt import TrtDevice
@@ -85,12 +85,22 @@ def cpu(options: argparse.Namespace, parts: Parts) -> None:
     """One part, a row for each case."""
     if (part := parts.open(f"cpu-{options.long}-b{options.batch}")) is None:
         return
+    with part.keeping():
+        _cpu(options, part)
+
+
+def _cpu(options: argparse.Namespace, part: PartFile) -> None:
     options.gates = True
     bundles = compile_pair(options)
     rows: list[dict[str, Any]] = []
     for case in CASES:
         bundle = bundles["long_gates" if case.plan == GATES_PLAN_ID else "long"]
-        rows.append({"case": case.text, "buffers": case.buffers, **cpu_of(case, bundle, options)})
+        row: dict[str, Any] = {"case": case.text, "buffers": case.buffers}
+        try:
+            row |= cpu_of(case, bundle, options)
+        except Exception as err:  # the other cases can be measured all the same
+            row["error"] = error_text(err)
+        rows.append(row)
         head = {"network": options.long, "batch": options.batch, "jobs": options.jobs}
         part.write({**head, "rows": rows}, is_complete=len(rows) == len(CASES))
         print(rows[-1], flush=True)

@@ -16,14 +16,13 @@ from typing import Any
 from bench.gate_bundles import gated_bundle
 from bench.gate_engine import gated_engine
 from bench.gate_networks import CASES, QUICK_CASES
-from bench.gate_parts import Parts
+from bench.gate_parts import PartFile, Parts, error_text
 from bench.gate_workshop import PATIENCE_S, PTX, Hang, finish
 from bench.intervals import quantiles_of
 from preempt_runtime.backends.cuda import DeviceMemory, Event, Stream, open_cuda
 from preempt_runtime.backends.cuda_driver import attribute, call, constant, new_struct
 from preempt_runtime.backends.cuda_module import Module, pointer_arg, uint32_arg
 from preempt_runtime.backends.gate_board import GateBoard
-from preempt_runtime.errors import PreemptError
 from preempt_runtime.gate_keys import BARRIER
 
 NUM_HELD = (0, 1, 5)
@@ -97,8 +96,12 @@ def add_held_options(parser: argparse.ArgumentParser) -> None:
 
 def held(options: argparse.Namespace, parts: Parts) -> None:
     """A row for the network and one for each kernel that fills SMs."""
-    if (part := parts.open("held")) is None:
-        return
+    if (part := parts.open("held")) is not None:
+        with part.keeping():
+            _held(options, part)
+
+
+def _held(options: argparse.Namespace, part: PartFile) -> None:
     rows: list[dict[str, Any]] = []
     case = QUICK_CASES[0] if options.quick else CASES[0]
     path, _ = gated_bundle(case, options)
@@ -110,8 +113,10 @@ def held(options: argparse.Namespace, parts: Parts) -> None:
             with open_cuda(), GateBoard(mode="exclusive", max_wait_ns=_MAX_WAIT_NS) as board:
                 row |= measure(board, options.rounds)
                 row["give_ups"] = len(board.give_ups())
-        except PreemptError as err:
-            row["error"] = str(err)
+        except Hang:
+            raise
+        except Exception as err:  # also what these bindings lack
+            row["error"] = error_text(err)
         rows.append(row)
         part.write({"rows": rows}, is_complete=len(rows) == len(measures))
         print(row, flush=True)

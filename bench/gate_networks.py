@@ -12,7 +12,6 @@ from bench.gate_parts import PartFile, Parts
 from bench.intervals import median_interval, quantiles_of
 from bench.paired import is_bitwise_equal
 from preempt_runtime.backends.gate_board import Mode
-from preempt_runtime.errors import PreemptError
 from preempt_runtime.gated_device import StretchTimes
 from preempt_runtime.inputs import random_inputs
 from preemptc.backends.tensorrt.timing import Row
@@ -67,15 +66,12 @@ def networks(options: argparse.Namespace, parts: Parts) -> None:
             "batch": case.batch,
             "goal": case.goal,
         }
-        try:
+        with part.keeping(**head):
             path, report = gated_bundle(case, options)
             head["compiled"] = compiled_figures(report)
             part.write(head, is_complete=False)
             if not options.build_only:
                 _measure_modes(path, part, head, options)
-        except PreemptError as err:
-            part.write({**head, "error": str(err)}, is_complete=False)
-            print(f"{case.name}: {err}", flush=True)
 
 
 def compiled_figures(report: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,6 @@ from typing import Any
 
 from bench.gate_parts import Parts
 from bench.gpu_pair import add_run_options, compile_pair, make_quick, measure, settle
-from preempt_runtime.errors import PreemptError
 
 P99_GOAL, ANNOUNCED_GOAL, KEPT_GOAL = 1.12, 1.03, 0.96
 
@@ -53,7 +52,7 @@ def pair(options: argparse.Namespace, parts: Parts) -> None:
         if options.quick:
             make_quick(options)
         settle(options)
-        try:
+        with part.keeping():
             bundles = compile_pair(options)
             if options.build_only:
                 continue
@@ -63,6 +62,3 @@ def pair(options: argparse.Namespace, parts: Parts) -> None:
                 part.write(result, is_complete=is_complete)
 
             measure(bundles, options, keep)
-        except PreemptError as err:
-            part.write({"error": str(err)}, is_complete=False)
-            print(f"{case.name}: {err}", flush=True)

@@ -7,14 +7,17 @@ leaves what it has, and the next one goes on with the parts that are missing.
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from bench.gate_workshop import Hang
 from preempt_runtime.backends.cuda_driver import driver_version, gpu_properties
 from preempt_runtime.backends.trt_library import local_fields
-from preempt_runtime.errors import DeviceError
+from preempt_runtime.errors import DeviceError, PreemptError
 from preemptc.cache import write_atomically
 
 PARTS = Path("build_cache/bench-gpu-gates/parts")
@@ -50,6 +53,7 @@ class PartFile:
     def __init__(self, folder: Path, step: str, name: str, command: str) -> None:
         self.path = folder / f"{name}.json"
         self._head = {"step": step, "part": name, "command": command}
+        self._figures: Part = {}
 
     @property
     def is_complete(self) -> bool:
@@ -58,6 +62,7 @@ class PartFile:
 
     def write(self, figures: Part, *, is_complete: bool) -> None:
         """Keep what there is by now; the file is there whole or not at all."""
+        self._figures = figures
         self.path.parent.mkdir(parents=True, exist_ok=True)
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
         part = {
@@ -68,6 +73,32 @@ class PartFile:
             **figures,
         }
         write_atomically(self.path, (json.dumps(part, indent=1) + "\n").encode())
+
+    @contextmanager
+    def keeping(self, **head: Any) -> Iterator[None]:
+        """Note an error of the block beside the figures that it has written, and go on.
+
+        A hang is noted, too, but ends the step.
+
+        Args:
+            head: what the part says where it has no figures yet.
+        """
+        try:
+            yield
+        except Exception as err:
+            text = error_text(err)
+            self.write({**head, **self._figures, "error": text}, is_complete=False)
+            print(f"{self._head['part']}: {text}", flush=True)
+            if isinstance(err, Hang):
+                raise
+
+
+def error_text(err: Exception) -> str:
+    """What to note of an error; one that nobody raised on purpose is printed with its place."""
+    if isinstance(err, PreemptError):
+        return str(err)
+    traceback.print_exception(err)
+    return f"{type(err).__name__}: {err}"
 
 
 class Parts:

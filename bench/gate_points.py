@@ -14,8 +14,8 @@ from typing import Any
 
 from bench.cut_graphs import cut_graph
 from bench.gate_costs import SIZES, paired_ns
-from bench.gate_parts import Parts
-from bench.gate_workshop import Chain, Workshop, finish, open_board
+from bench.gate_parts import Parts, error_text
+from bench.gate_workshop import Chain, Hang, Workshop, finish, open_board
 from bench.intervals import median_interval
 from preempt_runtime.backends.cuda import DeviceMemory, Event, GraphExec, Stream, open_cuda
 from preempt_runtime.backends.cuda_driver import call, constant, has_binding, new_struct
@@ -23,7 +23,6 @@ from preempt_runtime.backends.cuda_graph import CudaGraph
 from preempt_runtime.backends.gate_board import Mode
 from preempt_runtime.backends.gates import GatedGraph
 from preempt_runtime.backends.graph_shape import stretches
-from preempt_runtime.errors import PreemptError
 from preemptc.backends.tensorrt.timing import Launched
 
 _ASSIGN_DEFAULT = 1  # CU_GRAPH_COND_ASSIGN_DEFAULT
@@ -198,13 +197,20 @@ def points(options: argparse.Namespace, parts: Parts) -> None:
         return
     rows: list[dict[str, Any]] = []
     head = {"steps": SIZES.num_long, "step_ns": SIZES.duration_ns, "rounds": options.rounds}
-    with open_cuda(), closing(Workshop(SIZES)) as shop, Stream(priority="low") as stream:
+    with (
+        part.keeping(),
+        open_cuda(),
+        closing(Workshop(SIZES)) as shop,
+        Stream(priority="low") as stream,
+    ):
         for kind in KINDS:
             row: dict[str, Any] = {"name": kind.name, "text": kind.text}
             try:
                 row |= _measured(kind, shop, stream, options.rounds)
-            except PreemptError as err:
-                row["error"] = str(err)
+            except Hang:
+                raise
+            except Exception as err:  # also what these bindings lack
+                row["error"] = error_text(err)
             rows.append(row)
             part.write({**head, "rows": rows}, is_complete=len(rows) == len(KINDS))
             print(row, flush=True)

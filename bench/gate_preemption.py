@@ -27,7 +27,6 @@ from bench.paired import is_bitwise_equal
 from preempt_runtime.backends.cuda import DeviceMemory, Event, PinnedMemory, Stream, copy_async
 from preempt_runtime.backends.gate_board import GateBoard, Mode, Raising
 from preempt_runtime.backends.gates import GatedGraph, run_gated
-from preempt_runtime.errors import PreemptError
 from preempt_runtime.gate_keys import key_of, priority_rank
 from preempt_runtime.gated_device import StretchTimes
 from preempt_runtime.inputs import random_inputs
@@ -174,11 +173,8 @@ def preempt(options: argparse.Namespace, parts: Parts) -> None:
     for name in options.only:
         if (part := parts.open(f"preempt-{name}")) is None:
             continue
-        try:
+        with part.keeping(victim=name):
             _preempt(name, options, parts, part)
-        except PreemptError as err:
-            part.write({"victim": name, "error": str(err)}, is_complete=False)
-            print(f"{name}: {err}", flush=True)
 
 
 def _preempt(name: str, options: argparse.Namespace, parts: Parts, part: PartFile) -> None:

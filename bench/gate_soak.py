@@ -37,6 +37,7 @@ from preempt_runtime.task import Task
 _LEVELS = ("resnet50", "distilbert", "vit_b_16", "resnet50")
 _BEST_EFFORT = ("resnet152", "vit_b_16")
 _REPORT_S = 10.0
+_LOADING_S = 20  # of a step's time for what comes before and after the run
 
 Tensors = dict[str, Array]
 
@@ -119,8 +120,20 @@ def soak(options: argparse.Namespace, parts: Parts) -> None:
     """One soak."""
     if (part := parts.open(f"soak-{options.mode}-{options.number}")) is None:
         return
+    with part.keeping():
+        _soak(options, parts, part)
+
+
+def _soak(options: argparse.Namespace, parts: Parts, part: PartFile) -> None:
     tasks = make_tasks(options)
     head = {name: getattr(options, name) for name in ("seconds", "load", "mode", "number")}
+    seconds = min(options.seconds, parts.budget.left_s - _LOADING_S)
+    if seconds < options.seconds:
+        print(
+            f"{max(seconds, 0):.0f} s are left of {options.seconds:g}: run this again", flush=True
+        )
+    if seconds <= 0:
+        return
     with ExitStack() as stack:
         device = stack.enter_context(closing(WatchedDevice(mode=options.mode)))
         networks = [
@@ -133,10 +146,7 @@ def soak(options: argparse.Namespace, parts: Parts) -> None:
         for task, network in zip(tasks, networks, strict=True):
             _add(executor, task, network, options)
         begin = time.monotonic()
-        executor.run(
-            round(options.seconds * 1e9), until=_progress(part, head, executor, tasks, begin)
-        )
-        executor.check_integrity()
+        executor.run(round(seconds * 1e9), until=_progress(part, head, executor, tasks, begin))
         result = {
             **head,
             "ran_s": round(time.monotonic() - begin, 1),
@@ -144,7 +154,9 @@ def soak(options: argparse.Namespace, parts: Parts) -> None:
             "gate_faults": list(executor.gate_faults()),
             "inversions": asdict(device.log.inversions()),
         }
-    part.write(result, is_complete=True)
+        part.write(result, is_complete=False)
+        executor.check_integrity()
+    part.write(result, is_complete=seconds == options.seconds)
     print(f"inversions: {result['inversions']}", flush=True)
 
 

@@ -112,7 +112,7 @@ def held_table(parts: Sequence[Part]) -> list[str]:
     rows = []
     for row in (row for part in parts for row in part["rows"]):
         if "error" in row:
-            rows.append([f"{row['text']}: {row['error']}", *["-"] * (len(headers) - 1)])
+            rows.append([f"{row['text']}: {_cell(row['error'])}", *["-"] * (len(headers) - 1)])
             continue
         found, is_network = row["held"], row["name"] == "network"
         most = max(found[number]["p99_ratio"] for number in counts)
@@ -186,17 +186,14 @@ def _cell(text: str) -> str:
 def cpu_table(parts: Sequence[Part]) -> list[str]:
     """The dispatcher's CPU time for a job."""
     headers = ["network, how", "segments or stretches", "in flight", "CPU a job", "wall a job"]
-    rows = (
-        [
-            f"{part['network']} b{part['batch']}, {row['case']}",
-            str(row["segments"]),
-            str(row["buffers"]),
-            fmt_ns(row["cpu_ns"]),
-            fmt_ns(row["wall_ns"]),
-        ]
-        for part in parts
-        for row in part["rows"]
-    )
+    rows = []
+    for part, row in ((each, row) for each in parts for row in each["rows"]):
+        what = f"{part['network']} b{part['batch']}, {row['case']}"
+        if "error" in row:
+            rows.append([f"{what}: {_cell(row['error'])}", "-", str(row["buffers"]), "-", "-"])
+            continue
+        times = (fmt_ns(row["cpu_ns"]), fmt_ns(row["wall_ns"]))
+        rows.append([what, str(row["segments"]), str(row["buffers"]), *times])
     return table(headers, rows)
 
 
@@ -206,7 +203,7 @@ def points_table(parts: Sequence[Part]) -> list[str]:
     rows = []
     for row in (row for part in parts for row in part["rows"]):
         if "error" in row:
-            rows.append([f"{row['text']}: {row['error']}", *["-"] * (len(headers) - 1)])
+            rows.append([f"{row['text']}: {_cell(row['error'])}", *["-"] * (len(headers) - 1)])
             continue
         interval = f"{fmt_ns(row['low_ns'])} to {fmt_ns(row['high_ns'])}"
         right = verdict(row["is_right"])
@@ -242,8 +239,8 @@ def calls_table(parts: Sequence[Part]) -> list[str]:
     rows = (
         [
             name,
-            "did not return" if row["ms"] is None else f"{row['ms']:.2f} ms",
-            "**yes**" if row["waits"] else "no",
+            row.get("error", "did not return") if row["ms"] is None else f"{row['ms']:.2f} ms",
+            "**yes**" if row["waits"] else "-" if "error" in row else "no",
         ]
         for part in parts
         for name, row in part["rows"].items()

@@ -4,12 +4,13 @@ Every board here lets its gates pass after a fifth of a second, and whatever is 
 host has seconds.
 """
 
+import faulthandler
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -37,7 +38,19 @@ class Sizes:
 
 
 class Hang(AssertionError):
-    """Something was not done in seconds: the process should end, and the GPU with it."""
+    """Something was not done in seconds: the process should end, and the GPU with it.
+
+    What is closed on the way out may wait for that GPU for ever, so where `ends_after_s` is set
+    the process ends so long after the first hang.
+    """
+
+    ends_after_s: ClassVar[float | None] = None
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        if self.ends_after_s is not None:
+            print(f"{text}; this process ends in {self.ends_after_s:g} s", flush=True)
+            faulthandler.dump_traceback_later(self.ends_after_s, exit=True)
 
 
 def finish(*streams: Stream, patience_s: float = PATIENCE_S) -> None:

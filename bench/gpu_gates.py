@@ -25,11 +25,13 @@ from bench.gate_parts import PARTS, Parts, command_line
 from bench.gate_points import points
 from bench.gate_preemption import add_preempt_options, preempt
 from bench.gate_soak import add_soak_options, soak
+from bench.gate_workshop import Hang
 from bench.gpu import QUICK, QUICK_LEVEL
 from preempt_runtime.backends.cuda_driver import gpu_properties
 from preempt_runtime.errors import PreemptError
 
 _GRACE_S = 50  # after the limit, for what cannot be left in the middle
+_HANG_S = 20.0  # after a hang, to write down what there is
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +99,7 @@ STEPS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one step; 0, or 1 where there is no GPU or the step could not be run."""
     options = _options(arguments)
+    Hang.ends_after_s = _HANG_S
     faulthandler.dump_traceback_later(options.limit_s + _GRACE_S, exit=True)
     parts = Parts(
         options.out,
@@ -112,6 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"gpu_gates {options.step}: {err}", file=sys.stderr)
         return 1
     finally:
+        Hang.ends_after_s = None
         faulthandler.cancel_dump_traceback_later()
     return 0
 

@@ -96,7 +96,9 @@ class FakeDriver:
 
     def used_bytes(self) -> int:
         return sum(
-            ctypes.sizeof(self._blocks[at]) for at, kind in self.open.items() if kind == "memory"
+            ctypes.sizeof(self._blocks[at])
+            for at, kind in list(self.open.items())  # another thread may make something
+            if kind == "memory"
         )
 
     # Errors, device, context

@@ -252,3 +252,22 @@ def test_what_is_not_as_expected_and_what_raises_is_told(
     assert parts["fault-fails"]["found"] == "RuntimeError: no such thing"
     assert parts["fault-hangs"]["found"] == gate_faults.HUNG
     assert not any(part["is_expected"] for part in parts.values())
+
+
+def test_a_soak_that_has_less_time_runs_that_long_and_is_not_complete(
+    step: Steps, bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(gate_soak, "_LOADING_S", 0.0)
+    part = step("soak", "--seconds", "600", "--max-rate", "12", "--limit-s", "4")
+    found = part["soak-exclusive-1"]
+    assert not found["is_complete"]
+    assert 0 < found["ran_s"] < 60
+    assert found["inversions"]["num_stretches"] > 0
+    assert "s are left of 600: run this again" in capsys.readouterr().out
+
+
+def test_no_trial_is_begun_when_time_is_short(
+    step: Steps, bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert step("faults", "--limit-s", "30") == {}
+    assert "dead-client-exclusive: 30 s are left; run this again" in capsys.readouterr().out

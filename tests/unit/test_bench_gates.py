@@ -1,5 +1,6 @@
 """The steps of `bench.gpu_gates` on the fake driver: that they run, and what their figures mean."""
 
+import json
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -7,9 +8,19 @@ from typing import Any
 
 import pytest
 
-from bench import gate_cpu, gate_networks, gate_pair, gpu_gates, gpu_pair
+from bench import (
+    gate_costs,
+    gate_cpu,
+    gate_networks,
+    gate_pair,
+    gpu_gates,
+    gpu_gates_page,
+    gpu_pair,
+)
 from bench.gate_parts import Parts
 from bench.gate_preemption import Tally
+from bench.gate_workshop import Hang
+from preempt_runtime.errors import DeviceError
 from preempt_runtime.gated_device import StretchTimes
 from tests.runtime.fake_graphs import GraphDriver
 from tests.runtime.fake_tensorrt import FakeTensorRT
@@ -241,3 +252,100 @@ def test_the_dispatchers_time_is_counted_for_each_job(
     for row in part["rows"]:
         assert row["jobs"] >= 4
         assert 0 < row["cpu_ns"] <= row["wall_ns"] * 1.5
+
+
+def test_what_was_measured_before_an_error_is_kept(
+    step: Steps, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = iter(range(10))
+    measured = gate_networks.num_equal
+
+    def num_equal(*args: Any) -> int:
+        if next(calls) == 1:
+            raise DeviceError("the second mode was told to fail")
+        return measured(*args)
+
+    monkeypatch.setattr(gate_networks, "num_equal", num_equal)
+    part = step(*NETWORKS, "--only", "resnet50")["network-resnet50-b1-50us"]
+    assert not part["is_complete"]
+    assert part["error"] == "the second mode was told to fail"
+    assert list(part["modes"]) == ["exclusive"]
+    text = gpu_gates_page.markdown({part["part"]: part})
+    assert "| resnet50 b1, exclusive |" in text
+    assert "network-resnet50-b1-50us: the second mode was told to fail" in text
+
+
+def test_bindings_that_lack_something_cost_one_row(
+    step: Steps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(GraphDriver, "CUgraphConditionalNodeType")
+    rows = {row["name"]: row for row in step("points", "--rounds", "1")["points"]["rows"]}
+    assert rows["conditional"]["error"].startswith("AttributeError: ")
+    assert rows["events"]["is_right"]
+
+
+def test_a_call_that_the_driver_refuses_is_told_as_that(step: Steps, driver: GraphDriver) -> None:
+    driver.step_ns = 20_000
+    driver.failures["cuMemGetInfo"] = 801
+    part = step("calls")["calls"]
+    assert part["is_complete"]
+    found = part["rows"]["cuMemGetInfo"]
+    assert (found["ms"], found["waits"]) == (None, False)
+    assert "cuMemGetInfo failed" in found["error"]
+    assert part["rows"]["cuCtxSynchronize"]["ms"] is not None
+    assert "| cuMemGetInfo | cuMemGetInfo failed" in gpu_gates_page.markdown({"calls": part})
+
+
+def test_rows_of_costs_are_written_and_printed_as_they_come(
+    step: Steps, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Cut off in the third of four, here by a hang, which ends the step."""
+    paired, calls = gate_costs.paired_ns, iter(range(10))
+
+    def hang(*args: Any) -> Any:
+        if next(calls) == 2:
+            raise Hang("told to hang")
+        return paired(*args)
+
+    monkeypatch.setattr(gate_costs, "paired_ns", hang)
+    with pytest.raises(Hang):
+        step("cost", "--rounds", "1")
+    part = json.loads((step.folder / "parts" / "cost.json").read_text())
+    assert [(row["mode"], row["timed"]) for row in part["rows"]] == [
+        ("exclusive", False), ("exclusive", True),
+    ]  # fmt: skip
+    assert (part["is_complete"], part["error"]) == (False, "Hang: told to hang")
+    assert capsys.readouterr().out.count("'ns_per_gate'") == 2
+
+
+def test_after_a_hang_the_process_has_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[float, bool]] = []
+    monkeypatch.setattr(
+        "faulthandler.dump_traceback_later", lambda after_s, exit: asked.append((after_s, exit))
+    )
+    Hang("nobody asked for an end")
+    assert asked == []
+    monkeypatch.setattr(Hang, "ends_after_s", 20.0)
+    Hang("a stream was not done")
+    assert asked == [(20.0, True)]
+
+
+def test_a_case_that_fails_leaves_the_others(
+    step: Steps, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate_cpu, "_WARM_UP_JOBS", 1)
+    monkeypatch.setattr(gate_cpu, "CASES", gate_cpu.CASES[3:6])
+    bundles = {"long": bundle, "long_gates": bundle}
+    monkeypatch.setattr(gate_cpu, "compile_pair", lambda options: bundles)
+    measured = gate_cpu.cpu_of
+
+    def cpu_of(case: Any, *args: Any) -> Any:
+        if case.plan == "gates" and case.buffers == 2:
+            raise DeviceError("told to fail")
+        return measured(case, *args)
+
+    monkeypatch.setattr(gate_cpu, "cpu_of", cpu_of)
+    part = step("cpu", "--jobs", "2")["cpu-resnet152-b32"]
+    assert part["is_complete"]
+    assert [row.get("error") for row in part["rows"]] == [None, "told to fail", None]
+    assert "best effort: told to fail | - | 2 |" in gpu_gates_page.markdown({"cpu": part})

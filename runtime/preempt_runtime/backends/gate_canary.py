@@ -11,6 +11,8 @@ from preempt_runtime.gate_keys import BARRIER
 
 TIMEOUT_NS = 10_000_000
 """For kernels and copies that take microseconds each; a stream that is held up is so for 50 ms."""
+_LEAST_LOOKS = 20
+"""However long the host was kept from looking meanwhile: that is no fault of the streams."""
 _BARRIER, _WAITING, _OTHER = 0, 1, 2  # slots, which jobs may own: none is in flight
 
 
@@ -63,7 +65,9 @@ def held_up(
                 copy_both_ways(every[idx])
                 events[idx].record(every[idx])
             until_ns = now_ns() + timeout_ns
-            while left and now_ns() < until_ns:
+            num_looks = 0
+            while left and (num_looks < _LEAST_LOOKS or now_ns() < until_ns):
+                num_looks += 1
                 left = {idx for idx in left if not events[idx].is_done()}
             found += [(held, idx) for idx in sorted(left)]
             board.clear_slot(_BARRIER, control)
