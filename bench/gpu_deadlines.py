@@ -7,7 +7,9 @@ deadlines at that load, a smaller one is tried. The result is written after ever
 """
 
 import argparse
+import itertools
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import Any
 from bench.deadline_runs import compiled, periods_ns, run_block, say, taskset_text, uncut
 from bench.deadline_tally import DeadlineTally
 from bench.deadlines_report import CUT, UNCUT, BlockResult, set_result
+from bench.gate_parts import Budget
 from bench.gpu import QUICK, QUICK_LEVEL
 from bench.gpu_alone import Costs, costs_alone
 from bench.gpu_deadlines_page import NAME, markdown
@@ -141,21 +144,27 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     watch = MachineWatch()
     blocks: dict[int, list[BlockResult]] = {depth: [] for depth in plans}
     result: dict[str, Any] = {}
-    for seed in range(options.rounds):
-        for depth, (plan, _, paths) in plans.items():
-            variants = (CUT, UNCUT) if seed % 2 == 0 else (UNCUT, CUT)
-            duration_ns = block_ns(plan, options)
-            for variant in variants:
-                tally = DeadlineTally(look_every_ns=_LOOK_EVERY_NS)
-                taskset = read_taskset(paths[variant], seed=seed)
-                block, _ = run_block(variant, taskset, duration_ns, tally, spin_ns=SPIN_NS)
-                blocks[depth].append(block)
-                jobs = sum(task.jobs for task in tally.tasks.values())
-                missed = sum(task.missed for task in tally.tasks.values())
-                say(f"round {seed + 1}, D = {depth}, {variant}: {missed} of {jobs} missed")
-            done = {each: found for each, found in blocks.items() if found}
-            result = _result(done, plans, costs, options, watch.describe())
-            write(result, options.out)
+    longest_s = 0.0
+    for seed, depth in itertools.product(range(options.rounds), plans):
+        if result and not options.budget.allows(longest_s):
+            say(f"{options.budget.left_s:.0f} s are left, a pair of blocks takes {longest_s:.0f} s")
+            break
+        begin = time.monotonic()
+        plan, _, paths = plans[depth]
+        variants = (CUT, UNCUT) if seed % 2 == 0 else (UNCUT, CUT)
+        duration_ns = block_ns(plan, options)
+        for variant in variants:
+            tally = DeadlineTally(look_every_ns=_LOOK_EVERY_NS)
+            taskset = read_taskset(paths[variant], seed=seed)
+            block, _ = run_block(variant, taskset, duration_ns, tally, spin_ns=SPIN_NS)
+            blocks[depth].append(block)
+            jobs = sum(task.jobs for task in tally.tasks.values())
+            missed = sum(task.missed for task in tally.tasks.values())
+            say(f"round {seed + 1}, D = {depth}, {variant}: {missed} of {jobs} missed")
+        done = {each: found for each, found in blocks.items() if found}
+        result = _result(done, plans, costs, options, watch.describe())
+        write(result, options.out)
+        longest_s = max(longest_s, time.monotonic() - begin)
     return result
 
 
@@ -238,10 +247,12 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--calibration-jobs", type=int, default=1000)
     parser.add_argument("--opt-level", type=int, choices=range(6), default=1)
     parser.add_argument("--quick", action="store_true", help="two small networks, few jobs")
+    parser.add_argument("--limit-s", type=float, default=3600, help="begin no blocks after that")
     parser.add_argument("--out", type=Path, default=_OUT)
     parser.add_argument("--work", type=Path, default=Path("build_cache/bench-gpu-deadlines"))
     parser.add_argument("--cache", type=Path, default=Path("build_cache/bench-gpu-deadlines/cache"))
     options = parser.parse_args(arguments)
+    options.budget = Budget(options.limit_s)
     if options.quick:
         options.networks, options.jobs, options.rounds = QUICK_NETWORKS, 4000, 1
         options.calibration_jobs, options.opt_level = 200, QUICK_LEVEL

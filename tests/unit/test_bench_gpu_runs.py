@@ -244,14 +244,13 @@ def planned_from_bundles(
     return replace(plan, is_compiled=True), 1
 
 
-def test_deadlines_run_with_and_without_points_at_each_depth(
-    trt: FakeTensorRT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def run_deadlines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Any:
+    """The result's file, of two networks that are there already."""
     work = tmp_path / "work"
     options = gpu_deadlines._options(
         ["--networks", "a/b", "c", "--work", str(work), "--out", str(tmp_path / "out"),
          "--cache", str(tmp_path / "cache"), "--jobs", "60", "--rounds", "2", "--loads", "0.3",
-         "--calibration-jobs", "20"]
+         "--calibration-jobs", "20", *arguments]
     )  # fmt: skip
     wholes = [write_both_plans(work / f"{name}-whole.bundle").root for name in ("a-b", "c")]
     for name in ("a-b", "c"):
@@ -261,7 +260,25 @@ def test_deadlines_run_with_and_without_points_at_each_depth(
     monkeypatch.setattr(gpu_deadlines, "compile_whole", lambda options, cache: wholes)
     monkeypatch.setattr(gpu_deadlines, "compiled", planned_from_bundles)
     gpu_deadlines.measure(options)
-    found = json.loads((tmp_path / "out" / "gpu-deadlines.json").read_text())
+    return json.loads((tmp_path / "out" / "gpu-deadlines.json").read_text())
+
+
+def test_deadlines_begin_no_blocks_after_their_time(
+    trt: FakeTensorRT,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    found = run_deadlines(tmp_path, monkeypatch, "--limit-s", "0")
+    assert list(found["depths"]) == ["1"]
+    assert list(found["depths"]["1"]["variants"]) == [CUT, UNCUT]
+    assert "s are left, a pair of blocks takes" in capsys.readouterr().out
+
+
+def test_deadlines_run_with_and_without_points_at_each_depth(
+    trt: FakeTensorRT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = run_deadlines(tmp_path, monkeypatch)
     assert found["dispatch_ns"] > 0
     assert list(found["depths"]) == ["1", "2"]
     for depth in found["depths"].values():
