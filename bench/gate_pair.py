@@ -57,6 +57,9 @@ def pair(options: argparse.Namespace, parts: Parts) -> None:
             if options.build_only:
                 continue
             options.limit_s = parts.budget.left_s
+            if options.limit_s <= 0:
+                print(f"{case.name}: built; no time is left, run this again", flush=True)
+                break
 
             def keep(result: dict[str, Any], is_complete: bool, part: Any = part) -> None:
                 part.write(result, is_complete=is_complete)

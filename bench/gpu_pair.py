@@ -209,7 +209,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PreemptError as err:
         print(f"bench-gpu-pair: skipped everything: {err}", file=sys.stderr)
         return 1
-    result = measure(compile_pair(options), options, lambda found, _: write(found, options.out))
+    try:
+        result = measure(compile_pair(options), options, lambda found, _: write(found, options.out))
+    except PreemptError as err:  # what earlier blocks have measured is written
+        print(f"bench-gpu-pair: {err}", file=sys.stderr)
+        return 1
     print(markdown(result))
     return 0
 

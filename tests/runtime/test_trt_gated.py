@@ -526,3 +526,25 @@ def test_what_does_not_end_while_all_gates_are_open_is_told(
     device.close()
     assert len(kept) == 2
     trt.driver.open.clear()
+
+
+def test_buffers_are_released_when_the_job_in_them_has_ended(
+    trt: FakeTensorRT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task that leaves closes them; the copies of its last job may still be on their way."""
+    bundle = gated_bundle(tmp_path / "net.bundle")
+    destroy, left = trt.driver.cuGraphExecDestroy, []
+
+    def watched(executable: int) -> tuple[int]:
+        left.append([stream for stream, entries in trt.driver._waiting.items() if entries])
+        return (destroy(executable)[0],)
+
+    with open_device() as device:
+        network = device.load(bundle)
+        buffers = network.new_buffers()
+        buffers.write_inputs(INPUTS)
+        device.start(buffers, ("best-effort", 0), is_urgent=False)
+        buffers.close()
+        monkeypatch.setattr(trt.driver, "cuGraphExecDestroy", watched)
+        network.close()
+        assert left == [[]]
