@@ -7,11 +7,10 @@ from operator import itemgetter
 
 from preempt_runtime.agenda import Agenda
 from preempt_runtime.books import LATE_STATES, Books
-from preempt_runtime.buffer_pool import DeviceOutputs
 from preempt_runtime.clock import Clock
 from preempt_runtime.device import Array, JobBuffers
 from preempt_runtime.device_clock import DeviceClock
-from preempt_runtime.errors import DeviceError, InputError, PreemptError
+from preempt_runtime.errors import DeviceError, InputError
 from preempt_runtime.gate_records import GateRecords
 from preempt_runtime.gated_device import GatedDevice, StretchTimes
 from preempt_runtime.in_flight import Launch
@@ -21,6 +20,7 @@ from preempt_runtime.mailbox import TaskQueue
 from preempt_runtime.policies import GatePolicy
 from preempt_runtime.records import JobState
 from preempt_runtime.task import Task
+from preempt_runtime.warm_up import warm_up
 
 _log = logging.getLogger(__name__)
 _MAX_HOLD_NS = 1_000_000  # since its release, lest dense releases starve best effort
@@ -148,21 +148,7 @@ class GateDispatcher:
     def warm_up(self, queue: TaskQueue, inputs: Mapping[str, Array]) -> None:
         """Run all steps of the task in each of its buffers, on the device but in no books."""
         self.complete_all()
-        if queue.jobs and queue.jobs[0].is_started:
-            raise PreemptError(
-                f"task {queue.task.name!r}: job {queue.jobs[0].id} is in its buffers;"
-                " let it end first"
-            )
-        for _ in range(len(queue.pool.free)):  # take gives each of them its turn
-            job = Job(id=-1, task=queue.task, inputs=inputs, release_ns=self._now_ns())
-            try:
-                self._run_alone(job, queue)
-            except BaseException:
-                self.quiesce()
-                raise
-            finally:
-                if job.buffers is not None:
-                    queue.pool.put(job.buffers)
+        warm_up(queue, inputs, self._steps, self._run_network, self.quiesce, now_ns=self._now_ns())
 
     def announce(self, queue: TaskQueue) -> None:
         """Hold less urgent jobs back for the task's next job, which is about to be released."""
@@ -359,21 +345,11 @@ class GateDispatcher:
         state = _FINISHED if error is None else _FAILED
         books.stop(job, queue, state, self._now_ns(), error)
 
-    def _run_alone(self, job: Job, queue: TaskQueue) -> None:
-        for step in ("pre",) if queue.steps[0] == "pre" else ():
-            self._steps.call(job, queue, step)
-        while not self._steps.copy_inputs(job, queue):
-            pass
-        assert job.buffers is not None
+    def _run_network(self, job: Job, buffers: JobBuffers) -> None:
         rank = self._policy.gate_rank(job, self._num_starts)
-        self._device.start(job.buffers, rank, is_urgent=job.priority is not None)
-        while not self._device.is_done(job.buffers):
+        self._device.start(buffers, rank, is_urgent=job.priority is not None)
+        while not self._device.is_done(buffers):
             pass
-        self._steps.read_outputs(job, queue)
-        if queue.steps[-1] == "post":
-            self._steps.call(job, queue, "post")
-        if isinstance(job.value, DeviceOutputs):
-            job.value.release()
 
 
 def _buffers_of(launch: Launch) -> JobBuffers:
