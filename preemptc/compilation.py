@@ -6,7 +6,7 @@ from pathlib import Path
 from preempt_runtime.task_spec import NamedShape
 from preempt_runtime.units import fmt_exact_ns
 from preemptc.backends import BackendOptions
-from preemptc.compile_options import CompileOptions
+from preemptc.compile_options import DEFAULT_MECHANISM, CompileOptions, Mechanism
 from preemptc.goal import Goal
 
 _QUANTILE = "max"
@@ -14,7 +14,10 @@ _QUANTILE = "max"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compilation:
-    """One bundle to compile: `max_segment_ns` is None for a network that stays whole."""
+    """One bundle to compile: `max_segment_ns` is None for a network that stays whole.
+
+    `mechanism` is how the network gets its preemption points.
+    """
 
     model: Path
     bundle: Path | None
@@ -23,6 +26,7 @@ class Compilation:
     backend: BackendOptions
     max_segment_ns: int | None
     shapes: tuple[NamedShape, ...] = ()
+    mechanism: Mechanism = DEFAULT_MECHANISM
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -53,14 +57,16 @@ class Compilation:
             backend=self.backend,
             shapes=dict(self.shapes),
             profile=self.profile,
+            mechanism=self.mechanism,
         )
 
     def _chosen(self) -> list[tuple[str, object]]:
-        """The backend's options that differ from their defaults."""
+        """The options that differ from their defaults."""
         options = {
             "--threads": self.backend.threads,
             "--precision": self.backend.precision,
             "--opt-level": self.backend.level,
+            "--mechanism": None if self.mechanism == DEFAULT_MECHANISM else self.mechanism,
         }
         return [(option, value) for option, value in options.items() if value is not None]
 

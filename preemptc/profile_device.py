@@ -1,5 +1,7 @@
 """Which device a profile is of, against the one that a target is."""
 
+from collections.abc import Mapping
+
 from preempt_runtime.strict_json import brief
 from preemptc.gpu_specs import GpuSpec
 from preemptc.model import Lowered
@@ -12,6 +14,7 @@ _HERE = (
 )  # what decides how fast nodes are, of a KEY's fields; another version of a library may be as fast
 
 _WORDS = {"threads": "--threads"}
+_OPTIONS = {"precision": "--precision", "level": "--opt-level"}
 
 
 def other_device(profile: LatencyProfile, lowered: Lowered) -> str | None:
@@ -30,6 +33,30 @@ def other_device(profile: LatencyProfile, lowered: Lowered) -> str | None:
         if name in _HERE and name not in named and profile.machine.get(name, expected) != expected
     ]
     return ", ".join(different) or None
+
+
+def other_options(profile: LatencyProfile, lowered: Lowered) -> str | None:
+    """What was found against what is asked for, where the profile is of an engine built otherwise.
+
+    None where they are the same, or the profile does not tell; an estimate tells its precision.
+    """
+    expected = _options(lowered.key_fields)
+    found = {
+        **{name: value for name, value in profile.machine.items() if name in _OPTIONS},
+        **_options(profile.machine),
+    }
+    different = [
+        f"found {_OPTIONS[name]} {brief(found[name])}, asked for {brief(value)}"
+        for name, value in expected.items()
+        if name in _OPTIONS and found.get(name, value) != value
+    ]
+    return ", ".join(different) or None
+
+
+def _options(fields: Mapping[str, str | int | float]) -> dict[str, str]:
+    """Such as `precision=fp16 level=3` of a KEY."""
+    pairs = (option.partition("=") for option in str(fields.get("options", "")).split())
+    return {name: value for name, _, value in pairs}
 
 
 def _other_gpu(profile: LatencyProfile, spec: GpuSpec) -> str | None:

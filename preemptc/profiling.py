@@ -17,7 +17,7 @@ from preemptc.machine_speed import is_other_speed
 from preemptc.model import Lowered
 from preemptc.prepare import Prepared
 from preemptc.profile import MEASURED_AT, LatencyProfile, json_from_profile, read_profile
-from preemptc.profile_device import other_device
+from preemptc.profile_device import other_device, other_options
 
 
 def profile_model(
@@ -101,6 +101,11 @@ def _given_profile(path: Path, lowered: Lowered) -> LatencyProfile:
         raise InputError(
             f"{path}: a profile of another device than target {lowered.target!r}: {difference};"
             f" write one with {command} on that device, or leave the profile out"
+        )
+    if is_for_target and (difference := other_options(profile, lowered)) is not None:
+        raise InputError(
+            f"{path}: a profile of a network that was built otherwise: {difference}; give the"
+            f" options that it was measured with, or write another with {command} and these"
         )
     if is_same_graph:
         return profile

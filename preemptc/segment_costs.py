@@ -32,6 +32,7 @@ class SegmentCosts:
     that is compared with the bound (a quantile; by default the cost), `failed` cannot be built.
     `headroom_frac` of the bound must stay free under a prediction that is not measured;
     `unbuilt_penalty_ns` makes such a segment less welcome but is part of no reported overhead.
+    `idx_of` a position is its index, `elapsed_ns[a]` the work before positions[a].
     """
 
     positions: tuple[int, ...]
@@ -42,6 +43,8 @@ class SegmentCosts:
     failed: frozenset[Span] = frozenset()
     headroom_frac: float = 0.0
     unbuilt_penalty_ns: int = 0
+    idx_of: Mapping[int, int] = field(init=False, repr=False, compare=False)
+    elapsed_ns: tuple[int, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         is_ascending = all(start < end for start, end in pairwise(self.positions))
@@ -66,6 +69,10 @@ class SegmentCosts:
             )
         if not self.measured_bound_ns.keys() <= self.measured_ns.keys():
             raise InputError("segment costs: a bound value without a measured cost")
+        # For `chain_costs`, which a search calls for every plan.
+        idx_of = {position: idx for idx, position in enumerate(self.positions)}
+        object.__setattr__(self, "idx_of", idx_of)
+        object.__setattr__(self, "elapsed_ns", tuple(accumulate(self.work_ns, initial=0)))
 
     @property
     def num_nodes(self) -> int:
@@ -95,13 +102,13 @@ def chain_costs(costs: SegmentCosts, split_points: Sequence[int]) -> tuple[tuple
     >>> chain_costs(costs, (2,))
     ((20, 20), (15, 15))
     """
-    idx_of = {position: idx for idx, position in enumerate(costs.positions)}
-    elapsed_ns = tuple(accumulate(costs.work_ns, initial=0))
+    idx_of, elapsed_ns = costs.idx_of, costs.elapsed_ns
+    kept_parts = _kept_parts(costs.headroom_frac)
     chain = []
     for span in pairwise((0, *split_points, costs.num_nodes)):
         start, end = idx_of[span[0]], idx_of[span[1]]
         cost_ns = costs.boundary_ns[start] + elapsed_ns[end] - elapsed_ns[start]
-        needed_ns = needed_bound_ns(costs.headroom_frac, cost_ns)
+        needed_ns = -(-cost_ns * _PARTS // kept_parts)
         if span in costs.measured_ns:
             cost_ns = costs.measured_ns[span]
             needed_ns = costs.measured_bound_ns.get(span, cost_ns)

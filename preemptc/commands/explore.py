@@ -48,7 +48,8 @@ def command(
     """Show what bound costs what overhead: the Pareto front.
 
     Costs are measured once, or taken from --profile; the plans are predicted from them, and
-    only `preemptc compile` builds and measures one.
+    only `preemptc compile` builds and measures one. They are plans of segments: what gates
+    inside an engine cost is measured by `preemptc compile --mechanism gates` alone.
     """
     if plot is not None:
         refuse_overwrite(plot, request.model, profile)

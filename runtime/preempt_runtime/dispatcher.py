@@ -5,10 +5,8 @@ from collections.abc import Mapping
 
 from preempt_runtime.agenda import Agenda
 from preempt_runtime.books import LATE_STATES, Books
-from preempt_runtime.buffer_pool import DeviceOutputs
 from preempt_runtime.clock import Clock
-from preempt_runtime.device import Array, Device
-from preempt_runtime.errors import PreemptError
+from preempt_runtime.device import Array, Device, JobBuffers
 from preempt_runtime.in_flight import Launch
 from preempt_runtime.job import Job
 from preempt_runtime.job_steps import JobSteps
@@ -16,6 +14,7 @@ from preempt_runtime.mailbox import TaskQueue
 from preempt_runtime.policies import Policy
 from preempt_runtime.records import JobState, SegmentRecord
 from preempt_runtime.task import Task
+from preempt_runtime.warm_up import warm_up
 
 _FINISHED, _FAILED = JobState.FINISHED, JobState.FAILED  # looked up once, as in job.py
 
@@ -125,35 +124,7 @@ class Dispatcher:
     def warm_up(self, queue: TaskQueue, inputs: Mapping[str, Array]) -> None:
         """Run all steps of the task in each of its buffers, on the device but in no books."""
         self.complete_all()
-        if queue.jobs and queue.jobs[0].is_started:
-            raise PreemptError(
-                f"task {queue.task.name!r}: job {queue.jobs[0].id} is in its buffers;"
-                " let it end first"
-            )
-        for _ in range(len(queue.pool.free)):  # take gives each of them its turn
-            job = Job(id=-1, task=queue.task, inputs=inputs, release_ns=self._now_ns())
-            try:
-                self._run_alone(job, queue)
-            except BaseException:
-                self.quiesce()
-                raise
-            finally:
-                if job.buffers is not None:
-                    queue.pool.put(job.buffers)
-
-    def _run_alone(self, job: Job, queue: TaskQueue) -> None:
-        for step in queue.steps:
-            if isinstance(step, int):
-                while step == 0 and not self._steps.copy_inputs(job, queue):
-                    pass
-                self._launch(job, step)
-                self._device.wait()
-                if step == queue.last_segment:
-                    self._steps.read_outputs(job, queue)
-            else:
-                self._steps.call(job, queue, step)
-        if isinstance(job.value, DeviceOutputs):
-            job.value.release()
+        warm_up(queue, inputs, self._steps, self._run_network, self.quiesce, now_ns=self._now_ns())
 
     # Steps
 
@@ -200,6 +171,11 @@ class Dispatcher:
         buffers = job.buffers
         assert buffers is not None
         self._device.launch(buffers, segment_idx, is_urgent=job.priority is not None)
+
+    def _run_network(self, job: Job, buffers: JobBuffers) -> None:
+        for segment_idx in range(len(job.task.network.segments)):
+            self._device.launch(buffers, segment_idx, is_urgent=job.priority is not None)
+            self._device.wait()
 
     def _complete_oldest(self) -> None:
         in_flight = self._in_flight

@@ -7,11 +7,10 @@ from operator import itemgetter
 
 from preempt_runtime.agenda import Agenda
 from preempt_runtime.books import LATE_STATES, Books
-from preempt_runtime.buffer_pool import DeviceOutputs
 from preempt_runtime.clock import Clock
 from preempt_runtime.device import Array, JobBuffers
 from preempt_runtime.device_clock import DeviceClock
-from preempt_runtime.errors import DeviceError, InputError, PreemptError
+from preempt_runtime.errors import DeviceError, InputError
 from preempt_runtime.gate_progress import ProgressWatch
 from preempt_runtime.gate_records import GateRecords
 from preempt_runtime.gated_device import GatedDevice, StretchTimes
@@ -22,6 +21,7 @@ from preempt_runtime.mailbox import TaskQueue
 from preempt_runtime.policies import GatePolicy
 from preempt_runtime.records import JobState
 from preempt_runtime.task import Task
+from preempt_runtime.warm_up import warm_up
 
 _log = logging.getLogger(__name__)
 _MAX_HOLD_NS = 1_000_000  # since its release, lest dense releases starve best effort
@@ -151,21 +151,7 @@ class GateDispatcher:
     def warm_up(self, queue: TaskQueue, inputs: Mapping[str, Array]) -> None:
         """Run all steps of the task in each of its buffers, on the device but in no books."""
         self.complete_all()
-        if queue.jobs and queue.jobs[0].is_started:
-            raise PreemptError(
-                f"task {queue.task.name!r}: job {queue.jobs[0].id} is in its buffers;"
-                " let it end first"
-            )
-        for _ in range(len(queue.pool.free)):  # take gives each of them its turn
-            job = Job(id=-1, task=queue.task, inputs=inputs, release_ns=self._now_ns())
-            try:
-                self._run_alone(job, queue)
-            except BaseException:
-                self.quiesce()
-                raise
-            finally:
-                if job.buffers is not None:
-                    queue.pool.put(job.buffers)
+        warm_up(queue, inputs, self._steps, self._run_network, self.quiesce, now_ns=self._now_ns())
 
     def announce(self, queue: TaskQueue) -> None:
         """Hold less urgent jobs back for the task's next job, which is about to be released."""
@@ -297,17 +283,17 @@ class GateDispatcher:
             self._complete(launch, error)
         if ended:
             self._progress.reset()
-        elif stuck := self._progress.looked(self._running):
+        elif stuck := self._progress.looked(each.job for each in self._running):
             self._give_up(stuck)
         return bool(ended)
 
     def _give_up(self, stuck: str) -> None:
         """Fail all that is on the device, which is asked for nothing any more."""
         error = self._device.abandon(stuck)
-        launches, self._running = self._running, []
         self._withdrawn.clear()
-        for launch in launches:
-            launch.job.num_in_flight = 0
+        for launch in list(self._running):
+            launch.job.num_in_flight = 0  # as in `_look`
+            self._running.remove(launch)
             self._complete(launch, error)
         raise error
 
@@ -377,24 +363,13 @@ class GateDispatcher:
         state = _FINISHED if error is None else _FAILED
         books.stop(job, queue, state, self._now_ns(), error)
 
-    def _run_alone(self, job: Job, queue: TaskQueue) -> None:
-        for step in ("pre",) if queue.steps[0] == "pre" else ():
-            self._steps.call(job, queue, step)
-        while not self._steps.copy_inputs(job, queue):
-            pass
-        assert job.buffers is not None
+    def _run_network(self, job: Job, buffers: JobBuffers) -> None:
         rank = self._policy.gate_rank(job, self._num_starts)
-        self._device.start(job.buffers, rank, is_urgent=job.priority is not None)
-        alone = [Launch(job, queue, 0, self._now_ns())]
+        self._device.start(buffers, rank, is_urgent=job.priority is not None)
         self._progress.reset()
-        while not self._device.is_done(job.buffers):
-            if stuck := self._progress.looked(alone):
+        while not self._device.is_done(buffers):
+            if stuck := self._progress.looked([job]):
                 raise self._device.abandon(stuck)
-        self._steps.read_outputs(job, queue)
-        if queue.steps[-1] == "post":
-            self._steps.call(job, queue, "post")
-        if isinstance(job.value, DeviceOutputs):
-            job.value.release()
 
 
 def _buffers_of(launch: Launch) -> JobBuffers:

@@ -1,8 +1,8 @@
 """ProgressWatch: whether jobs on a device with gates still come to their ends."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 
-from preempt_runtime.in_flight import Launch
+from preempt_runtime.job import Job
 
 LEAST_NS = 10_000_000_000
 _FACTOR = 10  # as gates do with a job's cost, before they take its key away
@@ -25,15 +25,16 @@ class ProgressWatch:
         """A job was launched, or has ended, or is waited for from now on."""
         self._looked_ns, self._stalled_ns = self._now_ns(), 0
 
-    def looked(self, running: Sequence[Launch]) -> str | None:
+    def looked(self, running: Iterable[Job]) -> str | None:
         """Which jobs do not end and for how long none has; None as long as all may be well."""
         now_ns = self._now_ns()
         self._stalled_ns += min(now_ns - self._looked_ns, LOOK_NS)
         self._looked_ns = now_ns
         if self._stalled_ns <= LEAST_NS:
             return None
-        limit_ns = LEAST_NS + _FACTOR * sum(each.job.task.cost_ns for each in running)
+        jobs = tuple(running)
+        limit_ns = LEAST_NS + _FACTOR * sum(job.task.cost_ns for job in jobs)
         if self._stalled_ns <= limit_ns:
             return None
-        jobs = ", ".join(f"{each.job.task.name} {each.job.id}" for each in running)
-        return f"no job has ended for {limit_ns / 1e9:.3g} s, these are still there: {jobs}"
+        names = ", ".join(f"{job.task.name} {job.id}" for job in jobs)
+        return f"no job has ended for {limit_ns / 1e9:.3g} s, these are still there: {names}"

@@ -160,17 +160,21 @@ def test_every_pair_is_a_part_of_its_own(
 
     monkeypatch.setattr(gate_pair, "compile_pair", compile_pair)
     monkeypatch.setattr(gpu_pair, "_NUM_WARM_UP", 2)
-    name = "resnet50-b64-4000us"
+    other, case = (  # the fake GPU interprets its gates: a job takes it some ms
+        gate_pair.PairCase(long=long, batch=64, period_us=25_000) for long in ("vgg19", "resnet50")
+    )
+    monkeypatch.setattr(gate_pair, "PAIRS", (other, case))
+    name = "resnet50-b64-25000us"
     parts = step(
         "pair", "--only", name, "--jobs", "80", "--blocks", "1", "--ways", "gates_announced"
     )
     assert list(parts) == [f"pair-{name}-50us"]
-    assert asked == [("resnet50", 64, 4000, True)]
+    assert asked == [("resnet50", 64, 25_000, True)]
     part = parts[f"pair-{name}-50us"]
     assert part["is_complete"]
     assert set(part["ways"]) == {"alone", "long_alone_2", "gates_announced"}
     assert part["ways"]["gates_announced"]["rate_to_alone"] > 0
-    assert part["settings"]["period_us"] == 4000
+    assert part["settings"]["period_us"] == 25_000
 
 
 def test_preemptions_are_timed_from_the_raise_to_the_gate_that_holds_the_job(

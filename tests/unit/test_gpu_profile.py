@@ -64,7 +64,10 @@ def test_the_profile_of_a_bundle_holds_them(
     install(monkeypatch)
     nodes = (SimpleNamespace(name="a"), SimpleNamespace(name="b"))
     lowered = SimpleNamespace(
-        graph_digest="0" * 64, target="native", graph=SimpleNamespace(nodes=nodes)
+        graph_digest="0" * 64,
+        target="native",
+        graph=SimpleNamespace(nodes=nodes),
+        key_fields={"options": "precision=fp16 level=3"},
     )
     profile = measured_profile(
         cast(Lowered, lowered),
@@ -75,4 +78,4 @@ def test_the_profile_of_a_bundle_holds_them(
     )
     assert profile.node_ns == (20, 60)
     again = profile_from_json(json_from_profile(profile), "profile.json")
-    assert again.machine == {**FIELDS, **CLOCKS}
+    assert again.machine == {**FIELDS, **CLOCKS, "options": "precision=fp16 level=3"}

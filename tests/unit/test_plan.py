@@ -392,6 +392,26 @@ def test_bundles_to_build_elsewhere_are_named_with_what_to_do_there(work: Path) 
     assert "was compiled with --precision" not in plan(text, work, "--target", "orin").stdout
 
 
+def test_networks_are_compiled_for_the_mechanism_that_the_set_runs_by(work: Path) -> None:
+    text = NETWORKS.replace("idle.bundle", "held.bundle").replace("urgent.b", "holding.b")
+    text = text.replace("best_effort = true", 'best_effort = true\nmax_segment = "1s"')
+    assert "--mechanism" not in plan(text, work, "--target", "orin").stdout
+    text = text.replace("threads = 1", 'mechanism = "gates"')
+    found = " ".join(plan(text, work, "--target", "orin").stdout.split())
+    whole, cut = found.split("preemptc compile ")[-2:]
+    assert "--mechanism" not in whole
+    assert "--mechanism gates" in cut
+    plan(text, work, "--target", "orin", "--compile")
+    requests = [
+        json.loads((work / f"{name}.bundle" / "manifest.json").read_text())["extensions"]
+        for name in ("holding", "held")
+    ]
+    mechanisms = [each["preemptc"]["request"]["mechanism"] for each in requests]
+    assert mechanisms == ["segments", "gates"]
+    refused = plan(text, work, "--compile", code=1).stderr  # for the CPU
+    assert "gates need TensorRT, target 'cpu'" in refused
+
+
 def test_the_depth_analysed_is_the_one_that_the_device_allows(work: Path) -> None:
     deep = NETWORKS.replace("[taskset]", "[taskset]\ndepth = 2")
     assert "1 segment (depth 2 was asked for, device 'cpu' allows 1)" in plan(deep, work).stdout

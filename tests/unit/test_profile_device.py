@@ -15,7 +15,7 @@ from preemptc.goal import Goal
 from preemptc.model import Graph, Lowered
 from preemptc.prepare import prepare
 from preemptc.profile import BoundaryCost, LatencyProfile, json_from_profile
-from preemptc.profile_device import other_device
+from preemptc.profile_device import other_device, other_options
 from preemptc.profiling import costs_without_device
 from tests.unit import onnx_models
 
@@ -142,3 +142,38 @@ def test_costs_of_another_gpu_with_the_same_graph_are_refused(tmp_path: Path) ->
     line = str(caught.value)
     assert line.startswith(f"{path}: a profile of another device than target 'orin': found NVIDIA")
     assert line.endswith("on that device, or leave the profile out")
+
+
+@pytest.mark.parametrize(
+    ("found", "difference"),
+    [
+        ({"options": "precision=fp16 level=3"}, None),
+        ({"precision": "fp16"}, None),
+        ({}, None),
+        ({"options": "precision=fp32 level=3"}, "found --precision 'fp32', asked for 'fp16'"),
+        ({"precision": "fp32"}, "found --precision 'fp32', asked for 'fp16'"),
+        (
+            {"options": "precision=fp32 level=1"},
+            "found --precision 'fp32', asked for 'fp16', found --opt-level '1', asked for '3'",
+        ),
+    ],
+)
+def test_a_profile_of_an_engine_that_was_built_otherwise_is_told(
+    found: Machine, difference: str | None
+) -> None:
+    target = lowered("orin", {**ORIN, "options": "precision=fp16 level=3"})
+    assert other_options(profile_on({**ORIN, **found}), target) == difference
+
+
+def test_costs_in_another_precision_are_refused(tmp_path: Path) -> None:
+    model = onnx_models.save(onnx_models.chain(), tmp_path / "net.onnx")
+    cache = BuildCache(tmp_path / "cache")
+    path = tmp_path / "net.profile"
+    for precision in ("fp32", "fp16"):
+        backend = BackendOptions(engines="skip", precision=precision)
+        asked = CompileOptions(target="orin", goal=Goal(num_segments=2), backend=backend)
+        prepared = prepare(model, asked, cache)
+        if precision == "fp32":
+            path.write_text(json_from_profile(costs_without_device(prepared, asked)))
+    with pytest.raises(InputError, match=r"built otherwise: found --precision 'fp32', asked for"):
+        costs_without_device(prepared, replace(asked, profile=path))

@@ -1,6 +1,5 @@
 import math
 import random
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import combinations
@@ -25,6 +24,7 @@ from preemptc.search import (
 )
 from preemptc.segment_costs import NEVER_NS, Span
 from preemptc.segment_paths import MeasuredPaths, segment_paths
+from tests.cpu_time import least_cpu_time
 
 
 def costs_per_node(num_nodes: int, boundary_ns: int = 500) -> SegmentCosts:
@@ -207,12 +207,10 @@ def test_100_000_nodes_are_searched_in_under_a_second(num_kinds: int) -> None:
         work_ns=tuple(50_000 + rng.randrange(num_kinds) for _ in range(num_nodes)),
         boundary_ns=(0, *(20_000 + rng.randrange(num_kinds) for _ in range(num_nodes - 1))),
     )
-    start_ns = time.process_time_ns()
-    plan = search_bound(costs, 3_000_000)
-    elapsed_ns = time.process_time_ns() - start_ns
+    plan, taken_s = least_cpu_time(lambda: search_bound(costs, 3_000_000))
     assert plan.max_predicted_ns <= 3_000_000
     assert plan.num_segments >= costs.whole_work_ns // 3_000_000
-    assert elapsed_ns < 1_000_000_000
+    assert taken_s < 1
 
 
 def test_a_front_over_some_hundred_candidates_takes_under_a_second() -> None:
@@ -222,12 +220,10 @@ def test_a_front_over_some_hundred_candidates_takes_under_a_second() -> None:
         work_ns=tuple(rng.randint(10_000, 900_000) for _ in range(300)),
         boundary_ns=(0, *(20_000 + 100 * rng.randint(0, 300) for _ in range(299))),
     )
-    start_ns = time.process_time_ns()
-    front = pareto_front(costs)
-    elapsed_ns = time.process_time_ns() - start_ns
+    front, taken_s = least_cpu_time(lambda: pareto_front(costs))
     assert front[0].num_segments == 1
     assert kept_bound_ns(costs, front[-1]) == smallest_bound(costs)
-    assert elapsed_ns < 1_000_000_000
+    assert taken_s < 1
 
 
 def test_least_overhead_under_a_bound_by_hand() -> None:

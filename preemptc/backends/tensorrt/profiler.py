@@ -100,7 +100,7 @@ def measured_profile(
         node_latency=tuple(latency_from_samples(times) for times in samples),
         whole=whole,
         boundary=boundary,
-        machine={**local_fields(), **machine},
+        machine={**local_fields(), "options": lowered.key_fields["options"], **machine},
     )
 
 
