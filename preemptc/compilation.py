@@ -16,7 +16,7 @@ _QUANTILE = "max"
 class Compilation:
     """One bundle to compile: `max_segment_ns` is None for a network that stays whole.
 
-    `mechanism` is how the network gets its preemption points.
+    `mechanism` is how a network that is cut gets its preemption points.
     """
 
     model: Path
@@ -57,8 +57,12 @@ class Compilation:
             backend=self.backend,
             shapes=dict(self.shapes),
             profile=self.profile,
-            mechanism=self.mechanism,
+            mechanism=self._mechanism,
         )
+
+    @property
+    def _mechanism(self) -> Mechanism:
+        return DEFAULT_MECHANISM if self.max_segment_ns is None else self.mechanism
 
     def _chosen(self) -> list[tuple[str, object]]:
         """The options that differ from their defaults."""
@@ -66,7 +70,7 @@ class Compilation:
             "--threads": self.backend.threads,
             "--precision": self.backend.precision,
             "--opt-level": self.backend.level,
-            "--mechanism": None if self.mechanism == DEFAULT_MECHANISM else self.mechanism,
+            "--mechanism": None if self._mechanism == DEFAULT_MECHANISM else self._mechanism,
         }
         return [(option, value) for option, value in options.items() if value is not None]
 

@@ -24,7 +24,6 @@ from preempt_runtime.units import fmt_ns, rounded_down_ns
 from preemptc.backends import BackendOptions, Progress
 from preemptc.cache import BuildCache
 from preemptc.compilation import Compilation, shape_text
-from preemptc.compile_options import DEFAULT_MECHANISM
 from preemptc.pipeline import compile_model
 from preemptc.plan_costs import CostOptions, NetworkCuts, bundle_costs, costs_of_tasks
 from preemptc.plan_notes import precision_notes
@@ -258,7 +257,7 @@ def _compilations(
             backend=_backend(taskset, options),
             max_segment_ns=limit_ns,
             shapes=task.shapes,
-            mechanism=DEFAULT_MECHANISM if limit_ns is None else taskset.mechanism,
+            mechanism=taskset.mechanism,
         )
     return tuple(found.values())
 
