@@ -179,7 +179,8 @@ ALLOWED: dict[str, set[str]] = {
     "plan_notes": {"backends", "compilation", "compile_options", "targets"},
     "plan_problem": {"plan_costs", "plan_depth"},
     "plan": {
-        "backends", "cache", "compilation", "pipeline", "plan_costs", "plan_notes", "plan_problem",
+        "backends", "cache", "compilation", "compile_options", "pipeline", "plan_costs",
+        "plan_notes", "plan_problem",
         "targets",
     },
     "plan_refusal": {"plan"},
