@@ -20,12 +20,15 @@ from pathlib import Path
 from typing import Any
 
 from preempt_runtime.errors import BuildError, InputError
+from preempt_runtime.input_file import read_regular
 from preempt_runtime.output_file import write_output
 from preemptc.swap import swap_in
 
 _FILES = "files.json"
 _TEMPORARY = ".tmp-"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_MAX_FILES_BYTES = 64 << 20
+_MAX_DIGEST_BYTES = 1 << 10
 _SMALL_BYTES = 1 << 20  # hashed in about a millisecond: sooner than its digest is looked up
 
 
@@ -83,9 +86,10 @@ class BuildCache:
     def _is_whole(self, entry: Path) -> bool:
         """Whether every file that was made is there, and holds what was written."""
         try:
-            files = json.loads((entry / _FILES).read_bytes())
+            content = read_regular(entry / _FILES, "the list", max_bytes=_MAX_FILES_BYTES)
+            files = json.loads(content)
             return all(self._holds(entry / name, *found) for name, found in files.items())
-        except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        except (InputError, OSError, ValueError, TypeError, AttributeError, RecursionError):
             return False
 
     def _holds(self, path: Path, size: int, digest: str) -> bool:
@@ -114,12 +118,12 @@ class BuildCache:
 
     def _file_digest(self, path: Path) -> str:
         memo = self._memo(path)
-        with contextlib.suppress(OSError, ValueError):
-            if _SHA256.fullmatch(remembered := memo.read_text()):
+        with contextlib.suppress(InputError, ValueError):
+            remembered = read_regular(memo, "the digest", max_bytes=_MAX_DIGEST_BYTES).decode()
+            if _SHA256.fullmatch(remembered):
                 return remembered
         digest = sha256_of(path)
-        with guard(self.root):
-            write_atomically(memo, digest.encode())
+        self._write_memo(memo, digest)
         return digest
 
     def remember_digest(self, path: Path, digest: str) -> None:
@@ -128,13 +132,20 @@ class BuildCache:
         Raises:
             BuildError: the cache cannot be written.
         """
+        self._write_memo(self._memo(path), digest)
+
+    def _write_memo(self, memo: Path, digest: str) -> None:
+        """Replace what stands there: opening a pipe would wait for its reader."""
         with guard(self.root):
-            write_atomically(self._memo(path), digest.encode())
+            with contextlib.suppress(FileNotFoundError):
+                if not stat.S_ISREG(memo.lstat().st_mode):
+                    memo.unlink()
+            write_atomically(memo, digest.encode())
 
     def _memo(self, path: Path) -> Path:
-        stat = path.stat()
-        times = (stat.st_mtime_ns, stat.st_ctime_ns)
-        fields = [str(path.resolve()), stat.st_size, *times, stat.st_ino]
+        found = path.stat()
+        times = (found.st_mtime_ns, found.st_ctime_ns)
+        fields = [str(path.resolve()), found.st_size, *times, found.st_ino]
         return self.root / "digests" / digest_of({"file": fields})
 
     @contextlib.contextmanager

@@ -61,7 +61,7 @@ def options_from_request(bundle: Bundle, target: str) -> CompileOptions:
     Raises:
         BundleError: the bundle does not say, or not in this version's words.
     """
-    place = Place(where=str(bundle.root / MANIFEST_NAME), path="extensions", todo=_AGAIN)
+    place = Place(where=str(bundle.root / MANIFEST_NAME), steps=("extensions",), todo=_AGAIN)
     found: Any = bundle.manifest.extensions
     for name in (EXTENSION, "request"):
         place = place.field(name)

@@ -118,19 +118,35 @@ def estimated_report(
     }
 
 
+def tried_plans(measured: MeasuredPlan) -> list[dict[str, Any]]:
+    """The plans that were measured, in their order.
+
+    One may have been measured several times; what is kept is its last measurement.
+    """
+    kept = max(
+        (
+            idx
+            for idx, trial in enumerate(measured.trials)
+            if trial.split_points == measured.plan.split_points
+        ),
+        default=None,
+    )
+    return [
+        {
+            "segments": len(trial.split_points) + 1,
+            "newly_built": trial.num_new,
+            "longest_ns": trial.longest_ns,
+            "overhead_ratio": round(trial.ratio_p50, 4),
+            "kept": idx == kept,
+        }
+        for idx, trial in enumerate(measured.trials)
+    ]
+
+
 def _measured(measured: MeasuredPlan, check: CheckSpec, speed: float | None) -> dict[str, Any]:
     measurement = measured.measurement
     return {
-        "tried": [
-            {
-                "segments": len(trial.split_points) + 1,
-                "newly_built": trial.num_new,
-                "longest_ns": trial.longest_ns,
-                "overhead_ratio": round(trial.ratio_p50, 4),
-                "kept": trial.split_points == measured.plan.split_points,
-            }
-            for trial in measured.trials
-        ],
+        "tried": tried_plans(measured),
         "measured": {
             "segment_p50_ns": [latency.p50_ns for latency in measurement.segments],
             "segment_p99_ns": [latency.p99_ns for latency in measurement.segments],

@@ -16,7 +16,8 @@ from pathlib import Path, PurePosixPath
 
 from preempt_runtime.bundle import PARTIAL_PREFIX
 from preempt_runtime.errors import BuildError, InputError, PreemptError
-from preempt_runtime.manifest import MANIFEST_NAME, SCHEMA, Manifest
+from preempt_runtime.input_file import read_regular
+from preempt_runtime.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, SCHEMA, Manifest
 from preempt_runtime.manifest_json import manifest_from_json
 from preemptc.cache import BuildCache, guard
 from preemptc.swap import ASIDE_SUFFIX, swap_in
@@ -188,12 +189,17 @@ def _foreign_now(output: Path) -> str | None:
 def _listed_files(manifest: Path) -> set[str] | None:
     """The files that a manifest of any version names, itself included; None if it is none."""
     try:
-        document = json.loads(manifest.read_bytes())
+        document = json.loads(_manifest_bytes(manifest))
         if document["schema"] != SCHEMA:
             return None
         return {MANIFEST_NAME, *(str(artefact["path"]) for artefact in document["artefacts"])}
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+    except (InputError, ValueError, TypeError, KeyError, RecursionError):
         return None
+
+
+def _manifest_bytes(path: Path) -> bytes:
+    """What a user's folder holds under this name: a pipe there might never end."""
+    return read_regular(path, "the manifest", max_bytes=MAX_MANIFEST_BYTES)
 
 
 @contextlib.contextmanager
@@ -224,7 +230,7 @@ def _sweep(output: Path) -> None:
 def _is_locked(folder: Path) -> bool:
     """Whether a process works in the directory: one that uses another cache."""
     try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError:
         return True
     try:
@@ -266,7 +272,7 @@ def _is_same(built: BuiltBundle, output: Path, cache: BuildCache) -> bool:
     """Whether `output` holds the same manifest, and the very files that it lists."""
     with contextlib.suppress(OSError, InputError):
         manifest = built.files[MANIFEST_NAME].read_bytes()
-        return (output / MANIFEST_NAME).read_bytes() == manifest and all(
+        return _manifest_bytes(output / MANIFEST_NAME) == manifest and all(
             stat.S_ISREG((output / artefact.path).lstat().st_mode)
             and (output / artefact.path).stat().st_size == artefact.num_bytes
             and cache.file_digest(output / artefact.path) == artefact.sha256

@@ -42,7 +42,8 @@ def read(path: Path) -> OnnxFile:
         ModelError: missing, not ONNX, truncated, or external data missing or short.
     """
     if not _is_file(path):
-        what = "is a directory" if os.path.isdir(path) else "no such file"
+        other = "is a directory" if os.path.isdir(path) else "is a pipe or a device"
+        what = other if os.path.exists(path) else "no such file"
         raise ModelError(f"{path}: {what}; give the path of an ONNX model")
     try:
         proto = onnx.load(str(path), load_external_data=False)

@@ -1,7 +1,7 @@
 """What must hold within and between the parts of a manifest, beyond the types of its fields."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Container, Iterable
 
 from preempt_runtime.manifest import (
     GATES,
@@ -42,10 +42,28 @@ def check_manifest(manifest: Manifest, where: str) -> None:
     _check_artefacts(manifest, place.field("artefacts"))
     _check_graphs(manifest, place.field("graphs"))
     _check_unique((plan.id for plan in manifest.plans), place.field("plans"))
+    known = _Known(manifest)
     for idx, plan in enumerate(manifest.plans):
-        _check_plan(manifest, plan, place.field("plans").item(idx))
+        _check_plan(known, plan, place.field("plans").item(idx))
     if manifest.check is not None:
         _check_check(manifest.check, place.field("check"))
+
+
+class _Known:
+    """What plans refer to, looked up once for all of them: a file may hold very many."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.keys = manifest.keys
+        self.graphs = {graph.id: _Names(graph) for graph in manifest.graphs}
+        self.segment_keys = {artefact.path: artefact.key for artefact in manifest.artefacts}
+
+
+class _Names:
+    """The names of a network's tensors."""
+
+    def __init__(self, graph: GraphSpec) -> None:
+        self.inputs = frozenset(tensor.name for tensor in graph.inputs)
+        self.outputs = frozenset(tensor.name for tensor in graph.outputs)
 
 
 def check_path(path: str, place: Place) -> None:
@@ -87,8 +105,8 @@ def _check_keys(manifest: Manifest, place: Place) -> None:
             raise place.field(key).refuse(f"is not the hash of its fields, {expected}")
 
 
-def _check_key_known(manifest: Manifest, key: str | None, place: Place) -> None:
-    if key is not None and key not in manifest.keys:
+def _check_key_known(keys: Container[str], key: str | None, place: Place) -> None:
+    if key is not None and key not in keys:
         raise place.refuse(f"found {brief(key)}, which keys does not define")
 
 
@@ -101,7 +119,7 @@ def _check_artefacts(manifest: Manifest, place: Place) -> None:
         if not _SHA256.fullmatch(artefact.sha256):
             what = f"found {brief(artefact.sha256)}, expected 64 hexadecimal digits in lower case"
             raise at.field("sha256").refuse(what)
-        _check_key_known(manifest, artefact.key, at.field("key"))
+        _check_key_known(manifest.keys, artefact.key, at.field("key"))
 
 
 def _check_graphs(manifest: Manifest, place: Place) -> None:
@@ -140,11 +158,11 @@ def _check_shape(tensor: TensorSpec, place: Place) -> None:
         raise place.refuse(f"tensor {brief(tensor.name)} of {num_bytes} bytes, at most {limit}")
 
 
-def _check_plan(manifest: Manifest, plan: PlanSpec, place: Place) -> None:
-    graph = next((graph for graph in manifest.graphs if graph.id == plan.graph), None)
+def _check_plan(known: _Known, plan: PlanSpec, place: Place) -> None:
+    graph = known.graphs.get(plan.graph)
     if graph is None:
         raise place.field("graph").refuse(f"found {brief(plan.graph)}, no graph has this id")
-    _check_key_known(manifest, plan.key, place.field("key"))
+    _check_key_known(known.keys, plan.key, place.field("key"))
     _check_one_of(plan.mechanism, MECHANISMS, place.field("mechanism"))
     _check_one_of(plan.bound_quantile, QUANTILES, place.field("bound_quantile"))
     _check_one_of(plan.source, SOURCES, place.field("source"))
@@ -156,11 +174,10 @@ def _check_plan(manifest: Manifest, plan: PlanSpec, place: Place) -> None:
     check_latency(plan.chained, place.field("chained"))
     if not plan.segments:
         raise place.field("segments").refuse("found none, at least 1")
-    segment_keys = {artefact.path: artefact.key for artefact in manifest.artefacts}
     for idx, segment in enumerate(plan.segments):
         at = place.field("segments").item(idx)
         _check_segment(segment, at, is_measured=plan.source == "measured")
-        if segment_keys.get(segment.path, "absent") != plan.key:
+        if known.segment_keys.get(segment.path, "absent") != plan.key:
             what = f"{brief(segment.path)} is not an artefact of key {brief(plan.key)}"
             raise at.field("path").refuse(what)
     _check_ranges([each.range for each in plan.segments], place.field("segments"))
@@ -220,7 +237,7 @@ def _check_source_ranges(segments: tuple[SegmentSpec, ...], place: Place) -> Non
         end = found[1]
 
 
-def _check_gates(graph: GraphSpec, plan: PlanSpec, place: Place) -> None:
+def _check_gates(graph: _Names, plan: PlanSpec, place: Place) -> None:
     """Stretches of one engine: one file, all its nodes, and nothing handed over."""
     if plan.gates is None:
         raise place.field("gates").refuse("found null in a plan of gates")
@@ -234,17 +251,15 @@ def _check_gates(graph: GraphSpec, plan: PlanSpec, place: Place) -> None:
     if (end := last.range[1]) != plan.gates.num_nodes:
         at = place.field("gates").field("num_nodes")
         raise at.refuse(f"found {plan.gates.num_nodes}, the segments end at {end}")
-    inputs = {tensor.name for tensor in graph.inputs}
-    outputs = {tensor.name for tensor in graph.outputs}
     for idx, segment in enumerate(plan.segments):
         at = place.field("segments").item(idx)
         if segment.path != first.path:
             raise at.field("path").refuse(f"found {brief(segment.path)}, all are of one engine")
         if segment.source_range != first.source_range:
             raise at.field("source_range").refuse("all are of one engine, so of the same nodes")
-        if set(segment.inputs) != (inputs if idx == 0 else set()):
+        if set(segment.inputs) != (graph.inputs if idx == 0 else set()):
             raise at.field("inputs").refuse("the first reads the graph's inputs, no other any")
-        if set(segment.outputs) != (outputs if segment is last else set()):
+        if set(segment.outputs) != (graph.outputs if segment is last else set()):
             raise at.field("outputs").refuse("the last writes the graph's outputs, no other any")
 
 
@@ -257,10 +272,9 @@ def _check_gate_spec(gates: GateSpec, place: Place) -> None:
     _check_at_least(gates.gate_ns, 0, place.field("gate_ns"))
 
 
-def _check_dataflow(graph: GraphSpec, plan: PlanSpec, place: Place) -> None:
+def _check_dataflow(graph: _Names, plan: PlanSpec, place: Place) -> None:
     """Every tensor is produced once, before it is read, and what is handed over is declared."""
-    inputs = {tensor.name for tensor in graph.inputs}
-    outputs = {tensor.name for tensor in graph.outputs}
+    inputs, outputs = graph.inputs, graph.outputs
     produced: set[str] = set()
     handed: set[str] = set()
     for idx, segment in enumerate(plan.segments):
@@ -285,7 +299,7 @@ def _check_dataflow(graph: GraphSpec, plan: PlanSpec, place: Place) -> None:
     _check_names(boundaries - (handed - outputs), "declared, but not handed over", at)
 
 
-def _check_names(wrong: set[str], what: str, place: Place) -> None:
+def _check_names(wrong: Collection[str], what: str, place: Place) -> None:
     if wrong:
         raise place.refuse(f"{brief(min(wrong))} is {what}")
 

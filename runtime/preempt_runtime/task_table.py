@@ -106,6 +106,15 @@ def _read_bundle_path(
             f"{table.where}: bundle {bundle} {found};"
             " make it with `preemptc compile`, or correct the path (relative to the task set)"
         )
+    try:
+        bundle.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass  # `preemptc plan` may compile it there
+    except OSError as err:
+        raise InputError(
+            f"{table.where}: bundle {bundle} cannot be looked up ({err.strerror}); correct the"
+            " path (relative to the task set)"
+        ) from err
     return bundle
 
 

@@ -55,6 +55,11 @@ def _hints(record: type, name_of: NameOf) -> dict[str, tuple[str, Any]]:
     return {name_of(record, name): (name, hint) for name, hint in get_type_hints(record).items()}
 
 
+@cache
+def _parts(hint: Any) -> tuple[Any, tuple[Any, ...]]:
+    return get_origin(hint), get_args(hint)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Decoder:
     name_of: NameOf
@@ -69,15 +74,17 @@ class _Decoder:
             raise place.field(missing[0]).refuse("this field is missing")
         return record(
             **{
-                name: self.value(value[key], hint, place.field(key))
+                name: member  # most are scalars of their very type, whose place nobody asks for
+                if type(member := value[key]) is hint
+                else self.value(member, hint, place.field(key))
                 for key, (name, hint) in hints.items()
             }
         )
 
     def value(self, value: Any, hint: Any, place: Place) -> Any:
-        origin, args = get_origin(hint), get_args(hint)
         if hint is Any:
             return value
+        origin, args = _parts(hint)
         if is_dataclass(hint):
             assert isinstance(hint, type)
             return self.record(value, hint, place)
@@ -101,6 +108,8 @@ class _Decoder:
         _expect(value, list, "an array", place)
         if args[-1] is not Ellipsis and len(value) != len(args):
             raise place.refuse(f"found {len(value)} elements, expected {len(args)}")
+        if set(map(type, value)) <= {args[0]}:
+            return tuple(value)
         return tuple(
             self.value(element, args[0], place.item(idx)) for idx, element in enumerate(value)
         )

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import preempt_runtime
 from preempt_runtime import manifest as contract
 from preempt_runtime.errors import BundleError
 from preempt_runtime.manifest import Manifest, hash_key
+from preempt_runtime.manifest_check import check_manifest
 from preempt_runtime.manifest_json import json_from_manifest, json_name, manifest_from_json
 from tests.runtime.bundle_fixture import KEY, KEY_FIELDS, make_test_manifest
 
@@ -353,3 +354,28 @@ def test_docs_give_a_key_that_can_be_recomputed() -> None:
     found = re.search(r'^ *(\{"cpu_model".*\}) *-> *([0-9a-f]{16})$', DOCS.read_text("utf-8"), re.M)
     assert found is not None
     assert hash_key(json.loads(found[1])) == found[2]
+
+
+def test_what_plans_refer_to_is_read_once_however_many_plans_there_are() -> None:
+    class Counted(tuple[Any, ...]):
+        num_reads = 0
+
+        def __iter__(self) -> Iterator[Any]:
+            Counted.num_reads += 1
+            return super().__iter__()
+
+    manifest = make_test_manifest()
+    reads = []
+    for num_plans in (1, 50):
+        copies = [replace(manifest.plans[0], id=f"plan-{idx}") for idx in range(num_plans)]
+        graphs = [
+            replace(graph, inputs=Counted(graph.inputs), outputs=Counted(graph.outputs))
+            for graph in manifest.graphs
+        ]
+        artefacts = Counted(manifest.artefacts)
+        Counted.num_reads = 0
+        check_manifest(
+            replace(manifest, plans=tuple(copies), graphs=Counted(graphs), artefacts=artefacts), "M"
+        )
+        reads.append(Counted.num_reads)
+    assert reads[0] == reads[1] > 0

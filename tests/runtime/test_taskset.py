@@ -611,3 +611,15 @@ def test_a_task_may_announce_its_jobs(folder: Path) -> None:
     (task,) = read(folder, text).tasks
     assert task.announce_ns == 100_000
     assert task_from_spec(task, FakeNetwork()).announce_ns == 100_000
+
+
+def test_a_bundle_to_be_compiled_has_a_name_that_a_folder_can_have(folder: Path) -> None:
+    (folder / "net.onnx").touch()
+    text = (
+        '[[task]]\nname = "a"\npriority = 1\nperiod = "1s"\nmodel = "net.onnx"\nbundle = "NAME"\n'
+    )
+    (folder / "set.toml").write_text(text.replace("NAME", "new.bundle"))
+    assert read_taskset(folder / "set.toml").tasks[0].bundle == folder / "new.bundle"
+    (folder / "set.toml").write_text(text.replace("NAME", "x" * 300))
+    with pytest.raises(InputError, match=r"x cannot be looked up \(File name too long\); correct"):
+        read_taskset(folder / "set.toml")

@@ -3,8 +3,10 @@
 import os
 import socket
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -14,6 +16,7 @@ from preemptc import swap
 from preemptc.cache import BuildCache, sha256_of
 
 FIELDS = {"a": 1}
+T = TypeVar("T")
 
 
 def _writes(text: str) -> "Maker":
@@ -197,3 +200,42 @@ def test_what_stands_where_a_lock_should_be_is_refused_at_once(
     with pytest.raises(BuildError, match="a lock of the build cache, found no regular file"):
         cache.entry("stage", {"a": 1}, lambda folder: None)
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_pipe_where_the_list_of_an_entry_should_be_makes_it_anew(tmp_path: Path) -> None:
+    cache, make = BuildCache(tmp_path), _writes("text")
+    files = cache.entry("stage", FIELDS, make) / "files.json"
+    files.unlink()
+    os.mkfifo(files)
+    entry = _in_time(lambda: cache.entry("stage", FIELDS, make))
+    assert _holds("text", entry)
+    assert (make.num_calls, files.is_file()) == (2, True)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link", "other text"])
+def test_what_is_no_digest_is_replaced_by_one(kind: str, tmp_path: Path) -> None:
+    cache, large = BuildCache(tmp_path / "cache"), tmp_path / "large"
+    large.write_bytes(b"x" * (3 << 20))
+    digest = cache.file_digest(large)
+    (memo,) = (cache.root / "digests").iterdir()
+    memo.unlink()
+    os.mkfifo(tmp_path / "pipe")
+    if kind == "pipe":
+        os.mkfifo(memo)
+    elif kind == "link":
+        memo.symlink_to(tmp_path / "pipe")
+    else:
+        memo.write_text(digest.upper() * 100)
+    assert _in_time(lambda: cache.file_digest(large)) == digest
+    assert memo.read_text() == digest
+    assert not memo.is_symlink()
+
+
+def _in_time(action: Callable[[], T]) -> T:
+    """What it returns; a failure where it waits for ever, with whose thread nobody waits then."""
+    results: list[T] = []
+    thread = threading.Thread(target=lambda: results.append(action()), daemon=True)
+    thread.start()
+    thread.join(20.0)
+    assert results, "it waits, or failed"
+    return results[0]

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -24,7 +25,7 @@ import pytest
 
 from models.make import make
 from preempt_runtime.backends.ort import OrtDevice
-from preempt_runtime.bundle import open_bundle
+from preempt_runtime.bundle import PARTIAL_PREFIX, open_bundle
 from preempt_runtime.errors import BuildError, BundleError, InfeasibleError, InputError
 from preempt_runtime.inputs import random_inputs
 from preemptc import deliver, trials
@@ -343,6 +344,28 @@ def test_output_that_is_no_bundle_is_left_alone(tmp_path: Path) -> None:
             path, tmp_path / "precious", options(num_segments=2), BuildCache(tmp_path / "cache")
         )
     assert (tmp_path / "precious" / "thesis.txt").read_text() == "years"
+
+
+def test_pipes_where_a_bundle_should_go_keep_nobody_waiting(tmp_path: Path) -> None:
+    path = models.save(models.chain(), tmp_path / "net.onnx")
+    cache = BuildCache(tmp_path / "cache")
+    compile_model(path, tmp_path / "b", options(num_segments=2), cache)
+    os.mkfifo(left := tmp_path / f"{PARTIAL_PREFIX}b-abcdefgh")
+    (tmp_path / "b" / "manifest.json").unlink()
+    os.mkfifo(tmp_path / "b" / "manifest.json")
+    refused: list[str] = []
+
+    def compile_again() -> None:
+        with pytest.raises(BuildError) as caught:
+            compile_model(path, tmp_path / "b", options(num_segments=2), cache)
+        refused.append(str(caught.value))
+
+    thread = threading.Thread(target=compile_again, daemon=True)
+    thread.start()
+    thread.join(30.0)
+    assert refused, "it waits for somebody to write into the pipe"
+    assert "b: exists and is no bundle" in refused[0]
+    assert left.is_fifo()
 
 
 def test_places_with_no_or_too_long_a_name_are_refused_before_any_work(

@@ -22,8 +22,11 @@ from preempt_runtime.inputs import random_inputs
 from preempt_runtime.manifest import Latency
 from preempt_runtime.task import Task
 from preempt_runtime.testing import Recording
+from preemptc.backends.tensorrt.bench import TrtBench
+from preemptc.backends.tensorrt.gate_bench import TrtGateBench
 from preemptc.compile_options import DEFAULT_MECHANISM, options_from_request
 from tests.gpu.commands import Argument, Compiler
+from tests.runtime.fake_cuda import OUT_OF_MEMORY
 from tests.runtime.fake_graphs import UNSUPPORTED_PTX, CUgraphNodeType
 from tests.runtime.test_manifest import SCHEMA
 from tests.unit import onnx_models
@@ -526,3 +529,50 @@ def test_verify_says_what_it_does_not_run(shop: Shop, gpu: Gpu) -> None:
     assert whole["skipped"] is None
     assert "no gates: " in gates["skipped"]
     assert "CUDA_ERROR_222" in gates["skipped"]
+
+
+@pytest.mark.parametrize("nth", [1, 2, 3])
+def test_memory_that_only_gates_lack_is_a_reason_for_segments(
+    shop: Shop, gpu: Gpu, monkeypatch: pytest.MonkeyPatch, nth: int
+) -> None:
+    make = TrtBench.gates
+
+    def gates(bench: TrtBench) -> TrtGateBench:
+        taken = gpu.driver.num_calls["cuMemAlloc"]
+        gpu.driver.failures_at["cuMemAlloc", taken + nth] = OUT_OF_MEMORY
+        return make(bench)
+
+    monkeypatch.setattr(TrtBench, "gates", gates)
+    report = shop.report("--segments", "1", mechanism="auto")
+    assert (report["mechanism"], report["segments"]) == ("segments", 1)
+    (note,) = [note for note in report["notes"] if note.startswith("segments, not gates: ")]
+    assert "CUDA_ERROR_OUT_OF_MEMORY" in note
+    assert [plan.id for plan in shop.bundle.manifest.plans] == ["segments", "whole"]
+
+
+def test_memory_that_segments_lack_too_ends_a_compile(
+    shop: Shop, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = TrtBench.gates
+
+    def gates(bench: TrtBench) -> TrtGateBench:
+        gpu.driver.failures["cuMemAlloc"] = OUT_OF_MEMORY
+        return make(bench)
+
+    monkeypatch.setattr(TrtBench, "gates", gates)
+    line = shop.compiler.refused(*shop.words("--segments", "2", mechanism="auto"))
+    assert "no device memory for " in line
+    assert not shop.output.exists()
+
+
+def test_an_interrupt_while_gates_are_measured_ends_a_compile(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(TrtGateBench, "measure", interrupted)
+    code, _, stderr = shop.compiler(*shop.words(mechanism="auto"))
+    assert code == 130
+    assert "not gates" not in stderr
+    assert not shop.output.exists()

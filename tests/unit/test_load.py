@@ -385,3 +385,9 @@ def test_declared_shape_too_large(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="larger than 64 GiB"):
         loaded(proto, tmp_path)
     assert not list((tmp_path / "cache" / "load").glob("*"))
+
+
+def test_a_pipe_is_said_to_be_one(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ModelError, match="pipe: is a pipe or a device; give the path of an ONNX"):
+        read(tmp_path / "pipe")
