@@ -548,3 +548,8 @@ def test_buffers_are_released_when_the_job_in_them_has_ended(
         monkeypatch.setattr(trt.driver, "cuGraphExecDestroy", watched)
         network.close()
         assert left == [[]]
+
+
+def test_a_gpu_that_hangs_is_no_reason_to_run_by_segments() -> None:
+    with pytest.raises(cuda_wait.HangError), trt_gated._gates_alone():
+        raise cuda_wait.HangError("not done")

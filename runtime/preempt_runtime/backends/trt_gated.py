@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from preempt_runtime.backends.cuda import CudaContext, Stream, open_cuda
 from preempt_runtime.backends.cuda_driver import pci_bus_id
-from preempt_runtime.backends.cuda_wait import HangGuard, await_streams
+from preempt_runtime.backends.cuda_wait import HangError, HangGuard, await_streams
 from preempt_runtime.backends.device_lock import DeviceLock
 from preempt_runtime.backends.gate_board import GateBoard, Mode
 from preempt_runtime.backends.gate_canary import held_up
@@ -337,7 +337,7 @@ def _gates_alone() -> Iterator[None]:
     """Say that jobs can still run by segments, which take no board and share scratch memory."""
     try:
         yield
-    except GatesError:
+    except (GatesError, HangError):  # where the GPU hangs, segments do not run either
         raise
     except DeviceError as err:
         raise GatesError(f"no gates: {err}; or run with --mechanism segments") from err
