@@ -391,7 +391,7 @@ def test_rows_are_merged_by_network_in_the_order_of_the_zoo(tmp_path: Path) -> N
 
 def test_a_compile_under_a_share_tells_its_steps(tmp_path: Path) -> None:
     told: list[str] = []
-    make("tiny_cnn", tmp_path / "net.onnx")
+    make("light/squeezenet", tmp_path / "net.onnx")  # long enough to be measured at one speed
     compile_at_speed(
         tmp_path / "net.onnx",
         tmp_path / "net.bundle",
