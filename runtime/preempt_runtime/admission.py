@@ -84,6 +84,18 @@ class Admission:
         ]
         return analyse(found, self.policy, self.assumptions)
 
+    @staticmethod
+    def judges_alike(task: Task, other: Task) -> bool:
+        """Whether a task in the other's place changes nothing that the analysis looks at."""
+        same = replace(
+            task,
+            mailbox=other.mailbox,
+            max_pending=other.max_pending,
+            late=other.late,
+            check_inputs=other.check_inputs,
+        )
+        return same == other
+
     def _object(
         self, new: Sequence[Task], done: Done, why: str, cause: Exception | None = None
     ) -> None:
@@ -96,18 +108,6 @@ class Admission:
             ) from cause
         who = f"task {new[0].name} is" if len(new) == 1 else f"{len(new)} tasks are"
         _log.warning("%s %s without a guarantee, %s: %s", who, done, margin, why)
-
-
-def is_judged_alike(task: Task, other: Task) -> bool:
-    """Whether a task that takes the other's place changes nothing that the analysis looks at."""
-    same = replace(
-        task,
-        mailbox=other.mailbox,
-        max_pending=other.max_pending,
-        late=other.late,
-        check_inputs=other.check_inputs,
-    )
-    return same == other
 
 
 def complaint(bound: SetBound) -> str:

@@ -4,8 +4,8 @@ import itertools
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
+from typing import TYPE_CHECKING
 
-from preempt_runtime.admission import Admission, is_judged_alike
 from preempt_runtime.agenda import Agenda
 from preempt_runtime.books import Books
 from preempt_runtime.clock import Clock
@@ -27,6 +27,9 @@ from preempt_runtime.records import Instrument
 from preempt_runtime.run_loop import RunLoop
 from preempt_runtime.source import Arrivals, MakeInputs, Source
 from preempt_runtime.task import Task, checked_submission
+
+if TYPE_CHECKING:  # who wants admission brings it; the analysis takes a third of an import's time
+    from preempt_runtime.admission import Admission
 
 # From `submit` to the launch, beside a busy Python thread, p99 of 3000 jobs on 2 quiet x86 cores:
 # 10.3 ms at the interpreter's own 5 ms, 0.6 ms at 200 us, 0.30 ms at 50 us, 0.24 ms at 20 us.
@@ -66,7 +69,7 @@ class Executor:
         *,
         switch_interval_s: float | None = DEFAULT_SWITCH_INTERVAL_S,
         depth: int = 1,
-        admission: Admission | None = None,
+        admission: "Admission | None" = None,
     ) -> None:
         if isinstance(policy, str):
             policy = policy_from_name(policy)
@@ -171,7 +174,9 @@ class Executor:
                     f"task {task.name!r}: its network, pre, post, buffers and outputs cannot"
                     " change; remove the task and add another"
                 )
-            if self._admission is not None and not is_judged_alike(task, queue.newest_task):
+            if self._admission is not None and not self._admission.judges_alike(
+                task, queue.newest_task
+            ):
                 others = [other for other in self.tasks() if other.name != task.name]
                 self._admission.admit(others, task, done="changed")
             queue.newest_task = task
@@ -420,7 +425,7 @@ class Executor:
         return queue
 
 
-def _check_same(admission: Admission, policy: Policy, depth: int) -> None:
+def _check_same(admission: "Admission", policy: Policy, depth: int) -> None:
     """Refuse an admission whose bounds would be promises of another executor."""
     analysed = admission.policy, admission.assumptions.depth
     if analysed != (policy.name, depth):
