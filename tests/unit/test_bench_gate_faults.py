@@ -216,6 +216,7 @@ def test_a_thread_that_allocates_all_the_time_is_counted(step: Steps, bundle: Pa
 PROCESSES = ("second-process", "killed-process", "one-queue")
 
 
+@pytest.mark.slow
 def test_faults_of_processes_are_as_expected(
     step: Steps, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -68,6 +68,7 @@ def test_a_graph_in_pieces_runs_every_node_once_and_in_order(
     assert ran == [*(f"kernel {number} of +7" for number in range(1, 6)), "engine +7"]
 
 
+@pytest.mark.slow
 def test_every_way_runs_with_gates_too(
     trt: FakeTensorRT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

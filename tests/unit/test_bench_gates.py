@@ -60,6 +60,7 @@ def test_cost(step: Steps) -> None:
     assert part["command"].startswith("python -m bench.gpu_gates cost --rounds 1")
 
 
+@pytest.mark.slow
 def test_calls(step: Steps, driver: GraphDriver) -> None:
     driver.step_ns = 20_000
     rows = step("calls")["calls"]["rows"]
@@ -148,6 +149,7 @@ def test_a_part_is_skipped_until_it_is_asked_for_again(trt: FakeTensorRT, tmp_pa
     assert not make().budget.allows(1)
 
 
+@pytest.mark.slow
 def test_every_pair_is_a_part_of_its_own(
     step: Steps, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,6 +179,7 @@ def test_every_pair_is_a_part_of_its_own(
     assert part["settings"]["period_us"] == 25_000
 
 
+@pytest.mark.slow
 def test_preemptions_are_timed_from_the_raise_to_the_gate_that_holds_the_job(
     step: Steps, bundle: Path
 ) -> None:

@@ -166,6 +166,7 @@ def pair_options(tmp_path: Path) -> Any:
     return options
 
 
+@pytest.mark.slow
 def test_every_way_of_sharing_runs_and_each_block_is_written(
     trt: FakeTensorRT, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -389,6 +389,7 @@ def test_rows_are_merged_by_network_in_the_order_of_the_zoo(tmp_path: Path) -> N
     assert (tmp_path / "cpu-networks.md").read_text().count("no bundle") == 2
 
 
+@pytest.mark.slow
 def test_a_compile_under_a_share_tells_its_steps(tmp_path: Path) -> None:
     told: list[str] = []
     make("light/squeezenet", tmp_path / "net.onnx")  # long enough to be measured at one speed

@@ -189,6 +189,7 @@ def test_order_of_release_takes_as_long_with_several_in_flight(work: Path) -> No
     assert two["tasks"] == one["tasks"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("policy", "share", "code"), [("rate-monotonic", 1.2, 1), ("edf", 0.7, 0)])
 def test_a_thousand_tasks_are_planned_in_seconds(
     policy: str, share: float, code: int, work: Path
