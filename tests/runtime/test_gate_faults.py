@@ -156,6 +156,7 @@ def faults(monkeypatch: pytest.MonkeyPatch) -> Callable[[Fault], None]:
     return install
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), DeviceError("no"), ValueError("no")])
 @pytest.mark.parametrize("part", range(4))
 def test_whatever_raises_anywhere_no_job_is_lost_and_the_executor_serves_again(

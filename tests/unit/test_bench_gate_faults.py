@@ -23,6 +23,8 @@ from tests.runtime.fake_graphs import GraphDriver
 from tests.runtime.fake_tensorrt import FakeTensorRT
 from tests.unit.gate_bench_world import Steps, installed, stand_in
 
+pytestmark = pytest.mark.slow  # the fake GPU interprets its gates
+
 
 @pytest.fixture
 def trt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeTensorRT]:
@@ -216,7 +218,6 @@ def test_a_thread_that_allocates_all_the_time_is_counted(step: Steps, bundle: Pa
 PROCESSES = ("second-process", "killed-process", "one-queue")
 
 
-@pytest.mark.slow
 def test_faults_of_processes_are_as_expected(
     step: Steps, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

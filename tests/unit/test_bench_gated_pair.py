@@ -29,6 +29,8 @@ from preemptc.goal import Goal
 from tests.runtime.fake_tensorrt import FakeTensorRT
 from tests.runtime.gated_trt_world import gated_bundle, install_graphs
 
+pytestmark = pytest.mark.slow  # the fake GPU interprets its gates
+
 INPUTS = {
     "x": np.arange(6, dtype=np.float32).reshape(2, 3),
     "scale": np.full(1, 0.5, np.float32),
@@ -68,7 +70,6 @@ def test_a_graph_in_pieces_runs_every_node_once_and_in_order(
     assert ran == [*(f"kernel {number} of +7" for number in range(1, 6)), "engine +7"]
 
 
-@pytest.mark.slow
 def test_every_way_runs_with_gates_too(
     trt: FakeTensorRT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

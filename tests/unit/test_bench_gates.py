@@ -27,6 +27,8 @@ from tests.runtime.fake_tensorrt import FakeTensorRT
 from tests.runtime.gated_trt_world import gated_bundle
 from tests.unit.gate_bench_world import COMPILED, Steps, installed, stand_in
 
+pytestmark = pytest.mark.slow  # the fake GPU interprets its gates
+
 
 @pytest.fixture
 def trt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeTensorRT]:
@@ -60,7 +62,6 @@ def test_cost(step: Steps) -> None:
     assert part["command"].startswith("python -m bench.gpu_gates cost --rounds 1")
 
 
-@pytest.mark.slow
 def test_calls(step: Steps, driver: GraphDriver) -> None:
     driver.step_ns = 20_000
     rows = step("calls")["calls"]["rows"]
@@ -149,7 +150,6 @@ def test_a_part_is_skipped_until_it_is_asked_for_again(trt: FakeTensorRT, tmp_pa
     assert not make().budget.allows(1)
 
 
-@pytest.mark.slow
 def test_every_pair_is_a_part_of_its_own(
     step: Steps, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,7 +179,6 @@ def test_every_pair_is_a_part_of_its_own(
     assert part["settings"]["period_us"] == 25_000
 
 
-@pytest.mark.slow
 def test_preemptions_are_timed_from_the_raise_to_the_gate_that_holds_the_job(
     step: Steps, bundle: Path
 ) -> None:

@@ -557,6 +557,7 @@ pipeline.compile_model(Path(sys.argv[1]), Path(sys.argv[2]),
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 @pytest.mark.parametrize(
     "where",

@@ -32,6 +32,8 @@ from tests.runtime.test_manifest import SCHEMA
 from tests.unit import onnx_models
 from tests.unit.timed_gpu import KERNEL_NS, Gpu, installed
 
+pytestmark = pytest.mark.slow  # the fake GPU interprets its gates
+
 BOUND = ("--max-segment", "130us")
 
 
