@@ -105,7 +105,7 @@ def measure(
     return {
         **_head(case, backend),
         **bound,
-        "report": report,
+        "report": {**report, "bundle": bundle.name},  # results name no folder of this machine
         "tolerance": asdict(TrtBench.tolerance),
         "whole_built_s": round(whole_built_s, 1),
         "whole_from_cache": num_whole == 0,

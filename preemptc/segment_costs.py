@@ -108,7 +108,7 @@ def chain_costs(costs: SegmentCosts, split_points: Sequence[int]) -> tuple[tuple
     for span in pairwise((0, *split_points, costs.num_nodes)):
         start, end = idx_of[span[0]], idx_of[span[1]]
         cost_ns = costs.boundary_ns[start] + elapsed_ns[end] - elapsed_ns[start]
-        needed_ns = -(-cost_ns * _PARTS // kept_parts)
+        needed_ns = _needed_ns(kept_parts, cost_ns)
         if span in costs.measured_ns:
             cost_ns = costs.measured_ns[span]
             needed_ns = costs.measured_bound_ns.get(span, cost_ns)
@@ -131,7 +131,11 @@ def needed_bound_ns(headroom_frac: float, predicted_ns: int) -> int:
     >>> needed_bound_ns(0.1, 900)
     1000
     """
-    return -(-predicted_ns * _PARTS // _kept_parts(headroom_frac))
+    return _needed_ns(_kept_parts(headroom_frac), predicted_ns)
+
+
+def _needed_ns(kept_parts: int, predicted_ns: int) -> int:
+    return -(-predicted_ns * _PARTS // kept_parts)
 
 
 def _kept_parts(headroom_frac: float) -> int:

@@ -461,12 +461,20 @@ def test_a_dispatcher_on_a_thread_of_its_own(trt: FakeTensorRT, tmp_path: Path) 
             each.close()
 
 
+@pytest.fixture
+def kept(trt: FakeTensorRT, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
+    """What a GPU that hangs keeps: by this process no longer than by the test."""
+    found: list[Any] = []
+    monkeypatch.setattr(cuda_wait, "_KEPT", found)
+    yield found
+    assert trt.driver.open, "it keeps what is open"
+    trt.driver.open.clear()
+
+
 def test_a_gpu_that_hangs_hangs_no_process(
-    trt: FakeTensorRT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trt: FakeTensorRT, kept: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No call that waits for the GPU is made from then on; what it uses is kept."""
-    kept: list[Any] = []
-    monkeypatch.setattr(cuda_wait, "_KEPT", kept)
     monkeypatch.setattr(gate_progress, "LEAST_NS", 50_000_000)
     bundle = gated_bundle(tmp_path / "net.bundle")
     device = GatedTrtDevice()
@@ -496,14 +504,11 @@ def test_a_gpu_that_hangs_hangs_no_process(
     assert kept[0].engines
     for name in ("cuStreamSynchronize", "cuEventSynchronize", "cuCtxSynchronize", "cuMemFree"):
         assert trt.driver.num_calls.get(name, 0) == before.get(name, 0), name
-    trt.driver.open.clear()
 
 
 def test_what_does_not_end_while_all_gates_are_open_is_told(
-    trt: FakeTensorRT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trt: FakeTensorRT, kept: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept: list[Any] = []
-    monkeypatch.setattr(cuda_wait, "_KEPT", kept)
     monkeypatch.setattr(gate_board, "_PATIENCE_NS", 50_000_000)
     bundle = gated_bundle(tmp_path / "net.bundle")
     device = GatedTrtDevice()
@@ -525,7 +530,6 @@ def test_what_does_not_end_while_all_gates_are_open_is_told(
     network.close()
     device.close()
     assert len(kept) == 2
-    trt.driver.open.clear()
 
 
 def test_buffers_are_released_when_the_job_in_them_has_ended(

@@ -169,12 +169,11 @@ class GatedBuffers:
         """
         if self.stream is not None and self.is_urgent == is_urgent:
             return
-        with self._opened():
+        with self._opened():  # what the old stream held has ended then
             old = self.stream
             self.stream = self._stack.enter_context(Stream(priority="high" if is_urgent else "low"))
             self.is_urgent = is_urgent
             if old is not None:
-                old.synchronize()
                 old.close()
 
     def close(self) -> None:
