@@ -73,7 +73,7 @@ def preempt_table(parts: Sequence[Part]) -> list[str]:
     """Latencies of preemptions beside the longest stretch."""
     headers = [
         "preempted, mode, raised by", "preemptions", "parked after p50", "p99", "max",
-        "longest stretch p50", "max", f"within {fmt_ns(SLACK_NS)} of it",
+        "longest stretch p50", "max", f"p99 within {fmt_ns(SLACK_NS)} of it",
         "urgent begins after p50", "p99", "max", "late stretches", "right", "gave up",
     ]  # fmt: skip
     return table(headers, (_preempt_row(part, row) for part in parts for row in part["rows"]))
@@ -83,7 +83,7 @@ def _preempt_row(part: Part, row: Mapping[str, Any]) -> Sequence[str]:
     stretches = row["stretches"]
     is_within = "-"
     if "parked_ns" in row and row["mode"] == "exclusive":
-        is_within = verdict(row["parked_ns"]["max"] <= stretches["max_ns"] + SLACK_NS)
+        is_within = verdict(row["parked_ns"]["p99"] <= stretches["max_ns"] + SLACK_NS)
     return [
         f"{part['network'] or part['victim']}, {row['mode']}, {row['raising']}",
         f"{row['preemptions']} of {row['asked']}",

@@ -36,7 +36,7 @@ def markdown(result: Mapping[str, Any]) -> str:
         " for waiting. `preemptc plan --compile`"
         " chose the bounds on segments; response-time bounds rest on the maxima measured at compile"
         f" time, a margin of {settings['margin_frac']:.0%}, and {fmt_ns(result['dispatch_ns'])} for"
-        " every segment: by so much a job alone exceeded its network's median in one of a thousand"
+        " every segment: by so much a job alone exceeded its network's median in one of a hundred"
         " cases. The variants run in turn, block by block, in one process, with the same releases."
         " A miss *with steal* is one during which the hypervisor gave time of this machine to"
         " others.",

@@ -1,6 +1,6 @@
 """What gates cost and gain on the GPU of this machine: `python -m bench.gpu_gates STEP`.
 
-EXPERIMENTAL: written where there is no GPU. Run `pytest -x tests/gpu/test_gates.py` first; then
+EXPERIMENTAL: an H200 alone has run it so far. Run `pytest -x tests/gpu/test_gates.py` first; then
 the steps, each in a process of its own, for a step that hangs ends its process. A step ends within
 its `--limit-s`, writes its figures as they come, and goes on where it was when it is run again.
 Every part is a JSON file in `--out`; `python -m bench.publish` makes the page of all of them.

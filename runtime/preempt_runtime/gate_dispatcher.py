@@ -2,18 +2,17 @@
 
 import contextlib
 import logging
-from collections.abc import Mapping
-from operator import itemgetter
+from collections.abc import Mapping, Sequence
 
 from preempt_runtime.agenda import Agenda
 from preempt_runtime.books import LATE_STATES, Books
 from preempt_runtime.clock import Clock
 from preempt_runtime.device import Array, JobBuffers
-from preempt_runtime.device_clock import DeviceClock
 from preempt_runtime.errors import DeviceError, InputError
+from preempt_runtime.gate_completion import Ended, GateCompletion
 from preempt_runtime.gate_progress import ProgressWatch
-from preempt_runtime.gate_records import GateRecords
-from preempt_runtime.gated_device import GatedDevice, StretchTimes
+from preempt_runtime.gated_device import GatedDevice
+from preempt_runtime.hold_off import HoldOff
 from preempt_runtime.in_flight import Launch
 from preempt_runtime.job import Job
 from preempt_runtime.job_steps import JobSteps
@@ -24,11 +23,10 @@ from preempt_runtime.task import Task
 from preempt_runtime.warm_up import warm_up
 
 _log = logging.getLogger(__name__)
-_MAX_HOLD_NS = 1_000_000  # since its release, lest dense releases starve best effort
 _LOOK_NS = 50_000  # between two looks, while nobody urgent is on the device
 _AUDIT_NS = 1_000_000_000
 _ANNOUNCED_NS = 2_000_000  # how long others are held back for a job that does not come
-_FINISHED, _FAILED = JobState.FINISHED, JobState.FAILED
+_FAILED = JobState.FAILED
 
 
 class GateDispatcher:
@@ -37,8 +35,8 @@ class GateDispatcher:
     A job is launched as soon as it is released and has buffers, the most urgent first. From then
     on the device decides at its gates, by the rank that the policy gave it. While an urgent job is
     there its end is polled for; else the thread sleeps between two looks. Right before a release
-    that is known no best effort is launched as long as jobs are on the device: the released job
-    would have to wait for the host.
+    that is known, or the end of an urgent job, no best effort is launched and none completed as
+    long as jobs are on the device: the urgent job would have to wait for the host.
     """
 
     def __init__(
@@ -56,11 +54,11 @@ class GateDispatcher:
         self._withdrawn: set[int] = set()  # ids of running jobs that the device was told to give up
         self._announced: dict[int, tuple[int, TaskQueue, JobBuffers]] = {}  # by id of buffers
         self._num_starts = 0
-        self._begin_ns: dict[str, int] = {}  # what the last launch took on the host, by task
+        self._hold_off = HoldOff(agenda)
+        self._left_since_ns: int | None = None  # best effort was not looked at since then
         self._faults: tuple[str, ...] = ()
         self._next_audit_ns = 0
-        self._records = GateRecords(books)
-        self.device_clock = DeviceClock()
+        self._completion = GateCompletion(device, books, self._steps, clock.now_ns)
 
     @property
     def is_busy(self) -> bool:
@@ -111,7 +109,7 @@ class GateDispatcher:
         if self._announced:
             self._end_announcements(now_ns)
         is_urgent = any(launch.job.priority is not None for launch in self._running)
-        if now_ns >= self._next_audit_ns and not is_urgent:  # it waits for a copy
+        if now_ns >= self._next_audit_ns and not is_urgent:
             self._audit(now_ns)
         return is_started or has_ended or is_urgent
 
@@ -123,7 +121,7 @@ class GateDispatcher:
         """
         self._progress.reset()
         while self._running:
-            self._look()
+            self._look(leaves=False)
 
     def cancel_all(self) -> None:
         """End every job and forget all that was to come."""
@@ -168,8 +166,12 @@ class GateDispatcher:
 
     def _audit(self, now_ns: int) -> None:
         """Say what gates gave up, before the board's few records are overwritten."""
+        since_ns = self._next_audit_ns
+        if self._hold_off.is_in_the_way("audit", "", self._running, now_ns, since_ns):
+            return
         self._next_audit_ns = now_ns + _AUDIT_NS
-        found = self._given_up()
+        found = self._given_up()  # waits for a copy
+        self._hold_off.took("audit", "", self._now_ns() - now_ns)
         for fault in found:
             _log.warning("gates: %s", fault)
         self._faults += found
@@ -231,7 +233,7 @@ class GateDispatcher:
                 self._end_announcement(queue, job.buffers)
             self._books.stop(job, queue, _FAILED, self._now_ns(), err)
         else:
-            self._begin_ns[queue.task.name] = min(self._now_ns() - start_ns, _MAX_HOLD_NS)
+            self._hold_off.took("launch", queue.task.name, self._now_ns() - start_ns)
         return True
 
     def _begin(self, job: Job, queue: TaskQueue, start_ns: int) -> None:
@@ -240,7 +242,7 @@ class GateDispatcher:
             self._steps.call(job, queue, "pre")
             job.step_idx += 1
             job.num_segments_run += 1
-            self._records.called(job, "pre", start_ns, self._now_ns())
+            self._completion.records.called(job, "pre", start_ns, self._now_ns())
             return
         if not self._steps.copy_inputs(job, queue):
             return
@@ -256,11 +258,10 @@ class GateDispatcher:
         self._books.hold(job, queue)
 
     def _is_held_off(self, job: Job, now_ns: int) -> bool:
-        """Whether a launch of best effort would be in the way of a release that comes first."""
-        if job.priority is not None or now_ns - job.release_ns > _MAX_HOLD_NS:
-            return False
-        due_ns = self._agenda.next_due_ns()
-        return due_ns is not None and due_ns - now_ns < self._begin_ns.get(job.task.name, 0)
+        """Whether a launch of best effort would be in the way of an urgent job."""
+        return job.priority is None and self._hold_off.is_in_the_way(
+            "launch", job.task.name, self._running, now_ns, job.release_ns
+        )
 
     def _is_given_up(self, job: Job, queue: TaskQueue) -> bool:
         """Whether a job that is late need not run any more."""
@@ -270,64 +271,68 @@ class GateDispatcher:
 
     # Ends
 
-    def _look(self) -> bool:
+    def _look(self, *, leaves: bool = True) -> bool:
         """Whether a job has ended; what is not wanted any more goes on as the least urgent."""
-        ended = self._ended()
-        for _, launch, found in sorted(ended, key=itemgetter(0)):
-            launch.job.num_in_flight = 0  # before it leaves the list: interrupted, it is cancelled
-            self._running.remove(launch)
-            self._withdrawn.discard(launch.job.id)
-            error = found if isinstance(found, Exception) else None
-            if isinstance(found, StretchTimes):
-                self._records.ran(launch, found)
-            self._complete(launch, error)
+        ended = self._ended(self._looked_at() if leaves else self._running)
         if ended:
+            self._complete(ended)
             self._progress.reset()
         elif stuck := self._progress.looked(each.job for each in self._running):
             self._give_up(stuck)
         return bool(ended)
 
+    def _looked_at(self) -> list[Launch]:
+        """Jobs on the device, but of best effort only those whose end would be in nobody's way."""
+        now_ns = self._now_ns()
+        since_ns = now_ns if self._left_since_ns is None else self._left_since_ns
+        wanted = [
+            each
+            for each in self._running
+            if each.job.priority is not None
+            or not self._hold_off.is_in_the_way(
+                "completion", each.job.task.name, self._running, now_ns, since_ns
+            )
+        ]
+        self._left_since_ns = since_ns if len(wanted) < len(self._running) else None
+        return wanted
+
     def _give_up(self, stuck: str) -> None:
         """Fail all that is on the device, which is asked for nothing any more."""
         error = self._device.abandon(stuck)
-        self._withdrawn.clear()
-        for launch in list(self._running):
-            launch.job.num_in_flight = 0  # as in `_look`
-            self._running.remove(launch)
-            self._complete(launch, error)
+        now_ns = self._now_ns()
+        self._complete([Ended(launch, now_ns, error) for launch in self._running])
         raise error
 
-    def _ended(self) -> list[tuple[int, Launch, StretchTimes | Exception]]:
+    def _ended(self, launches: Sequence[Launch]) -> list[Ended]:
         """What the device has done or failed, of each task in the order of release."""
-        ended: list[tuple[int, Launch, StretchTimes | Exception]] = []
+        ended: list[Ended] = []
         unfinished: set[int] = set()  # queues whose later jobs end later, whatever copies do
-        for launch in self._running:
+        for launch in launches:
             is_wanted = launch.job.fate is None
             if is_wanted and id(launch.queue) in unfinished:
                 continue
             try:
                 if self._device.is_done(_buffers_of(launch)):
-                    times = self._times(launch)
-                    ended.append((times.end_ns, launch, times))
+                    ended.append(Ended(launch, self._now_ns()))
                     continue
             except Exception as err:  # it is the job's, as in `_start_next`
-                ended.append((0, launch, err))
+                ended.append(Ended(launch, self._now_ns(), err))
                 continue
             self._withdraw(launch)
             if launch.job.fate is None:
                 unfinished.add(id(launch.queue))
         return ended
 
-    def _times(self, launch: Launch) -> StretchTimes:
-        """When it was where, by the host's clock."""
-        times = self._device.times(_buffers_of(launch))
-        self.device_clock.observe(
-            launch_ns=launch.launch_ns,
-            begin_ns=times.arrived_ns[0],
-            end_ns=times.end_ns,
-            seen_ns=self._now_ns(),
-        )
-        return times.shifted(self.device_clock.offset_ns)
+    def _complete(self, ended: Sequence[Ended]) -> None:
+        start_ns = self._now_ns()
+        for each in ended:
+            each.launch.job.num_in_flight = 0  # before it leaves the list: interrupted, it is
+            self._running.remove(each.launch)  # cancelled
+            self._withdrawn.discard(each.launch.job.id)
+        self._completion.complete(ended)
+        elapsed_ns = (self._now_ns() - start_ns) // len(ended) if ended else 0
+        for each in ended:
+            self._hold_off.took("completion", each.launch.queue.task.name, elapsed_ns)
 
     def _withdraw(self, launch: Launch) -> None:
         """Have a job that is dropped or cancelled keep nobody waiting any more."""
@@ -342,26 +347,6 @@ class GateDispatcher:
                 self._device.cancel(_buffers_of(launch))
             except DeviceError as err:  # it goes on as urgent as it was
                 _log.warning("task %s: job %d: %s", queue.task.name, job.id, err)
-
-    def _complete(self, launch: Launch, error: Exception | None) -> None:
-        """Do the books of a job that is on the device no more."""
-        job, queue, books = launch.job, launch.queue, self._books
-        if job.fate is not None:
-            books.stop(job, queue, job.fate[0], self._now_ns(), job.fate[1])
-            return
-        if error is None:
-            job.num_segments_run += len(queue.task.network.segments)
-            try:
-                self._steps.read_outputs(job, queue)
-                if queue.steps[-1] == "post":
-                    start_ns = self._now_ns()
-                    self._steps.call(job, queue, "post")
-                    job.num_segments_run += 1
-                    self._records.called(job, "post", start_ns, self._now_ns())
-            except Exception as err:
-                error = err
-        state = _FINISHED if error is None else _FAILED
-        books.stop(job, queue, state, self._now_ns(), error)
 
     def _run_network(self, job: Job, buffers: JobBuffers) -> None:
         rank = self._policy.gate_rank(job, self._num_starts)

@@ -1,6 +1,6 @@
 """Plans of gates on a GPU, from `preemptc compile` to `verify`; run test_gates.py before.
 
-EXPERIMENTAL: it was written where there is no GPU. Run it alone, with `-x -s`: it prints what it
+EXPERIMENTAL: an H200 alone has run it so far. Run it alone, with `-x -s`: it prints what it
 measured. Nothing waits at a gate here; one that does passes by itself after a fifth of a second.
 """
 

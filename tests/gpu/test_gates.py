@@ -1,6 +1,6 @@
 """Gates on a GPU, in steps of rising risk: run this file first of all, alone, with `-x`.
 
-EXPERIMENTAL: it was written where there is no GPU. What can hang, hangs for a fifth of a second:
+EXPERIMENTAL: an H200 alone has run it so far. What can hang, hangs for a fifth of a second:
 see gate_trials. If a step fails, do not go on to the next.
 """
 

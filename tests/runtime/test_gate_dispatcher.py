@@ -12,7 +12,7 @@ from preempt_runtime.device_clock import DeviceClock
 from preempt_runtime.errors import DeviceError, InputError
 from preempt_runtime.gated_device import StretchTimes
 from preempt_runtime.policies import EarliestDeadline, Fifo, LeastLaxity, RateMonotonic
-from preempt_runtime.records import JobState
+from preempt_runtime.records import JobState, SegmentRecord
 from preempt_runtime.testing import EXAMPLE_INPUTS, Recording
 from tests.runtime.executor_world import task
 from tests.runtime.gated_world import POLL_NS, GatedWorld
@@ -61,6 +61,52 @@ def test_dense_releases_do_not_starve_best_effort_of_its_launch() -> None:
         s.start_ns for s in world.recording.segments if (s.task, s.job_id) == ("be", 1)
     )
     assert first_of_second < max(ends[n] or 0 for n in range(2, 196))
+
+
+class SlowInstrument(Recording):
+    """Takes its time over each stretch of best effort, as the host does over long graphs."""
+
+    def __init__(self, world: GatedWorld, each_ns: int) -> None:
+        super().__init__()
+        self._world, self._each_ns = world, each_ns
+
+    def segment_ended(self, record: SegmentRecord) -> None:
+        if not record.is_urgent:
+            self._world.clock.advance(self._each_ns)
+
+
+def slow_world(each_ns: int) -> GatedWorld:
+    """Two short jobs of best effort may be on the device; to tell of one takes 3 x `each_ns`."""
+    world = GatedWorld(replace(task("be", 10_000, 10_000, 10_000), buffers=2), RT)
+    world.executor._books.instruments._install((world.recording, SlowInstrument(world, each_ns)))
+    return world
+
+
+@pytest.mark.parametrize("released_ns", [405_000, 419_000, 425_000, 439_000, 448_000, 500_000])
+def test_a_completion_of_best_effort_is_in_no_urgent_jobs_way(released_ns: int) -> None:
+    world = slow_world(each_ns=50_000)
+    submit(world, ("be", 0), ("be", 400_000), ("rt", released_ns))
+    world.executor.run()
+    jobs = {record.job_id: record for record in world.recording.jobs}
+    waits_ns = 10_000  # the stretch that runs
+    assert (jobs[2].response_ns or 0) <= 40_000 + waits_ns + 20 * POLL_NS
+    assert {record.state for record in world.recording.jobs} == {JobState.FINISHED}
+
+
+def test_an_end_of_best_effort_is_left_for_a_millisecond_at_most() -> None:
+    world = slow_world(each_ns=50_000)
+    submit(world, ("be", 0), ("be", 90_000), *(("rt", 45_000 * n) for n in range(2, 100)))
+    world.executor.run()
+    jobs = {record.job_id: record for record in world.recording.jobs}
+    device_end_ns = max(s.end_ns for s in world.recording.segments if s.job_id == 1)
+    assert 0 < (jobs[1].end_ns or 0) - device_end_ns < 1_000_000 + 100_000
+
+
+def test_outputs_do_not_wait_for_what_is_told_of_a_job() -> None:
+    world = slow_world(each_ns=50_000)
+    submit(world, ("be", 0))
+    world.executor.run()
+    assert (world.recording.jobs[0].end_ns or 0) <= 50_000 + 4 * POLL_NS  # it is looked for then
 
 
 def test_jobs_wait_on_the_device_not_on_the_host() -> None:

@@ -1,0 +1,50 @@
+"""HoldOff: what the host leaves for later, to be free when an urgent job is about to need it."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from preempt_runtime.agenda import Agenda
+from preempt_runtime.in_flight import Launch
+
+MAX_HOLD_NS = 1_000_000
+"""No work is left for longer, lest dense releases starve best effort."""
+Work = Literal["launch", "completion", "audit"]
+
+
+class HoldOff:
+    """Whether work of best effort would be in the way, by what its like took the last time.
+
+    A completion brings a job's outputs and tells its stretches, a launch hands the driver a whole
+    graph: each takes the host some 100 us, in which an urgent job that is released waits for its
+    launch, and one that ends for its outputs. Both moments are known beforehand: releases by the
+    agenda, ends by launch and cost.
+    """
+
+    def __init__(self, agenda: Agenda) -> None:
+        self._agenda = agenda
+        self._took_ns: dict[tuple[Work, str], int] = {}
+
+    def took(self, work: Work, task: str, elapsed_ns: int) -> None:
+        """Note how long it was at work for a job of the task."""
+        self._took_ns[work, task] = min(elapsed_ns, MAX_HOLD_NS)
+
+    def is_in_the_way(
+        self, work: Work, task: str, running: Sequence[Launch], now_ns: int, since_ns: int
+    ) -> bool:
+        """Whether to leave it, which could have been done since then."""
+        if now_ns - since_ns > MAX_HOLD_NS:
+            return False
+        over_ns = now_ns + self._took_ns.get((work, task), 0)
+        release_ns = self._agenda.next_due_ns()
+        if release_ns is not None and release_ns < over_ns:
+            return True
+        return any(_is_urgent(each) and _end_ns(each) < over_ns for each in running)
+
+
+def _is_urgent(launch: Launch) -> bool:
+    return launch.job.priority is not None
+
+
+def _end_ns(launch: Launch) -> int:
+    """When it ends at the earliest: if it had to wait for nobody."""
+    return launch.launch_ns + launch.job.cost_ns
