@@ -18,7 +18,8 @@ _FINISHED, _FAILED = JobState.FINISHED, JobState.FAILED
 class Ended:
     """A job that is on the device no more, seen at `seen_ns`; it has failed if there is an error.
 
-    `end_ns` is when its outputs were there, `times` where it was when, by the host's clock.
+    `buffers` hold its stamps, unless the device has failed it. `end_ns` is when its outputs were
+    there, `times` where it was when, by the host's clock.
     """
 
     __slots__ = ("buffers", "end_ns", "error", "launch", "seen_ns", "times")
@@ -27,7 +28,7 @@ class Ended:
         self.launch = launch
         self.seen_ns = seen_ns
         self.error = error
-        self.buffers: JobBuffers | None = launch.job.buffers
+        self.buffers: JobBuffers | None = launch.job.buffers if error is None else None
         self.times: StretchTimes | None = None
         self.end_ns = seen_ns
 
@@ -70,7 +71,7 @@ class GateCompletion:
         ended.end_ns = self._now_ns()
 
     def _find_times(self, ended: Ended) -> None:
-        if ended.error is not None or ended.buffers is None:
+        if ended.buffers is None:
             return
         try:
             times = self._device.times(ended.buffers)

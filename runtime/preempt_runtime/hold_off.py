@@ -6,7 +6,7 @@ from typing import Literal
 from preempt_runtime.agenda import Agenda
 from preempt_runtime.in_flight import Launch
 
-MAX_HOLD_NS = 1_000_000
+_MAX_HOLD_NS = 1_000_000
 """No work is left for longer, lest dense releases starve best effort."""
 Work = Literal["launch", "completion", "audit"]
 
@@ -15,9 +15,9 @@ class HoldOff:
     """Whether work of best effort would be in the way, by what its like took the last time.
 
     A completion brings a job's outputs and tells its stretches, a launch hands the driver a whole
-    graph: each takes the host some 100 us, in which an urgent job that is released waits for its
-    launch, and one that ends for its outputs. Both moments are known beforehand: releases by the
-    agenda, ends by launch and cost.
+    graph: each takes the host some 100 us (estimated), in which an urgent job that is released
+    waits for its launch, and one that ends for its outputs. Both moments are known beforehand:
+    releases by the agenda, ends by launch and cost.
     """
 
     def __init__(self, agenda: Agenda) -> None:
@@ -26,13 +26,13 @@ class HoldOff:
 
     def took(self, work: Work, task: str, elapsed_ns: int) -> None:
         """Note how long it was at work for a job of the task."""
-        self._took_ns[work, task] = min(elapsed_ns, MAX_HOLD_NS)
+        self._took_ns[work, task] = min(elapsed_ns, _MAX_HOLD_NS)
 
     def is_in_the_way(
         self, work: Work, task: str, running: Sequence[Launch], now_ns: int, since_ns: int
     ) -> bool:
         """Whether to leave it, which could have been done since then."""
-        if now_ns - since_ns > MAX_HOLD_NS:
+        if now_ns - since_ns > _MAX_HOLD_NS:
             return False
         over_ns = now_ns + self._took_ns.get((work, task), 0)
         release_ns = self._agenda.next_due_ns()

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from preempt_runtime.clock import VirtualClock
 from preempt_runtime.device_clock import DeviceClock
 from preempt_runtime.errors import DeviceError, InputError
 from preempt_runtime.gated_device import StretchTimes
 from preempt_runtime.policies import EarliestDeadline, Fifo, LeastLaxity, RateMonotonic
 from preempt_runtime.records import JobState, SegmentRecord
-from preempt_runtime.testing import EXAMPLE_INPUTS, Recording
+from preempt_runtime.testing import EXAMPLE_INPUTS, FakeBuffers, Recording
 from tests.runtime.executor_world import task
 from tests.runtime.gated_world import POLL_NS, GatedWorld
 
@@ -66,19 +67,22 @@ def test_dense_releases_do_not_starve_best_effort_of_its_launch() -> None:
 class SlowInstrument(Recording):
     """Takes its time over each stretch of best effort, as the host does over long graphs."""
 
-    def __init__(self, world: GatedWorld, each_ns: int) -> None:
+    def __init__(self, each_ns: int) -> None:
         super().__init__()
-        self._world, self._each_ns = world, each_ns
+        self.clock = VirtualClock()
+        self._each_ns = each_ns
 
     def segment_ended(self, record: SegmentRecord) -> None:
         if not record.is_urgent:
-            self._world.clock.advance(self._each_ns)
+            self.clock.advance(self._each_ns)
 
 
 def slow_world(each_ns: int) -> GatedWorld:
     """Two short jobs of best effort may be on the device; to tell of one takes 3 x `each_ns`."""
-    world = GatedWorld(replace(task("be", 10_000, 10_000, 10_000), buffers=2), RT)
-    world.executor._books.instruments._install((world.recording, SlowInstrument(world, each_ns)))
+    slow = SlowInstrument(each_ns)
+    be = replace(task("be", 10_000, 10_000, 10_000), buffers=2)
+    world = GatedWorld(be, RT, instruments=[slow])
+    slow.clock = world.clock
     return world
 
 
@@ -107,6 +111,20 @@ def test_outputs_do_not_wait_for_what_is_told_of_a_job() -> None:
     submit(world, ("be", 0))
     world.executor.run()
     assert (world.recording.jobs[0].end_ns or 0) <= 50_000 + 4 * POLL_NS  # it is looked for then
+
+
+def test_stretches_are_told_of_a_job_whose_outputs_cannot_be_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(buffers: FakeBuffers) -> Any:
+        raise DeviceError("no outputs")
+
+    monkeypatch.setattr(FakeBuffers, "read_outputs", refuse)
+    world = GatedWorld(RT)
+    submit(world, ("rt", 0))
+    world.executor.run()
+    assert [record.segment_idx for record in world.recording.segments] == [0, 1]
+    assert world.recording.jobs[0].state is JobState.FAILED
 
 
 def test_jobs_wait_on_the_device_not_on_the_host() -> None:
