@@ -35,7 +35,7 @@ class GateDispatcher:
     A job is launched as soon as it is released and has buffers, the most urgent first. From then
     on the device decides at its gates, by the rank that the policy gave it. While an urgent job is
     there its end is polled for; else the thread sleeps between two looks. Right before a release
-    that is known, or the end of an urgent job, no best effort is launched and none completed as
+    that is known or announced, or the end of an urgent job, no best effort is launched and none completed as
     long as jobs are on the device: the urgent job would have to wait for the host.
     """
 
@@ -54,7 +54,7 @@ class GateDispatcher:
         self._withdrawn: set[int] = set()  # ids of running jobs that the device was told to give up
         self._announced: dict[int, tuple[int, TaskQueue, JobBuffers]] = {}  # by id of buffers
         self._num_starts = 0
-        self._hold_off = HoldOff(agenda)
+        self._hold_off = HoldOff(agenda, self._announced)
         self._left_since_ns: int | None = None  # best effort was not looked at since then
         self._faults: tuple[str, ...] = ()
         self._next_audit_ns = 0

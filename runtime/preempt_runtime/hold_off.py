@@ -1,6 +1,6 @@
 """HoldOff: what the host leaves for later, to be free when an urgent job is about to need it."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from typing import Literal
 
 from preempt_runtime.agenda import Agenda
@@ -8,25 +8,32 @@ from preempt_runtime.in_flight import Launch
 
 _MAX_HOLD_NS = 1_000_000
 """No work is left for longer, lest dense releases starve best effort."""
+_FADE = 8  # a time of which this part is forgotten whenever work took less
 Work = Literal["launch", "completion", "audit"]
 
 
 class HoldOff:
-    """Whether work of best effort would be in the way, by what its like took the last time.
+    """Whether work of best effort would be in the way, by what its like took of late.
 
     A completion brings a job's outputs and tells its stretches, a launch hands the driver a whole
     graph: each takes the host some 100 us (estimated), in which an urgent job that is released
     waits for its launch, and one that ends for its outputs. Both moments are known beforehand:
-    releases by the agenda, ends by launch and cost.
+    releases by the agenda, ends by launch and cost; a job that is `announced` may come at any
+    moment. What took long once is taken to be long for a
+    while, since too early costs best effort a moment, and too late costs the urgent job.
     """
 
-    def __init__(self, agenda: Agenda) -> None:
+    def __init__(self, agenda: Agenda, announced: Sized) -> None:
         self._agenda = agenda
+        self._announced = announced
         self._took_ns: dict[tuple[Work, str], int] = {}
 
     def took(self, work: Work, task: str, elapsed_ns: int) -> None:
         """Note how long it was at work for a job of the task."""
-        self._took_ns[work, task] = min(elapsed_ns, _MAX_HOLD_NS)
+        before_ns = self._took_ns.get((work, task), 0)
+        self._took_ns[work, task] = min(
+            max(elapsed_ns, before_ns - before_ns // _FADE), _MAX_HOLD_NS
+        )
 
     def is_in_the_way(
         self, work: Work, task: str, running: Sequence[Launch], now_ns: int, since_ns: int
@@ -34,6 +41,8 @@ class HoldOff:
         """Whether to leave it, which could have been done since then."""
         if now_ns - since_ns > _MAX_HOLD_NS:
             return False
+        if self._announced:
+            return True
         over_ns = now_ns + self._took_ns.get((work, task), 0)
         release_ns = self._agenda.next_due_ns()
         if release_ns is not None and release_ns < over_ns:

@@ -72,6 +72,9 @@ class SlowInstrument(Recording):
         self.clock = VirtualClock()
         self._each_ns = each_ns
 
+    def take(self, each_ns: int) -> None:
+        self._each_ns = each_ns
+
     def segment_ended(self, record: SegmentRecord) -> None:
         if not record.is_urgent:
             self.clock.advance(self._each_ns)
@@ -95,6 +98,20 @@ def test_a_completion_of_best_effort_is_in_no_urgent_jobs_way(released_ns: int) 
     waits_ns = 10_000  # the stretch that runs
     assert (jobs[2].response_ns or 0) <= 40_000 + waits_ns + 20 * POLL_NS
     assert {record.state for record in world.recording.jobs} == {JobState.FINISHED}
+
+
+@pytest.mark.parametrize("released_ns", range(470_000, 520_000, 10_000))
+def test_a_completion_that_takes_long_is_in_no_announced_jobs_way(released_ns: int) -> None:
+    slow = SlowInstrument(10_000)
+    be = replace(task("be", 10_000, 10_000, 10_000), buffers=2)
+    rt = replace(task("rt", 200_000, priority=1), announce_ns=60_000)
+    world = GatedWorld(be, rt, instruments=[slow])
+    slow.clock = world.clock
+    submit(world, ("be", 0), ("be", 400_000), ("rt", released_ns))
+    world.clock.call_at(300_000, lambda: slow.take(50_000))  # three times that, 30 us before
+    world.executor.run()
+    (job,) = (record for record in world.recording.jobs if record.task == "rt")
+    assert (job.response_ns or 0) <= 200_000 + 20 * POLL_NS
 
 
 def test_an_end_of_best_effort_is_left_for_a_millisecond_at_most() -> None:
