@@ -20,22 +20,38 @@ from preempt_runtime.records import JobRecord, SegmentRecord
 from preempt_runtime.task import Task
 
 _CALIBRATION_PERIOD_NS = 4_000_000
-_DISPATCH_QUANTILE = 0.99
+_QUANTILE = 0.99
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Costs:
     """What each network takes alone: its median on the device, and from release to result.
 
-    `dispatch_ns` is by how much the latter exceeds the former for some network, in all but one of
-    a hundred jobs: what the analysis adds to every segment for copies and the dispatcher. What a
-    shared machine takes from a dispatcher now and then is no part of it: as a bound on every
-    segment it left no load at all, and the result counts the misses and the times above a bound.
+    `job_dispatch_ns` is by how much the latter exceeds the former for some network, in all but one
+    of a hundred jobs: copies, the dispatcher, what wakes it. `dispatch_ns` is what each further
+    segment adds to that, by a network that is cut. What a shared machine takes from a dispatcher
+    now and then is no part of either: as a bound on every segment it left no load at all, and the
+    result counts the misses and the times above a bound.
     """
 
     whole_ns: tuple[int, ...]
     response_ns: tuple[int, ...]
     dispatch_ns: int
+    job_dispatch_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Alone:
+    """The sum of the segments' medians on the device, how many there are, and response times."""
+
+    device_ns: int
+    num_segments: int
+    times_ns: list[int]
+
+    def excess_ns(self, quantile: float) -> int:
+        """By how much a response time exceeds the time on the device."""
+        ordered = sorted(self.times_ns)
+        return ordered[math.ceil(quantile * len(ordered)) - 1] - self.device_ns
 
 
 class _Responses:
@@ -56,30 +72,33 @@ class _Responses:
             self.times_ns.append(record.response_ns)
 
 
-def costs_alone(bundles: Sequence[Path], num_jobs: int) -> Costs:
-    """Run each bundle's jobs alone through the runtime."""
-    found = [_alone(path, num_jobs) for path in bundles]
-    whole_ns = tuple(whole for whole, _ in found)
-    excess = [
-        times[math.ceil(_DISPATCH_QUANTILE * len(times)) - 1] - whole for whole, times in found
-    ]
+def costs_alone(bundles: Sequence[Path], cut: Path, num_jobs: int) -> Costs:
+    """Run each bundle's jobs alone through the runtime.
+
+    Args:
+        bundles: of one engine each.
+        cut: the first of them once more, in several segments.
+        num_jobs: of each.
+    """
+    found = [_alone(path, WHOLE_PLAN_ID, num_jobs) for path in bundles]
+    pieces = _alone(cut, None, num_jobs)
+    more = [pieces.excess_ns(each) - found[0].excess_ns(each) for each in (0.5, _QUANTILE)]
     return Costs(
-        whole_ns=whole_ns,
-        response_ns=tuple(times[len(times) // 2] for _, times in found),
-        dispatch_ns=max(1, *excess),
+        whole_ns=tuple(each.device_ns for each in found),
+        response_ns=tuple(each.device_ns + each.excess_ns(0.5) for each in found),
+        dispatch_ns=max(1, math.ceil(max(more) / max(1, pieces.num_segments - 1))),
+        job_dispatch_ns=max(1, *(each.excess_ns(_QUANTILE) for each in found)),
     )
 
 
-def _alone(path: Path, num_jobs: int) -> tuple[int, list[int]]:
-    """The bundle's median on the device, and its jobs' response times in ascending order."""
+def _alone(path: Path, plan_id: str | None, num_jobs: int) -> _Alone:
+    """Run the bundle's jobs, by its plan of that id or its first."""
     bundle = open_bundle(path)
-    (plan,) = (plan for plan in bundle.manifest.plans if plan.id == WHOLE_PLAN_ID)
-    latency = plan.segments[0].latency
-    assert latency is not None
     responses = _Responses()
     device = open_backend("tensorrt").open_device()
     try:
-        network = device.load(bundle, plan.id)
+        network = device.load(bundle, plan_id)
+        latencies = [segment.latency for segment in network.segments]
         inputs = random_inputs(network.graph, seed=0, task="alone")
         with Executor(device, Fifo(), MonotonicClock(spin_ns=SPIN_NS), [responses]) as executor:
             executor.add_task(Task(name="alone", network=network, priority=1))
@@ -92,4 +111,8 @@ def _alone(path: Path, num_jobs: int) -> tuple[int, list[int]]:
         network.close()
     finally:
         device.close()
-    return latency.p50_ns, sorted(responses.times_ns)
+    return _Alone(
+        device_ns=sum(each.p50_ns for each in latencies if each is not None),
+        num_segments=len(latencies),
+        times_ns=responses.times_ns,
+    )

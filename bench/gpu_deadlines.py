@@ -48,6 +48,7 @@ BLOCKING_PART = 0.7
 """How much of the longest network's time the most urgent one's deadline leaves for blocking."""
 _OUT = Path("docs/results")
 _MARGIN_FRAC = 0.1
+_CUT_INTO = 4  # to see what a segment adds
 _LOOK_EVERY_NS = 2_000_000
 
 
@@ -62,21 +63,27 @@ def stem_of(name: str) -> str:
 
 def compile_whole(options: argparse.Namespace, cache: BuildCache) -> list[Path]:
     """Every network as a bundle of one engine."""
-    bundles = []
     for name in options.networks:
-        stem = stem_of(name)
         architecture, _, batch = name.partition("@")
-        model = make(architecture, options.work / f"{stem}.onnx", batch=int(batch or 1))
-        compiling = CompileOptions(
-            target="native",
-            goal=Goal(num_segments=1),
-            backend=BackendOptions(precision="fp16", level=options.opt_level),
-        )
-        bundles.append(options.work / f"{stem}-whole.bundle")
-        report = compile_model(model, bundles[-1], compiling, cache)
-        whole_ns = report["measured"]["whole_p50_ns"]
-        say(f"{name}: {fmt_ns(whole_ns)}, {report['wall_s']:.0f} s")
-    return bundles
+        make(architecture, options.work / f"{stem_of(name)}.onnx", batch=int(batch or 1))
+    return [compile_in(1, name, options, cache) for name in options.networks]
+
+
+def compile_in(
+    num_segments: int, name: str, options: argparse.Namespace, cache: BuildCache
+) -> Path:
+    """A network, which has been made, as a bundle of so many segments."""
+    stem = stem_of(name)
+    bundle: Path = options.work / f"{stem}-in-{num_segments}.bundle"
+    compiling = CompileOptions(
+        target="native",
+        goal=Goal(num_segments=num_segments),
+        backend=BackendOptions(precision="fp16", level=options.opt_level),
+    )
+    report = compile_model(options.work / f"{stem}.onnx", bundle, compiling, cache)
+    whole_ns = report["measured"]["whole_p50_ns"]
+    say(f"{name} in {num_segments}: {fmt_ns(whole_ns)} whole, {report['wall_s']:.0f} s")
+    return bundle
 
 
 def first_deadline_ns(costs: Costs) -> int:
@@ -86,7 +93,7 @@ def first_deadline_ns(costs: Costs) -> int:
     dispatching.
     """
     own, longest = (
-        round(whole_ns * (1 + _MARGIN_FRAC)) + costs.dispatch_ns
+        round(whole_ns * (1 + _MARGIN_FRAC)) + costs.dispatch_ns + costs.job_dispatch_ns
         for whole_ns in (costs.whole_ns[0], max(costs.whole_ns))
     )
     return own + round(BLOCKING_PART * longest)
@@ -100,7 +107,10 @@ def plan_depth(
     The last load's plan counts where none is accepted.
     """
     stems = [stem_of(name) for name in options.networks]
-    head = f'margin = {_MARGIN_FRAC}\ndispatch = "{costs.dispatch_ns}ns"\ndepth = {depth}\n'
+    head = (
+        f"margin = {_MARGIN_FRAC}\ndepth = {depth}\n"
+        f'dispatch = "{costs.dispatch_ns}ns"\njob_dispatch = "{costs.job_dispatch_ns}ns"\n'
+    )
     mark = f"-depth{depth}"
     planning = PlanOptions(target="native", precision="fp16", level=options.opt_level)
     plan, load = None, 0.0
@@ -134,12 +144,15 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Compile, plan, run every variant in blocks; write what there is after each, return it."""
     options.work.mkdir(parents=True, exist_ok=True)
     cache = BuildCache(options.cache)
-    costs = costs_alone(compile_whole(options, cache), options.calibration_jobs)
+    wholes = compile_whole(options, cache)
+    cut = compile_in(_CUT_INTO, options.networks[0], options, cache)
+    costs = costs_alone(wholes, cut, options.calibration_jobs)
     alone = ", ".join(
         f"{name} {fmt_ns(time_ns)}"
         for name, time_ns in zip(options.networks, costs.response_ns, strict=True)
     )
-    say(f"alone, release to result: {alone}; dispatch {fmt_ns(costs.dispatch_ns)}")
+    say(f"alone, release to result: {alone}")
+    say(f"dispatch: {fmt_ns(costs.dispatch_ns)} a segment, {fmt_ns(costs.job_dispatch_ns)} a job")
     plans = {depth: plan_depth(depth, costs, options, cache) for depth in options.depths}
     watch = MachineWatch()
     blocks: dict[int, list[BlockResult]] = {depth: [] for depth in plans}
@@ -208,6 +221,7 @@ def _result(
         },
         "alone_p50_ns": dict(zip(stems, costs.response_ns, strict=True)),
         "dispatch_ns": costs.dispatch_ns,
+        "job_dispatch_ns": costs.job_dispatch_ns,
         "depths": depths,
         "host": {name: machine[name] for name in ("cpu_model", "cores", "steal_frac", "python")},
         "machine": dict(open_backend("tensorrt").key_fields()),

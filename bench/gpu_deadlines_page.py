@@ -35,9 +35,11 @@ def markdown(result: Mapping[str, Any]) -> str:
         f" is so short that it leaves {settings['blocking_part']:.0%} of the longest network's time"
         " for waiting. `preemptc plan --compile`"
         " chose the bounds on segments; response-time bounds rest on the maxima measured at compile"
-        f" time, a margin of {settings['margin_frac']:.0%}, and {fmt_ns(result['dispatch_ns'])} for"
-        " every segment: by so much a job alone exceeded its network's median in one of a hundred"
-        " cases. The variants run in turn, block by block, in one process, with the same releases."
+        f" time, a margin of {settings['margin_frac']:.0%},"
+        f" {fmt_ns(result['job_dispatch_ns'])} for every job (by so much one alone exceeded its"
+        f" network's median in one of a hundred cases) and {fmt_ns(result['dispatch_ns'])} for"
+        " every segment (which is what each further one added to that). The variants run in turn,"
+        " block by block, in one process, with the same releases."
         " A miss *with steal* is one during which the hypervisor gave time of this machine to"
         " others.",
         "",

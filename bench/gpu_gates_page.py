@@ -20,6 +20,7 @@ _GOALS = (
     ("gates_first", P99_GOAL),
     ("gates_overlap", P99_GOAL),
     ("gates_announced", ANNOUNCED_GOAL),
+    ("gates_first_announced", ANNOUNCED_GOAL),
 )
 
 

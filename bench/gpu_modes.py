@@ -123,6 +123,11 @@ WAYS = (
         GatedWay(mode="exclusive", announce_ns=ANNOUNCE_NS),
     ),
     _gated(
+        "gates_first_announced",
+        "gates, exclusive, of the urgent network the first alone, announced 100 us ahead",
+        GatedWay(mode="exclusive", announce_ns=ANNOUNCE_NS, urgent_plan=WHOLE_PLAN_ID),
+    ),
+    _gated(
         "gates_long_alone",
         "the long network alone, with gates, two jobs in flight",
         GatedWay(mode="exclusive"),

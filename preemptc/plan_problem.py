@@ -46,6 +46,7 @@ def problem_of(
             depth=depth_in_force(taskset, costs),
             resume_cost_ns=taskset.resume_cost_ns,
             dispatch_ns=taskset.dispatch_ns if dispatch_ns is None else dispatch_ns,
+            job_dispatch_ns=taskset.job_dispatch_ns,
             margin_frac=taskset.margin_frac if margin_frac is None else margin_frac,
             corun_factor=taskset.corun_factor,
             is_launched_whole=taskset.mechanism == GATES,

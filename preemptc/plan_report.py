@@ -120,6 +120,7 @@ def _summary(plan: TaskSetPlan) -> Table:
     for label, value_ns in (
         ("resuming", assumed.resume_cost_ns),
         ("dispatching", assumed.dispatch_ns),
+        ("of a job", assumed.job_dispatch_ns),
     ):
         if value_ns:
             values[label] = fmt_ns(value_ns)

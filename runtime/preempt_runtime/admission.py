@@ -160,11 +160,13 @@ def _longest(task: Task, observed: Observed, assumed: Assumptions) -> tuple[list
     ]
     segment_ns = list(known)
     for idx, seen_ns in enumerate(observed.segment_ns):
-        segment_ns[idx] = max(known[idx], cost_from_seen_ns(seen_ns, assumed))
+        has_once = idx in (0, len(segments) - 1)
+        seen_ns = cost_from_seen_ns(seen_ns, assumed, has_once=has_once)
+        segment_ns[idx] = max(known[idx], seen_ns)
     if task.total_ns is None or segment_ns != known:
         return segment_ns, None  # segments that are longer void the total: their sum counts
-    seen_ns = cost_from_seen_ns(observed.job_ns, assumed, num_segments=len(segments))
-    return segment_ns, max(task.total_ns, seen_ns)
+    job_ns = cost_from_seen_ns(observed.job_ns, assumed, num_segments=len(segments), has_once=True)
+    return segment_ns, max(task.total_ns, job_ns)
 
 
 def _call_ns(task: Task, what: str, is_there: bool, time_ns: int | None) -> tuple[int, ...]:

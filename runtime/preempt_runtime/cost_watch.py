@@ -37,22 +37,33 @@ class AllowedCosts:
         """The longest time of a segment with which its task's bound still holds.
 
         It is what the analysis counts. A segment with which a job goes on after another's may take
-        longer by the cost of resuming.
+        longer by the cost of resuming. The first and the last one may each take all that a job pays
+        once, which is seen in either.
         """
-        latency = self.latencies[segment_idx]
-        if latency is None:
+        own_ns = self._counted_ns(segment_idx)
+        if own_ns is None:
             return None
-        return inflated_ns(latency.max_ns, self.assumptions, self.assumptions.corun_factor)
+        is_outer = segment_idx in (0, len(self.latencies) - 1)
+        return own_ns + (self.assumptions.seen_once_ns if is_outer else 0)
 
     def allowed_job_ns(self) -> int | None:
         """The same of all segments of a job together; None where the bound rests on their sum."""
-        found = [self.allowed_ns(idx) for idx in range(len(self.latencies))]
-        allowed = [each_ns for each_ns in found if each_ns is not None]
-        if self.total_ns is None or len(allowed) < len(found):
+        assumed = self.assumptions
+        found = [self._counted_ns(idx) for idx in range(len(self.latencies))]
+        counted = [each_ns for each_ns in found if each_ns is not None]
+        if self.total_ns is None or len(counted) < len(found):
             return None
-        once_ns = inflated_ns(self.total_ns, self.assumptions, self.assumptions.corun_factor)
-        total_ns = once_ns + (len(found) - 1) * self.assumptions.segment_dispatch_ns
-        return max(total_ns, *allowed) if total_ns < sum(allowed) else None
+        own_ns = inflated_ns(self.total_ns, assumed, assumed.corun_factor)
+        own_ns += (len(found) - 1) * assumed.segment_dispatch_ns
+        if own_ns >= sum(counted):
+            return None
+        return max(own_ns, *counted) + assumed.seen_once_ns
+
+    def _counted_ns(self, segment_idx: int) -> int | None:
+        latency, assumed = self.latencies[segment_idx], self.assumptions
+        return (
+            None if latency is None else inflated_ns(latency.max_ns, assumed, assumed.corun_factor)
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

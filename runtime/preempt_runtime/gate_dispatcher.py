@@ -35,8 +35,8 @@ class GateDispatcher:
     A job is launched as soon as it is released and has buffers, the most urgent first. From then
     on the device decides at its gates, by the rank that the policy gave it. While an urgent job is
     there its end is polled for; else the thread sleeps between two looks. Right before a release
-    that is known or announced, or the end of an urgent job, no best effort is launched and none completed as
-    long as jobs are on the device: the urgent job would have to wait for the host.
+    that is known or announced, or the end of an urgent job, no best effort is launched and none
+    completed as long as jobs are on the device: the urgent job would have to wait for the host.
     """
 
     def __init__(

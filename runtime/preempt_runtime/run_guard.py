@@ -45,6 +45,7 @@ class RunGuard:
             depth=depth,
             resume_cost_ns=taskset.resume_cost_ns,
             dispatch_ns=taskset.dispatch_ns,
+            job_dispatch_ns=taskset.job_dispatch_ns,
             margin_frac=taskset.margin_frac,
             corun_factor=taskset.corun_factor,
             is_launched_whole=loaded.gates is not None,

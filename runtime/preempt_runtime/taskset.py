@@ -28,7 +28,8 @@ _DEFAULT_MARGIN_FRAC = 0.1
 _MAX_CORUN_FACTOR = 1000.0
 HEAD_KEYS = (
     *("name", "seed", "threads", "policy", "include"),
-    *("margin", "corun", "admit", "drift", "depth", "resume_cost", "dispatch"),
+    *("margin", "corun", "admit", "drift", "depth"),
+    *("resume_cost", "dispatch", "job_dispatch"),
     *("mechanism", "gate_mode"),
 )
 DEFAULT_POLICY = "fixed-priority"
@@ -48,10 +49,11 @@ class TaskSetSpec:
 
     `margin_frac` is what bounds add to every observed maximum, `corun_factor` how much longer
     segments were measured to take beside kernels outside this run's order, `resume_cost_ns` what a
-    preempted job pays when it goes on, `dispatch_ns` what bounds add to every segment for copies
-    and the dispatcher, `depth` how many segments may be in flight. `admit` and `drift` say
-    what becomes of a task that has no bound, or has it no more. `mechanism` says by what jobs are
-    preempted, `gate_mode` how gates do it. `includes` are the other files that were read.
+    preempted job pays when it goes on, `dispatch_ns` what bounds add to every segment for launching
+    it, `job_dispatch_ns` to every job for copies and the dispatcher, `depth` how many segments may
+    be in flight. `admit` and `drift` say what becomes of a task that has no bound, or has it no
+    more. `mechanism` says by what jobs are preempted, `gate_mode` how gates do it. `includes` are
+    the other files that were read.
     """
 
     name: str
@@ -66,6 +68,7 @@ class TaskSetSpec:
     depth: int = 1
     resume_cost_ns: int = 0
     dispatch_ns: int = 0
+    job_dispatch_ns: int = 0
     corun_factor: float = 1.0
     mechanism: Mechanism = DEFAULT_MECHANISM
     gate_mode: GateMode = "exclusive"
@@ -121,6 +124,7 @@ def read_taskset(path: Path, *, seed: int | None = None) -> TaskSetSpec:
         depth=head.integer("depth", 1, MAX_DEPTH, default=1),
         resume_cost_ns=head.duration_ns("resume_cost", default="0ns"),
         dispatch_ns=head.duration_ns("dispatch", default="0ns"),
+        job_dispatch_ns=head.duration_ns("job_dispatch", default="0ns"),
         mechanism=cast(Mechanism, head.choice("mechanism", MECHANISMS, default=DEFAULT_MECHANISM)),
         gate_mode=cast(GateMode, head.choice("gate_mode", GATE_MODES, default="exclusive")),
         includes=tuple(files.values())[1:],

@@ -123,6 +123,21 @@ def test_what_is_allowed_is_what_the_analysis_counts() -> None:
     assert replace(costs, total_ns=1).allowed_job_ns() == 667
 
 
+def test_what_a_job_pays_once_may_show_in_its_first_and_its_last_segment() -> None:
+    assumed = replace(ALL, job_dispatch_ns=1000)
+    three = (*LATENCIES, latency(100, 200))
+    costs = AllowedCosts(latencies=three, assumptions=assumed, total_ns=600)
+    assert [costs.allowed_ns(idx) for idx in range(3)] == [1337, 667, 1337]
+    task = AnalysedTask(
+        name="net", segment_ns=(200, 400, 200), period_ns=9000, total_ns=600, priority=1
+    )
+    (bound,) = analyse((task,), "fixed-priority", assumed).tasks
+    assert bound.cost_ns == costs.allowed_job_ns()
+    # The device's own times of stretches hold none of it.
+    gates = replace(costs, assumptions=replace(assumed, is_launched_whole=True, dispatch_ns=0))
+    assert gates.allowed_ns(0) == 330
+
+
 def test_a_job_that_goes_on_after_another_may_take_longer_by_what_resuming_costs() -> None:
     told: list[Excess] = []
     watch = CostWatch({"net": AllowedCosts(latencies=LATENCIES, assumptions=ALL)}, told.append)

@@ -568,3 +568,23 @@ def test_jobs_that_are_launched_whole_pay_for_dispatching_once() -> None:
         for is_whole in (True, False)
     ]
     assert bounds == [30 + 30 + 40 + 2 * 30 - 1, 30 + 3 * 30 + 40 + 30 - 1]
+
+
+def test_what_a_job_pays_once_is_counted_once_and_blocks_with_a_segment() -> None:
+    assumed = Assumptions(dispatch_ns=5, job_dispatch_ns=30, margin_frac=0.1)
+    load = load_from_task(task("a", (100, 200, 50), 10_000), assumed, rank=1)
+    assert load.cost_ns == 110 + 220 + 55 + 3 * 5 + 30
+    assert load.longest_ns == 220 + 5 + 30
+    assert load.last_ns == 55 + 5
+    total = load_from_task(task("a", (100, 200, 50), 10_000, total_ns=300), assumed, rank=1)
+    assert total.cost_ns == 330 + 3 * 5 + 30
+    (bound, _) = responses(
+        (task("urgent", (10, 10, 10), 1000, priority=2), task("be", (40,) * 9)),
+        "fixed-priority",
+        dispatch_ns=5,
+        job_dispatch_ns=30,
+    )
+    assert bound == 3 * 15 + 30 + 40 + 5 + 30 - 1
+    whole = replace(assumed, is_launched_whole=True)
+    load = load_from_task(task("a", (100, 200, 50), 10_000), whole, rank=1)
+    assert (load.cost_ns, load.longest_ns) == (110 + 220 + 55 + 35, 220 + 2 * 35)

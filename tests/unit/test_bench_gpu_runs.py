@@ -259,6 +259,8 @@ def run_deadlines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *arguments: s
         for depth in (1, 2):
             write_both_plans(work / f"{name}-depth{depth}.bundle")
     monkeypatch.setattr(gpu_deadlines, "compile_whole", lambda options, cache: wholes)
+    cut = write_both_plans(work / "a-b-cut.bundle").root
+    monkeypatch.setattr(gpu_deadlines, "compile_in", lambda *_: cut)
     monkeypatch.setattr(gpu_deadlines, "compiled", planned_from_bundles)
     gpu_deadlines.measure(options)
     return json.loads((tmp_path / "out" / "gpu-deadlines.json").read_text())
@@ -281,6 +283,10 @@ def test_deadlines_run_with_and_without_points_at_each_depth(
 ) -> None:
     found = run_deadlines(tmp_path, monkeypatch)
     assert found["dispatch_ns"] > 0
+    assert found["job_dispatch_ns"] > 0
+    assert {read_taskset(path).job_dispatch_ns for path in (tmp_path / "work").glob("*.toml")} == {
+        found["job_dispatch_ns"]
+    }
     assert list(found["depths"]) == ["1", "2"]
     for depth in found["depths"].values():
         assert (depth["load"], list(depth["variants"])) == (0.3, [CUT, UNCUT])

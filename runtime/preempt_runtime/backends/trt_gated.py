@@ -218,9 +218,13 @@ class GatedTrtDevice:
         return buffers.is_done()
 
     def times(self, buffers: JobBuffers) -> StretchTimes:
-        """When the job that has ended was where, by the device's clock."""
+        """When the job that has ended was where, by the device's clock.
+
+        Raises:
+            DeviceError: it could not be copied to the host.
+        """
         assert isinstance(buffers, GatedBuffers)
-        return buffers.stamps.read()
+        return buffers.times()
 
     def cancel(self, buffers: JobBuffers) -> None:
         """Have the job go on as the least urgent, or take an announcement back.

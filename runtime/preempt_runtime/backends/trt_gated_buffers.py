@@ -17,6 +17,7 @@ from preempt_runtime.backends.trt_context import Scratch
 from preempt_runtime.backends.trt_engines import PlanEngines
 from preempt_runtime.device import Array
 from preempt_runtime.errors import GatesError
+from preempt_runtime.gated_device import StretchTimes
 from preempt_runtime.manifest import PlanSpec, SegmentSpec
 
 
@@ -68,6 +69,7 @@ class GatedBuffers:
             self._job.warm_up(stream)  # once more: some kernels are loaded by the second run
             self._stamps = stack.enter_context(Stamps(len(loaded.plan.segments)))
             self._ended = stack.enter_context(Event(timing=False))
+            self._stamped = stack.enter_context(Event(timing=False))
             self._withdrawn = stack.enter_context(Event(timing=False))
             self._graphs = _gated_graphs(self._job, loaded, board, self, stream, stack)
             longest_ns = max(map(_segment_ns, loaded.plan.segments))
@@ -127,8 +129,9 @@ class GatedBuffers:
             self._board.clear_slot(self.slot, stream)
             raise
         self._job.copy_outputs(stream)
-        self._stamps.copy(stream)
         self._ended.record(stream)
+        self._stamps.copy(stream)  # whoever waits for the outputs need not wait for it
+        self._stamped.record(stream)
         self._is_in_flight = True
 
     def is_done(self) -> bool:
@@ -139,6 +142,15 @@ class GatedBuffers:
         """
         self._is_in_flight = not self._ended.is_done()
         return not self._is_in_flight
+
+    def times(self) -> StretchTimes:
+        """When the job that has ended was where, by the device's clock.
+
+        Raises:
+            DeviceError: they could not be copied to the host.
+        """
+        self._stamped.wait()
+        return self._stamps.read()
 
     def announce(self, key: int) -> None:
         """Let others wait for the next job; in the order of its stream, that is before its raise.

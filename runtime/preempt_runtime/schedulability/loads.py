@@ -68,7 +68,7 @@ def load_from_task(task: AnalysedTask, assumptions: Assumptions, *, rank: int) -
     segment_ns = tuple(counted_ns[cost_ns] for cost_ns in task.segment_ns)
     later_ns = max(segment_ns[1:], default=0)
     resumed_ns = later_ns + assumptions.resume_cost_ns if later_ns else 0
-    job_ns = assumptions.job_dispatch_ns
+    job_ns = assumptions.once_ns
     cost_ns, last_ns = sum(segment_ns) + job_ns, segment_ns[-1]
     total_ns = _total_ns(task, assumptions, factor)
     if total_ns is not None and total_ns < cost_ns:
@@ -91,7 +91,7 @@ def _total_ns(task: AnalysedTask, assumptions: Assumptions, factor: float) -> in
     if task.total_ns is None:
         return None
     once_ns = inflated_ns(task.total_ns, assumptions, factor)
-    each_ns, job_ns = assumptions.segment_dispatch_ns, assumptions.job_dispatch_ns
+    each_ns, job_ns = assumptions.segment_dispatch_ns, assumptions.once_ns
     return once_ns + (len(task.segment_ns) - 1) * each_ns + job_ns
 
 
@@ -106,13 +106,18 @@ def with_resume_cost(load: Load, resume_cost_ns: int) -> Load:
     return replace(load, cost_ns=load.cost_ns + resume_cost_ns, resuming_ns=resume_cost_ns)
 
 
-def cost_from_seen_ns(seen_ns: int, assumptions: Assumptions, num_segments: int = 1) -> int:
+def cost_from_seen_ns(
+    seen_ns: int, assumptions: Assumptions, num_segments: int = 1, *, has_once: bool = False
+) -> int:
     """A cost that the analysis counts, margin aside, as no less than what was seen of segments.
 
-    What is seen on the device contains overlapping and dispatching already: both would be counted
-    twice, were it taken for a cost.
+    `has_once`: the first or the last one of a job is among them. What is seen on the device
+    contains overlapping and dispatching already: both would be counted twice, were it a cost.
     """
-    own_ns = max(1, seen_ns - num_segments * assumptions.segment_dispatch_ns)
+    around_ns = num_segments * assumptions.segment_dispatch_ns
+    if has_once:
+        around_ns += assumptions.seen_once_ns
+    own_ns = max(1, seen_ns - around_ns)
     return unscaled_ns(own_ns, assumptions.corun_factor)
 
 

@@ -33,16 +33,18 @@ class Assumptions:
     """What holds for every task: the dispatcher's and the device's price, and the safety margin.
 
     `depth` segments may be in flight; a job that goes on after another ran pays
-    `resume_cost_ns`, every segment `dispatch_ns`; every cost is first multiplied by
-    `corun_factor` (measured: how much longer kernels take beside those of others), then raised by
-    `margin_frac`. Both count in millionths, rounded up. Jobs that are launched whole
-    (`is_launched_whole`, by gates) pay `dispatch_ns` once. Together with their longest segment it
-    may block others twice: the host is busy with it when another job comes, and when that ends.
+    `resume_cost_ns`, every segment `dispatch_ns`, every job `job_dispatch_ns` once; every cost is
+    first multiplied by `corun_factor` (measured: how much longer kernels take beside those of
+    others), then raised by `margin_frac`. Both count in millionths, rounded up. Jobs that are
+    launched whole (`is_launched_whole`, by gates) pay `dispatch_ns` once, too. What jobs pay once
+    blocks others together with their longest segment; where they are launched whole twice: the host
+    is busy with it when another job comes, and when that ends.
     """
 
     depth: int = 1
     resume_cost_ns: int = 0
     dispatch_ns: int = 0
+    job_dispatch_ns: int = 0
     margin_frac: float = 0.0
     corun_factor: float = 1.0
     is_launched_whole: bool = False
@@ -52,6 +54,7 @@ class Assumptions:
         _check_int(where, "depth", self.depth, 1, MAX_DEPTH)
         _check_int(where, "resume cost in ns", self.resume_cost_ns, 0, MAX_NS)
         _check_int(where, "dispatch in ns", self.dispatch_ns, 0, MAX_NS)
+        _check_int(where, "dispatch of a job in ns", self.job_dispatch_ns, 0, MAX_NS)
         _check_number(where, "margin", self.margin_frac, 0, 100)
         _check_number(where, "co-run factor", self.corun_factor, 1, 1000)
 
@@ -61,14 +64,22 @@ class Assumptions:
         return 0 if self.is_launched_whole else self.dispatch_ns
 
     @property
-    def job_dispatch_ns(self) -> int:
+    def once_ns(self) -> int:
         """What dispatching adds to each job, its segments aside."""
-        return self.dispatch_ns if self.is_launched_whole else 0
+        return self.job_dispatch_ns + (self.dispatch_ns if self.is_launched_whole else 0)
+
+    @property
+    def seen_once_ns(self) -> int:
+        """What of that shows in the host's times of a job's first or last segment.
+
+        The times of jobs that are launched whole are the device's.
+        """
+        return 0 if self.is_launched_whole else self.job_dispatch_ns
 
     @property
     def blocking_dispatch_ns(self) -> int:
         """What dispatching a less urgent job adds to the segment by which it blocks."""
-        return 2 * self.job_dispatch_ns
+        return (2 if self.is_launched_whole else 1) * self.once_ns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
