@@ -18,9 +18,11 @@ from preempt_runtime.policies import Fifo
 from preempt_runtime.process import ProcessOptions, apply_memory
 from preempt_runtime.records import JobRecord, SegmentRecord
 from preempt_runtime.task import Task
+from preempt_runtime.units import fmt_ns
 
 _CALIBRATION_PERIOD_NS = 4_000_000
-_QUANTILE = 0.99
+_QUANTILE = 0.95
+_TOLD = (0.5, 0.95, 0.99, 1.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +30,7 @@ class Costs:
     """What each network takes alone: its median on the device, and from release to result.
 
     `job_dispatch_ns` is by how much the latter exceeds the former for some network, in all but one
-    of a hundred jobs: copies, the dispatcher, what wakes it. `dispatch_ns` is what each further
+    of twenty jobs: copies, the dispatcher, what wakes it. `dispatch_ns` is what each further
     segment adds to that, by a network that is cut. What a shared machine takes from a dispatcher
     now and then is no part of either: as a bound on every segment it left no load at all, and the
     result counts the misses and the times above a bound.
@@ -82,6 +84,9 @@ def costs_alone(bundles: Sequence[Path], cut: Path, num_jobs: int) -> Costs:
     """
     found = [_alone(path, WHOLE_PLAN_ID, num_jobs) for path in bundles]
     pieces = _alone(cut, None, num_jobs)
+    for path, each in zip((*bundles, cut), (*found, pieces), strict=True):
+        excess = ", ".join(f"p{100 * q:g} {fmt_ns(each.excess_ns(q))}" for q in _TOLD)
+        print(f"{path.name}: {fmt_ns(each.device_ns)} on the device, more by {excess}", flush=True)
     more = [pieces.excess_ns(each) - found[0].excess_ns(each) for each in (0.5, _QUANTILE)]
     return Costs(
         whole_ns=tuple(each.device_ns for each in found),

@@ -89,14 +89,15 @@ def compile_in(
 def first_deadline_ns(costs: Costs) -> int:
     """The most urgent network's deadline, too short to wait for the longest one in one piece.
 
-    It leaves a part of what that takes, beside its own work, each with the margin and the time of
-    dispatching.
+    It leaves a part of what that takes, beside its own work, each with the margin and all that
+    dispatching adds.
     """
-    own, longest = (
-        round(whole_ns * (1 + _MARGIN_FRAC)) + costs.dispatch_ns + costs.job_dispatch_ns
+    own_ns, longest_ns = (
+        round(whole_ns * (1 + _MARGIN_FRAC))
         for whole_ns in (costs.whole_ns[0], max(costs.whole_ns))
     )
-    return own + round(BLOCKING_PART * longest)
+    dispatch_ns = costs.dispatch_ns + costs.job_dispatch_ns
+    return own_ns + round(BLOCKING_PART * longest_ns) + 2 * dispatch_ns
 
 
 def plan_depth(

@@ -37,7 +37,7 @@ def markdown(result: Mapping[str, Any]) -> str:
         " chose the bounds on segments; response-time bounds rest on the maxima measured at compile"
         f" time, a margin of {settings['margin_frac']:.0%},"
         f" {fmt_ns(result['job_dispatch_ns'])} for every job (by so much one alone exceeded its"
-        f" network's median in one of a hundred cases) and {fmt_ns(result['dispatch_ns'])} for"
+        f" network's median in one of twenty cases) and {fmt_ns(result['dispatch_ns'])} for"
         " every segment (which is what each further one added to that). The variants run in turn,"
         " block by block, in one process, with the same releases."
         " A miss *with steal* is one during which the hypervisor gave time of this machine to"

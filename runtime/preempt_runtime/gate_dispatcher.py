@@ -167,7 +167,7 @@ class GateDispatcher:
     def _audit(self, now_ns: int) -> None:
         """Say what gates gave up, before the board's few records are overwritten."""
         since_ns = self._next_audit_ns
-        if self._hold_off.is_in_the_way("audit", "", self._running, now_ns, since_ns):
+        if self._hold_off.is_in_the_way("audit", None, self._running, now_ns, since_ns):
             return
         self._next_audit_ns = now_ns + _AUDIT_NS
         found = self._given_up()  # waits for a copy
@@ -260,7 +260,7 @@ class GateDispatcher:
     def _is_held_off(self, job: Job, now_ns: int) -> bool:
         """Whether a launch of best effort would be in the way of an urgent job."""
         return job.priority is None and self._hold_off.is_in_the_way(
-            "launch", job.task.name, self._running, now_ns, job.release_ns
+            "launch", job, self._running, now_ns, job.release_ns
         )
 
     def _is_given_up(self, job: Job, queue: TaskQueue) -> bool:
@@ -290,7 +290,7 @@ class GateDispatcher:
             for each in self._running
             if each.job.priority is not None
             or not self._hold_off.is_in_the_way(
-                "completion", each.job.task.name, self._running, now_ns, since_ns
+                "completion", each.job, self._running, now_ns, since_ns
             )
         ]
         self._left_since_ns = since_ns if len(wanted) < len(self._running) else None

@@ -5,10 +5,12 @@ from typing import Literal
 
 from preempt_runtime.agenda import Agenda
 from preempt_runtime.in_flight import Launch
+from preempt_runtime.job import Job
 
 _MAX_HOLD_NS = 1_000_000
-"""No work is left for longer, lest dense releases starve best effort."""
+"""Work is left so long at most, lest dense releases starve best effort."""
 _FADE = 8  # a time of which this part is forgotten whenever work took less
+_ROOM = 1.5  # times what work took of late has to fit: a host that is cold takes longer
 Work = Literal["launch", "completion", "audit"]
 
 
@@ -36,18 +38,31 @@ class HoldOff:
         )
 
     def is_in_the_way(
-        self, work: Work, task: str, running: Sequence[Launch], now_ns: int, since_ns: int
+        self, work: Work, job: Job | None, running: Sequence[Launch], now_ns: int, since_ns: int
     ) -> bool:
-        """Whether to leave it, which could have been done since then."""
-        if now_ns - since_ns > _MAX_HOLD_NS:
+        """Whether to leave it, which could have been done since then.
+
+        A job's is left for a millisecond at most, or for as long as the job itself takes, where the
+        device has as much to do meanwhile.
+        """
+        if now_ns - since_ns > max(_MAX_HOLD_NS, _spare_ns(job, running)):
             return False
         if self._announced:
             return True
-        over_ns = now_ns + self._took_ns.get((work, task), 0)
+        task = "" if job is None else job.task.name
+        over_ns = now_ns + round(_ROOM * self._took_ns.get((work, task), 0))
         release_ns = self._agenda.next_due_ns()
         if release_ns is not None and release_ns < over_ns:
             return True
         return any(_is_urgent(each) and _end_ns(each) < over_ns for each in running)
+
+
+def _spare_ns(job: Job | None, running: Sequence[Launch]) -> int:
+    """For how long the device does without it: it has other work, and that is no more urgent."""
+    if job is None:
+        return 0
+    others = (each.job for each in running if each.job is not job and not _is_urgent(each))
+    return min(job.cost_ns, sum(each.cost_ns for each in others))
 
 
 def _is_urgent(launch: Launch) -> bool:
