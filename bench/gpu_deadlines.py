@@ -40,7 +40,7 @@ from preemptc.plan_problem import PlanOptions
 
 NETWORKS = ("mobilenet_v2", "distilbert", "resnet50", "vit_b_16", "resnet152")
 QUICK_NETWORKS = ("light/squeezenet", "mobilenet_v2")
-LOADS = (0.70, 0.65, 0.60, 0.50, 0.40)
+LOADS = (0.70, 0.65, 0.60, 0.50, 0.40, 0.30, 0.20)
 """Tried in this order until the analysis finds every deadline kept."""
 FIRST_SHARE = 0.28  # of the load, by the most urgent network: its period is the shortest by far
 DEPTHS = (1, 2)
