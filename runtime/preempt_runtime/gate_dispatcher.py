@@ -12,7 +12,7 @@ from preempt_runtime.errors import DeviceError, InputError
 from preempt_runtime.gate_completion import Ended, GateCompletion
 from preempt_runtime.gate_progress import ProgressWatch
 from preempt_runtime.gated_device import GatedDevice
-from preempt_runtime.hold_off import HoldOff
+from preempt_runtime.hold_off import HoldOff, Work
 from preempt_runtime.in_flight import Launch
 from preempt_runtime.job import Job
 from preempt_runtime.job_steps import JobSteps
@@ -55,22 +55,21 @@ class GateDispatcher:
         self._announced: dict[int, tuple[int, TaskQueue, JobBuffers]] = {}  # by id of buffers
         self._num_starts = 0
         self._hold_off = HoldOff(agenda, self._announced)
-        self._left_since_ns: int | None = None  # best effort was not looked at since then
         self._faults: tuple[str, ...] = ()
         self._next_audit_ns = 0
         self._completion = GateCompletion(device, books, self._steps, clock.now_ns)
 
     @property
     def is_busy(self) -> bool:
-        """Whether jobs are on the device."""
-        return bool(self._running)
+        """Whether jobs are on the device, or were and have not been ended."""
+        return bool(self._running or self._completion.left)
 
     def next_due_ns(self) -> int | None:
         """When there is something to do at the latest, if a turn had nothing."""
         due = [until_ns for until_ns, _, _ in self._announced.values()]
         if (release_ns := self._agenda.next_due_ns()) is not None:
             due.append(release_ns)
-        if self._running:
+        if self.is_busy:
             due.append(self._now_ns() + _LOOK_NS)
         return min(due, default=None)
 
@@ -106,12 +105,13 @@ class GateDispatcher:
             self._agenda.release_due(now_ns)
         is_started = bool(self._books.ready) and self._start_next()
         has_ended = bool(self._running) and self._look()
+        has_told = bool(self._completion.left) and self._tell_on()
         if self._announced:
             self._end_announcements(now_ns)
         is_urgent = any(launch.job.priority is not None for launch in self._running)
         if now_ns >= self._next_audit_ns and not is_urgent:
             self._audit(now_ns)
-        return is_started or has_ended or is_urgent
+        return is_started or has_ended or has_told or is_urgent
 
     def complete_all(self) -> None:
         """Wait for everything that was launched, and do its books.
@@ -122,9 +122,11 @@ class GateDispatcher:
         self._progress.reset()
         while self._running:
             self._look(leaves=False)
+        self._completion.end_all()
 
     def cancel_all(self) -> None:
-        """End every job and forget all that was to come."""
+        """End every job and forget all that was to come; what has ended on the device finishes."""
+        self._completion.end_all()
         self._agenda.clear()
         for queue in list(self._books.queues.values()):
             self._books.cancel_jobs(queue)
@@ -166,8 +168,7 @@ class GateDispatcher:
 
     def _audit(self, now_ns: int) -> None:
         """Say what gates gave up, before the board's few records are overwritten."""
-        since_ns = self._next_audit_ns
-        if self._hold_off.is_in_the_way("audit", None, self._running, now_ns, since_ns):
+        if self._hold_off.leaves("audit", "", self._running, now_ns):
             return
         self._next_audit_ns = now_ns + _AUDIT_NS
         found = self._given_up()  # waits for a copy
@@ -259,8 +260,8 @@ class GateDispatcher:
 
     def _is_held_off(self, job: Job, now_ns: int) -> bool:
         """Whether a launch of best effort would be in the way of an urgent job."""
-        return job.priority is None and self._hold_off.is_in_the_way(
-            "launch", job, self._running, now_ns, job.release_ns
+        return job.priority is None and self._hold_off.leaves(
+            "launch", job.task.name, self._running, now_ns
         )
 
     def _is_given_up(self, job: Job, queue: TaskQueue) -> bool:
@@ -283,24 +284,32 @@ class GateDispatcher:
 
     def _looked_at(self) -> list[Launch]:
         """Jobs on the device, but of best effort only those whose end would be in nobody's way."""
-        now_ns = self._now_ns()
-        since_ns = now_ns if self._left_since_ns is None else self._left_since_ns
-        wanted = [
+        now_ns, running, leaves = self._now_ns(), self._running, self._hold_off.leaves
+        others = {each.job.task.name for each in running if each.job.priority is None}
+        left = {name for name in others if leaves("completion", name, running, now_ns)}
+        return [
             each
-            for each in self._running
-            if each.job.priority is not None
-            or not self._hold_off.is_in_the_way(
-                "completion", each.job, self._running, now_ns, since_ns
-            )
+            for each in running
+            if each.job.priority is not None or each.job.task.name not in left
         ]
-        self._left_since_ns = since_ns if len(wanted) < len(self._running) else None
-        return wanted
+
+    def _tell_on(self) -> bool:
+        """Whether a piece of what is left of jobs that have ended was done."""
+        each, start_ns = self._completion.left[0], self._now_ns()
+        name = each.launch.queue.task.name
+        work: Work = "closing" if each.is_told else "telling"
+        if self._hold_off.leaves(work, name, self._running, start_ns):
+            return False
+        self._completion.go_on()
+        self._hold_off.took(work, name, self._now_ns() - start_ns)
+        return True
 
     def _give_up(self, stuck: str) -> None:
         """Fail all that is on the device, which is asked for nothing any more."""
         error = self._device.abandon(stuck)
         now_ns = self._now_ns()
         self._complete([Ended(launch, now_ns, error) for launch in self._running])
+        self._completion.end_all()
         raise error
 
     def _ended(self, launches: Sequence[Launch]) -> list[Ended]:

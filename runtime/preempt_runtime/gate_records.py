@@ -29,16 +29,22 @@ class GateRecords:
             self._tell(job, step, start_ns, end_ns)
 
     def ran(self, launch: Launch, times: StretchTimes) -> None:
-        """Tell of a job's stretches, and note in the job what they say; in the order of ends."""
+        """Note in a job what its times say; in the order of ends."""
         job, rank = launch.job, launch.queue.level.rank
         if launch.queue.steps[0] != "pre":
             job.start_ns = times.passed_ns[0]
         job.num_preemptions += times.num_preemptions
         job.blocked_before_ns -= self._blocking_ns(rank, times.arrived_ns[0], times.passed_ns[0])
         self._recent.append((rank, times))
-        if self._books.instruments.active:
-            for idx, (begin_ns, end_ns) in enumerate(times.stretches):
-                self._tell(job, idx, begin_ns, end_ns)
+
+    def tell(self, job: Job, times: StretchTimes, first: int, num: int) -> int:
+        """Tell of `num` of its stretches, from the first of them on; how many are told then."""
+        if not self._books.instruments.active:
+            return len(times.passed_ns)
+        last = min(first + num, len(times.passed_ns))
+        for idx in range(first, last):
+            self._tell(job, idx, *times.stretch(idx))
+        return last
 
     def _blocking_ns(self, rank: Key, from_ns: int, until_ns: int) -> int:
         left_ns = until_ns - from_ns

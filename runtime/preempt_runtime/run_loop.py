@@ -97,6 +97,10 @@ class RunLoop:
         if self._agenda.horizon_ns == NEVER_NS:
             self._agenda.horizon_ns = self._clock.now_ns()
         self._agenda.close_sources()
-        while self.drains and (self.turn() or self._dispatcher.is_busy):
-            pass
+        while self.drains:
+            if self.turn():
+                continue
+            if not self._dispatcher.is_busy:
+                break
+            self._clock.wait(self._dispatcher.next_due_ns(), self._inbox.wake)
         self._dispatcher.cancel_all()

@@ -114,6 +114,30 @@ def test_a_completion_that_takes_long_is_in_no_announced_jobs_way(released_ns: i
     assert (job.response_ns or 0) <= 200_000 + 20 * POLL_NS
 
 
+@pytest.mark.parametrize("released_ns", range(130_000, 600_000, 50_000))
+def test_a_job_that_nobody_foresaw_waits_for_a_piece_of_what_is_told(released_ns: int) -> None:
+    slow = SlowInstrument(20_000)
+    world = GatedWorld(task("be", *[5_000] * 24), RT, instruments=[slow])
+    slow.clock = world.clock
+    submit(world, ("be", 0))
+    world.clock.call_at(released_ns, lambda: submit(world, ("rt", released_ns)))
+    world.executor.run()
+    jobs = {record.task: record for record in world.recording.jobs}
+    assert (jobs["rt"].response_ns or 0) <= 40_000 + 8 * 20_000 + 20 * POLL_NS
+    assert [s.segment_idx for s in world.recording.segments if s.task == "be"] == [*range(24)]
+
+
+def test_a_job_that_is_cancelled_while_it_is_told_of_is_ended_once() -> None:
+    slow = SlowInstrument(20_000)
+    world = GatedWorld(task("be", *[5_000] * 24), instruments=[slow])
+    slow.clock = world.clock
+    (handle,) = submit(world, ("be", 0))
+    world.clock.call_at(300_000, handle.cancel)
+    world.executor.run()
+    assert [record.state for record in world.recording.jobs] == [JobState.CANCELLED]
+    world.executor.check_integrity()
+
+
 def test_an_end_of_best_effort_is_left_for_a_millisecond_at_most() -> None:
     world = slow_world(each_ns=50_000)
     submit(world, ("be", 0), ("be", 90_000), *(("rt", 45_000 * n) for n in range(2, 100)))

@@ -21,9 +21,6 @@ def on_device(job: Any, launch_ns: int = 0) -> Any:
     return SimpleNamespace(job=job, launch_ns=launch_ns)
 
 
-BE = job(3_000_000)
-
-
 def hold_off(*announced: object) -> HoldOff:
     books = Books(FixedPriority(), lambda: NOW_NS, Instruments([]))
     agenda = Agenda(books, lambda: NOW_NS, lambda: 0)
@@ -31,47 +28,48 @@ def hold_off(*announced: object) -> HoldOff:
     return HoldOff(agenda, announced)
 
 
-def is_left(found: HoldOff, *running: Any, now_ns: int = NOW_NS, since_ns: int = NOW_NS) -> bool:
-    return found.is_in_the_way("completion", BE, running, now_ns, since_ns)
+def leaves(found: HoldOff, *running: Any, now_ns: int = NOW_NS) -> bool:
+    return found.leaves("completion", "be", running, now_ns)
 
 
 def test_work_that_fits_before_the_release_with_room_is_done() -> None:
     found = hold_off()
     found.took("completion", "be", 20_000)
-    assert not is_left(found, now_ns=69_000)
-    assert is_left(found, now_ns=71_000)  # 20 us would fit, a time and a half does not
+    assert not leaves(found, now_ns=69_000)
+    assert leaves(found, now_ns=71_000)  # 20 us would fit, a time and a half does not
 
 
 def test_work_that_fits_before_an_urgent_jobs_end_is_done() -> None:
     found = hold_off()
     found.took("completion", "be", 20_000)
     urgent = on_device(job(40_000, priority=1), launch_ns=10_000)
-    assert not is_left(found, urgent, now_ns=19_000)
-    assert is_left(found, urgent, now_ns=21_000)
+    assert not leaves(found, urgent, now_ns=19_000)
+    assert leaves(found, urgent, now_ns=21_000)
+    assert not leaves(found, on_device(job(40_000), launch_ns=10_000), now_ns=21_000)
 
 
 def test_what_took_long_once_is_taken_to_be_long_for_a_while() -> None:
     found = hold_off()
     found.took("completion", "be", 80_000)
     found.took("completion", "be", 1_000)
-    assert is_left(found)
+    assert leaves(found)
     for _ in range(10):
         found.took("completion", "be", 1_000)
-    assert not is_left(found)
+    assert not leaves(found)
 
 
-def test_an_announced_job_may_come_at_any_moment() -> None:
+def test_an_announced_job_may_come_at_any_moment_of_a_millisecond() -> None:
     found = hold_off("a job")
-    assert is_left(found)
-    assert not is_left(found, now_ns=1_000_001, since_ns=0)  # for a millisecond at most
+    assert leaves(found, now_ns=0)
+    assert leaves(found, now_ns=1_000_000)
+    assert not leaves(found, now_ns=1_000_001)
+    assert leaves(found, now_ns=1_000_002)  # it was done, and waits anew
 
 
-def test_work_is_left_for_longer_while_the_device_has_other_work() -> None:
-    found = hold_off("a job")
-    other = on_device(job(2_000_000))
-    assert is_left(found, on_device(BE), other, now_ns=2_000_000, since_ns=0)
-    assert not is_left(found, on_device(BE), other, now_ns=2_000_001, since_ns=0)
-    urgent = on_device(job(2_000_000, priority=1))
-    assert not is_left(found, on_device(BE), urgent, now_ns=1_000_001, since_ns=0)
-    longer = on_device(job(9_000_000))  # it would double its own time at most
-    assert not is_left(found, on_device(BE), longer, now_ns=3_000_001, since_ns=0)
+def test_work_that_was_in_nobodys_way_meanwhile_waits_anew() -> None:
+    found = hold_off()
+    found.took("completion", "be", 20_000)
+    urgent = on_device(job(10_000, priority=1))
+    assert leaves(found, urgent, now_ns=0)
+    assert not leaves(found, now_ns=10_000)
+    assert leaves(found, urgent, now_ns=1_005_000)
