@@ -43,12 +43,14 @@ def add_gate_pair_options(parser: argparse.ArgumentParser) -> None:
 def pair(options: argparse.Namespace, parts: Parts) -> None:
     """A part for each pair; the long network's bound on stretches belongs to its name."""
     options.gates = True
+    work = options.work
     for case in PAIRS[:1] if options.quick else PAIRS:
         if options.only and case.name not in options.only:
             continue
         if (part := parts.open(f"pair-{case.name}-{options.stretch_us}us")) is None:
             continue
         options.long, options.batch, options.period_us = case.long, case.batch, case.period_us
+        options.work = work / case.name  # its bundles are another pair's, too, by their names
         if options.quick:
             make_quick(options)
         settle(options)
