@@ -12,13 +12,27 @@ _PAIRED = (
     ("fifo", "whole networks in order of release"),
     ("segments_1", "segments, one in flight"),
     ("segments_2", "segments, two in flight"),
+    ("gates_exclusive", "gates (experimental), `exclusive`"),
+    ("gates_overlap", "gates, `overlap`"),
+    ("gates_announced", "gates, `exclusive`, announced 100 us ahead"),
 )
 
 
-def gpu_part(rows: Sequence[Mapping[str, Any]], pair: Mapping[str, Any] | None) -> str:
-    """A table of the networks, and one of two networks side by side if that was measured."""
+def gpu_part(
+    rows: Sequence[Mapping[str, Any]], pair: Mapping[str, Any] | None, *, source: str = ""
+) -> str:
+    """A table of the networks, and one of two networks side by side if that was measured.
+
+    Args:
+        rows: of networks.
+        pair: of two networks, in several ways.
+        source: the page with all figures of the pair.
+    """
     done = [row for row in rows if "error" not in row]
-    machines = sorted({f"{_machine(row)}, {row['date'][:10]}" for row in done})
+    days: dict[str, set[str]] = {}
+    for row in done:
+        days.setdefault(_machine(row), set()).add(row["date"][:10])
+    machines = [f"{name}, {' and '.join(sorted(dates))}" for name, dates in days.items()]
     lines = [
         "| network, batch, share of its time | precision | whole, one CUDA graph | bound |"
         " segments | longest p50 | chained / whole |",
@@ -28,7 +42,7 @@ def gpu_part(rows: Sequence[Mapping[str, Any]], pair: Mapping[str, Any] | None) 
         f"`make bench-gpu`; {'; '.join(machines)}; medians by CUDA events, without input and output"
         " copies. [Every figure](docs/results/gpu-networks.md)",
     ]
-    return "\n".join([*lines, *(_pair_lines(pair) if pair else [])])
+    return "\n".join([*lines, *(_pair_lines(pair, source) if pair else [])])
 
 
 def _machine(found: Mapping[str, Any]) -> str:
@@ -50,7 +64,7 @@ def _row(row: Mapping[str, Any]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _pair_lines(pair: Mapping[str, Any]) -> list[str]:
+def _pair_lines(pair: Mapping[str, Any], source: str) -> list[str]:
     settings, ways = pair["settings"], pair["ways"]
     lines = [
         "",
@@ -62,7 +76,8 @@ def _pair_lines(pair: Mapping[str, Any]) -> list[str]:
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for name, text in _PAIRED:
-        way = ways[name]
+        if (way := ways.get(name)) is None:
+            continue
         times = [fmt_ns(way["urgent"][f"{key}_ns"]) for key in ("p50", "p99", "max")]
         rates = ["-", "-"]
         if way["long_per_s"] is not None:
@@ -72,6 +87,6 @@ def _pair_lines(pair: Mapping[str, Any]) -> list[str]:
     return [
         *lines,
         "",
-        f"`make bench-gpu-pair`; {_machine(pair)}, {pair['date'][:10]}."
-        " [More](docs/results/gpu-pair.md)",
+        f"`{pair.get('command', 'make bench-gpu-pair')}`; {_machine(pair)}, {pair['date'][:10]}."
+        f" [More]({source})",
     ]

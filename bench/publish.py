@@ -24,6 +24,7 @@ from preempt_runtime.units import fmt_ns
 
 README = Path("README.md")
 RESULTS = Path("docs/results")
+_PAIR = "pair-resnet152-b32-4000us-50us"
 _LONG_NS, _SHORT_NS = 20_000_000, 5_000_000
 
 
@@ -62,16 +63,24 @@ def published(text: str, results: Path) -> str:
     demo = json.loads((results / "cpu-demo.json").read_text())
     networks = json.loads((results / "cpu-networks.json").read_text())["rows"]
     on_gpu = json.loads((results / "gpu-networks.json").read_text())["rows"]
-    pair_file = results / "gpu-pair.json"
-    pair = json.loads(pair_file.read_text()) if pair_file.is_file() else None
+    pair, page = _pair_of(results)
     parts = {
         "demo": demo_part(demo),
-        "gpu": gpu_part(on_gpu, pair),
+        "gpu": gpu_part(on_gpu, pair, source=page),
         "bench": networks_part(networks),
     }
     for name, part in parts.items():
         text = replaced(text, name, part)
     return text
+
+
+def _pair_of(results: Path) -> tuple[Any, str]:
+    """What was measured of two networks side by side, with gates where there is that; its page."""
+    gates, pairs = results / "gpu-gates.json", results / "gpu-pair.json"
+    parts = json.loads(gates.read_text())["parts"] if gates.is_file() else {}
+    if (pair := parts.get(_PAIR)) is not None and pair["is_complete"]:
+        return pair, "docs/results/gpu-gates.md"
+    return json.loads(pairs.read_text()) if pairs.is_file() else None, "docs/results/gpu-pair.md"
 
 
 def replaced(text: str, name: str, part: str) -> str:
