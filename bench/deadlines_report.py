@@ -193,9 +193,10 @@ def set_table(result: Mapping[str, Any]) -> list[str]:
 def variant_table(name: str, result: Mapping[str, Any], *, heading: str = "") -> list[str]:
     """How each task fared in a variant, under a heading: the variant's name by default."""
     variant = result["variants"][name]
+    blocks = "1 block" if variant["blocks"] == 1 else f"{variant['blocks']} blocks"
     lines = [
         f"## {heading or name.capitalize()}\n",
-        f"{variant['blocks']} blocks, the device busy {variant['busy_frac']:.0%} of the time.\n",
+        f"{blocks}, the device busy {variant['busy_frac']:.0%} of the time.\n",
         "| task | jobs | missed | of them with steal | dropped | response p50 | p99 | max |"
         " max over bound | segments over the allowed time |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",

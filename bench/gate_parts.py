@@ -172,7 +172,7 @@ def merged(old: Mapping[str, Part], new: Mapping[str, Part]) -> dict[str, Part]:
     return dict(sorted(found.items()))
 
 
-def command_line(arguments: Sequence[str] | None) -> str:
+def command_line(arguments: Sequence[str] | None, module: str = "bench.gpu_gates") -> str:
     """The command that runs now, as a reader would type it."""
     given = sys.argv[1:] if arguments is None else list(arguments)
-    return " ".join(("python -m bench.gpu_gates", *given))
+    return " ".join((f"python -m {module}", *given))

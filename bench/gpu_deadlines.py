@@ -18,7 +18,7 @@ from typing import Any
 from bench.deadline_runs import compiled, periods_ns, run_block, say, taskset_text, uncut
 from bench.deadline_tally import DeadlineTally
 from bench.deadlines_report import CUT, UNCUT, BlockResult, set_result
-from bench.gate_parts import Budget
+from bench.gate_parts import Budget, command_line
 from bench.gpu import QUICK, QUICK_LEVEL
 from bench.gpu_alone import Costs, costs_alone
 from bench.gpu_deadlines_page import NAME, markdown
@@ -211,6 +211,7 @@ def _result(
             ),
         }
     return {
+        "command": options.command,
         "settings": {
             "networks": list(options.networks),
             "opt_level": options.opt_level,
@@ -268,6 +269,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--cache", type=Path, default=Path("build_cache/bench-gpu-deadlines/cache"))
     options = parser.parse_args(arguments)
     options.budget = Budget(options.limit_s)
+    options.command = command_line(arguments, "bench.gpu_deadlines")
     if options.quick:
         options.networks, options.jobs, options.rounds = QUICK_NETWORKS, 4000, 1
         options.calibration_jobs, options.opt_level = 200, QUICK_LEVEL

@@ -7,7 +7,6 @@ from bench.deadlines_report import set_table, variant_table, verdict_lines
 from preempt_runtime.units import fmt_ns
 
 NAME = "gpu-deadlines"
-_COMMAND = "make bench-gpu-deadlines"
 _CAUSE = (
     "Segments are timed here from the host's launch to its notice of the end, so a hold-up of the"
     " host counts as theirs; `dispatch` covers what was seen of a network alone"
@@ -23,7 +22,7 @@ def markdown(result: Mapping[str, Any]) -> str:
     lines = [
         "# Deadlines on a GPU: a task set with and without preemption points",
         "",
-        f"`{_COMMAND}`; {machine['gpu']}, TensorRT {machine['tensorrt']}, driver's CUDA"
+        f"`{result['command']}`; {machine['gpu']}, TensorRT {machine['tensorrt']}, driver's CUDA"
         f" {machine['cuda_driver']}, host {host['cpu_model']}, {host['cores']} cores{stolen},"
         f" Python {host['python']}, {result['date'][:10]}.",
         "",
