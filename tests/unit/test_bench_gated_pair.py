@@ -109,10 +109,9 @@ def test_two_jobs_of_the_long_network_are_in_flight_where_a_way_says_so(
     found: dict[int, int] = {}
 
     class Watched(GateDispatcher):
-        def turn(self) -> bool:
-            is_busy = super().turn()
+        def _look(self, *, leaves: bool = True) -> bool:
             found[len(self._running)] = found.get(len(self._running), 0) + 1
-            return is_busy
+            return super()._look(leaves=leaves)
 
     monkeypatch.setattr("preempt_runtime.executor.GateDispatcher", Watched)
     bundle = gated_bundle(tmp_path / "net.bundle").root
