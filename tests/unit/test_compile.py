@@ -519,6 +519,33 @@ def test_a_boundary_costs_more_than_nothing_and_less_than_a_millisecond() -> Non
     assert cost.at(4 << 20) >= cost.at(4096)
 
 
+_PRINT_LOWERED = """
+import sys
+from pathlib import Path
+from preemptc.cache import BuildCache, sha256_of
+from preemptc.compile_options import CompileOptions
+from preemptc.goal import Goal
+from preemptc.prepare import prepare
+options = CompileOptions(target="cpu", goal=Goal(num_segments=1))
+print(sha256_of(prepare(Path(sys.argv[1]), options, BuildCache(Path(sys.argv[2]))).lowered.path))
+"""
+
+
+def test_two_processes_lower_a_network_to_the_same_bytes(tmp_path: Path) -> None:
+    """ONNX Runtime numbers the nodes that it makes otherwise in each process."""
+    path = make("tiny_branchy", tmp_path / "net.onnx")
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", _PRINT_LOWERED, path, tmp_path / f"cache{number}"],
+            capture_output=True,
+            check=True,
+            text=True,
+        ).stdout
+        for number in range(3)
+    }
+    assert len(digests) == 1
+
+
 def test_source_positions_are_complete_prefixes(tmp_path: Path) -> None:
     for name in ("tiny_branchy", "light/squeezenet"):
         path = make(name, tmp_path / f"{name.replace('/', '-')}.onnx")
