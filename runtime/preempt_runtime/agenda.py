@@ -37,12 +37,18 @@ class Agenda:
         books.after_end = self._after_end
 
     def arrive(self, job: Job) -> None:
-        """Admit a submitted job, now or at its release."""
-        if job.release_ns > self._now_ns():
-            self._announce_before(job.release_ns, job.task.name)
-            self._schedule(job.release_ns, lambda _, due: self._books.admit(due), job)
-        else:
-            self._books.admit(job)
+        """Admit a submitted job, now or at its release; what prevents that cancels it."""
+        try:
+            if job.release_ns > self._now_ns():
+                self._announce_before(job.release_ns, job.task.name)
+                self._schedule(job.release_ns, lambda _, due: self._books.admit(due), job)
+            else:
+                self._books.admit(job)
+        except BaseException:  # nobody else knows of it, unless the books do
+            if not job.is_admitted:
+                job.end(JobState.CANCELLED, self._now_ns())
+                job.notify()
+            raise
 
     def start_source(self, source: Source, origin_ns: int) -> None:
         """Time the source's first release, its offsets counting from `origin_ns`."""
