@@ -533,3 +533,16 @@ def test_a_policy_may_be_given_by_name() -> None:
     assert [record.task for record in recording.segments] == ["sooner", "later"]
     with pytest.raises(InputError, match="no policy is called 'lottery'; there are"):
         Executor(FakeDevice(clock), "lottery", clock)
+
+
+def test_the_device_gets_work_however_slowly_many_releases_are_admitted() -> None:
+    world = World(task("t", 1))
+
+    def slow_inputs(_: int) -> dict[str, Any]:
+        world.clock.advance(1_000_000)
+        return dict(EXAMPLE_INPUTS)
+
+    world.executor.add_source("t", iter([0] * 200), slow_inputs)
+    world.executor.run()
+    assert world.recording.segments[0].start_ns < 100_000_000
+    assert world.executor.counts("t")["finished"] == 200
