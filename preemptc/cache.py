@@ -21,7 +21,7 @@ from typing import Any
 
 from preempt_runtime.errors import BuildError, InputError
 from preempt_runtime.input_file import read_regular
-from preempt_runtime.output_file import write_output
+from preempt_runtime.output_file import lies_in, write_output
 from preemptc.swap import swap_in
 
 _FILES = "files.json"
@@ -38,6 +38,10 @@ class BuildCache:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.hits = 0
+
+    def holds(self, path: Path) -> bool:
+        """Whether the path leads to a place in the cache, where anything may be deleted."""
+        return lies_in(path, self.root)
 
     def entry(
         self,

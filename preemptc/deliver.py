@@ -19,6 +19,7 @@ from preempt_runtime.errors import BuildError, InputError, PreemptError
 from preempt_runtime.input_file import read_regular
 from preempt_runtime.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, SCHEMA, Manifest
 from preempt_runtime.manifest_json import manifest_from_json
+from preempt_runtime.output_file import bundle_around, lies_in
 from preemptc.cache import BuildCache, guard
 from preemptc.swap import ASIDE_SUFFIX, swap_in
 
@@ -111,12 +112,22 @@ def check_place(output: Path, cache: BuildCache) -> None:
 
     Raises:
         BuildError: something else stands there, or no directory can be made there; or the cache
-            would be part of the bundle.
+            would be part of the bundle, or the bundle of the cache or another bundle.
     """
-    if Path(os.path.realpath(cache.root)).is_relative_to(os.path.realpath(output)):
+    if lies_in(cache.root, output):
         raise BuildError(
             f"{output}: the cache {cache.root} lies in it, which a bundle would replace; choose"
             " another place with -o or --cache"
+        )
+    if cache.holds(output):
+        raise BuildError(
+            f"{output}: lies in the cache {cache.root}, which may be deleted at any time; choose"
+            " another place with -o or --cache"
+        )
+    if (bundle := bundle_around(output)) is not None:
+        raise BuildError(
+            f"{output}: lies in the bundle {bundle}, which holds nothing else; choose another"
+            " place with -o"
         )
     if output.name in ("", ".."):
         raise BuildError(

@@ -263,6 +263,7 @@ def test_a_trace_that_cannot_be_written_does_not_take_the_results_along(
         ("short.bundle/trace.json", "lies in the bundle short.bundle"),
         ("short.bundle/manifest.json", "lies in the bundle short.bundle"),
         ("linked/trace.json", "lies in the bundle short.bundle"),
+        ("other.bundle/engines/trace.json", "other.bundle, which holds nothing else"),
         (".", "is a directory"),
         ("a" * 300, "cannot be a file (File name too long)"),
         ("loop", "cannot be a file (Too many levels of symbolic links)"),
@@ -277,6 +278,7 @@ def test_a_trace_over_an_input_or_where_no_file_can_be_is_refused_before_the_run
     (folder / "link.toml").symlink_to("set.toml")
     (folder / "linked").symlink_to("short.bundle")
     (folder / "loop").symlink_to("loop")
+    write_bundle(folder / "other.bundle", manifest_of((1000,)))  # of no task
     before = _contents(folder)
     assert run("--trace", trace) == 1
     captured = capsys.readouterr()
