@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from preempt_runtime.errors import BuildError, InputError
-from preempt_runtime.input_file import read_regular
+from preempt_runtime.input_file import lost_working_directory, read_regular
 from preempt_runtime.output_file import lies_in, write_output
 from preemptc.swap import swap_in
 
@@ -241,6 +241,8 @@ def guard(where: Path) -> Iterator[None]:
     try:
         yield
     except OSError as err:
+        if isinstance(err, FileNotFoundError) and (lost := lost_working_directory()) is not None:
+            raise BuildError(lost) from err
         reason = err.strerror or str(err)
         raise BuildError(
             f"{err.filename or where}: cannot be written: {reason};"

@@ -1,9 +1,19 @@
 """Files that are read whole: regular ones, of bounded size."""
 
+import os
 import stat
 from pathlib import Path
 
 from preempt_runtime.errors import InputError
+
+
+def lost_working_directory() -> str | None:
+    """Why no relative path can be resolved; None while the working directory is there."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return "the working directory was deleted; change to one that exists, and run this again"
+    return None
 
 
 def check_regular(path: Path, what: str) -> int:

@@ -288,6 +288,24 @@ def test_a_trace_over_an_input_or_where_no_file_can_be_is_refused_before_the_run
     assert _contents(folder) == before
 
 
+@pytest.mark.parametrize("command", ["run", "simulate"])
+def test_a_deleted_working_directory_is_one_line(
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+) -> None:
+    (folder / "gone").mkdir()
+    monkeypatch.chdir(folder / "gone")
+    (folder / "gone").rmdir()
+    assert main(command, str(folder / "set.toml"), "--trace", "trace.json") == 1
+    assert capsys.readouterr() == (
+        "",
+        "preempt-rt: error: the working directory was deleted; change to one that exists, and run"
+        " this again\n",
+    )
+
+
 class FullStdout(io.StringIO):
     """A disk without space, noticed when the buffer is written."""
 
