@@ -130,13 +130,18 @@ class BuildCache:
         self._write_memo(memo, digest)
         return digest
 
-    def remember_digest(self, path: Path, digest: str) -> None:
+    def remember_digest(self, path: Path, digest: str, *, place: Path | None = None) -> None:
         """Keep the sha256 of a file that the caller has just written, for `file_digest`.
+
+        Args:
+            path: the file.
+            digest: its sha256.
+            place: where a rename of its directory will bring it; None: it stays.
 
         Raises:
             BuildError: the cache cannot be written.
         """
-        self._write_memo(self._memo(path), digest)
+        self._write_memo(self._memo(path, place), digest)
 
     def _write_memo(self, memo: Path, digest: str) -> None:
         """Replace what stands there: opening a pipe would wait for its reader."""
@@ -146,10 +151,10 @@ class BuildCache:
                     memo.unlink()
             write_atomically(memo, digest.encode())
 
-    def _memo(self, path: Path) -> Path:
+    def _memo(self, path: Path, place: Path | None = None) -> Path:
         found = path.stat()
         times = (found.st_mtime_ns, found.st_ctime_ns)
-        fields = [str(path.resolve()), found.st_size, *times, found.st_ino]
+        fields = [str((place or path).resolve()), found.st_size, *times, found.st_ino]
         return self.root / "digests" / digest_of({"file": fields})
 
     @contextlib.contextmanager

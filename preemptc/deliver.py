@@ -101,9 +101,9 @@ def deliver(built: BuiltBundle, output: Path, cache: BuildCache) -> bool:
         output.parent.mkdir(parents=True, exist_ok=True)
         with _partial(output) as partial:
             _copy_files(built, partial)
+            for name, sha256 in _digests(built).items():  # another cache's process may soon follow
+                cache.remember_digest(partial / name, sha256, place=output / name)
             swap_in(partial, output)
-        for artefact in built.manifest.artefacts:
-            cache.remember_digest(output / artefact.path, artefact.sha256)
     return True
 
 
@@ -253,10 +253,15 @@ def _is_locked(folder: Path) -> bool:
     return False
 
 
+def _digests(built: BuiltBundle) -> dict[str, str]:
+    """sha256 of each file that the manifest lists."""
+    return {artefact.path: artefact.sha256 for artefact in built.manifest.artefacts}
+
+
 def _copy_files(built: BuiltBundle, target: Path) -> None:
     """Copy file by file, readable for everybody; the first refusal ends it."""
     target.chmod(0o755)
-    expected = {artefact.path: artefact.sha256 for artefact in built.manifest.artefacts}
+    expected = _digests(built)
     for name, path in built.files.items():
         copy = target / name
         copy.parent.mkdir(parents=True, exist_ok=True)

@@ -42,6 +42,7 @@ from preemptc.profile import BoundaryCost, LatencyProfile, json_from_profile, pr
 from preemptc.profiling import profile_model
 from preemptc.search import smallest_bound
 from preemptc.segment_costs import SegmentCosts
+from preemptc.swap import swap_in
 from tests.unit import onnx_models as models
 from tests.unit.fake_bench import FakeBench
 
@@ -414,6 +415,19 @@ def test_a_bundle_that_holds_something_of_mine_is_left_alone(kind: str, tmp_path
     with pytest.raises(BuildError, match="holds 'graph/mine', which is not part of the bundle"):
         compile_model(path, output, options(num_segments=3), cache)
     assert os.path.lexists(mine)
+
+
+def test_a_bundle_that_another_cache_replaces_at_once_was_delivered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def swap_in_and_lose(new: Path, place: Path) -> None:
+        swap_in(new, place)
+        shutil.rmtree(place / "graph")  # as where the other bundle has other files
+
+    path = models.save(models.chain(), tmp_path / "net.onnx")
+    monkeypatch.setattr(deliver, "swap_in", swap_in_and_lose)
+    compile_model(path, tmp_path / "b", options(num_segments=2), BuildCache(tmp_path / "cache"))
+    assert (tmp_path / "b" / "manifest.json").is_file()
 
 
 @pytest.mark.parametrize("place", ["b", "b/cache", "link/cache"])
