@@ -241,8 +241,11 @@ def _no_lock(path: Path) -> BuildError:
 
 
 @contextlib.contextmanager
-def guard(where: Path) -> Iterator[None]:
-    """Turn an operating system's refusal to write below `where` into one clear line."""
+def guard(where: Path, options: str = "-o, --cache") -> Iterator[None]:
+    """Turn an operating system's refusal to write below `where` into one clear line.
+
+    `options` are those that choose another place.
+    """
     try:
         yield
     except OSError as err:
@@ -251,5 +254,5 @@ def guard(where: Path) -> Iterator[None]:
         reason = err.strerror or str(err)
         raise BuildError(
             f"{err.filename or where}: cannot be written: {reason};"
-            " free space or choose another place (-o, --cache)"
+            f" free space or choose another place ({options})"
         ) from err

@@ -107,8 +107,13 @@ def deliver(built: BuiltBundle, output: Path, cache: BuildCache) -> bool:
     return True
 
 
-def check_place(output: Path, cache: BuildCache) -> None:
+def check_place(output: Path, cache: BuildCache, *, option: str = "-o") -> None:
     """Return if a bundle can be put at `output`, as far as can be told without writing.
+
+    Args:
+        output: where the bundle is to stand.
+        cache: where it is made.
+        option: what messages call that by which the user chose the place.
 
     Raises:
         BuildError: something else stands there, or no directory can be made there; or the cache
@@ -117,28 +122,28 @@ def check_place(output: Path, cache: BuildCache) -> None:
     if lies_in(cache.root, output):
         raise BuildError(
             f"{output}: the cache {cache.root} lies in it, which a bundle would replace; choose"
-            " another place with -o or --cache"
+            f" another place with {option} or --cache"
         )
     if cache.holds(output):
         raise BuildError(
             f"{output}: lies in the cache {cache.root}, which may be deleted at any time; choose"
-            " another place with -o or --cache"
+            f" another place with {option} or --cache"
         )
     if (bundle := bundle_around(output)) is not None:
         raise BuildError(
             f"{output}: lies in the bundle {bundle}, which holds nothing else; choose another"
-            " place with -o"
+            f" place with {option}"
         )
     if output.name in ("", ".."):
         raise BuildError(
             f"{output}: names no directory of its own, and a bundle replaces a whole one; give one"
-            " such as net.bundle with -o"
+            f" such as net.bundle with {option}"
         )
-    _check_name(output)
-    with guard(output):
+    _check_name(output, option)
+    with guard(output, f"{option}, --cache"):
         if (foreign := _foreign(output)) is not None:
             raise BuildError(
-                f"{output}: exists and {foreign}; remove it, or choose another place with -o"
+                f"{output}: exists and {foreign}; remove it, or choose another place with {option}"
             )
         above = next(folder for folder in output.absolute().parents if os.path.lexists(folder))
         if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
@@ -146,14 +151,14 @@ def check_place(output: Path, cache: BuildCache) -> None:
             raise OSError(code, os.strerror(code), str(above))
 
 
-def _check_name(output: Path) -> None:
+def _check_name(output: Path, option: str) -> None:
     """Refuse a name that is too long for the directory that a bundle is first written into."""
     partial = f"{PARTIAL_PREFIX}{output.name}-{'x' * 8}{ASIDE_SUFFIX}"
     if (surplus := len(os.fsencode(partial)) - _MAX_NAME_BYTES) > 0:
         num_bytes = len(os.fsencode(output.name))
         raise BuildError(
             f"{output}: a name of {num_bytes} bytes, at most {num_bytes - surplus}; choose a"
-            " shorter one with -o"
+            f" shorter one with {option}"
         )
 
 
