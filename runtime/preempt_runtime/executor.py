@@ -121,9 +121,9 @@ class Executor:
         """Make a task known and allocate its buffers; also while the executor runs.
 
         Raises:
-            InputError: another task has that name, it lacks what the policy needs, gates do not
-                know its priority, or its outputs are to stay on a device that has them in host
-                memory.
+            InputError: another task has that name, its network is closed, it lacks what the policy
+                needs, gates do not know its priority, or its outputs are to stay on a device that
+                has them in host memory.
             DeviceError: there is no memory for its buffers; nothing has changed.
             AdmissionError: with it a deadline might be missed; nothing has changed.
             PreemptError: the executor is closed.

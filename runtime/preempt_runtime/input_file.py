@@ -7,6 +7,19 @@ from pathlib import Path
 from preempt_runtime.errors import InputError
 
 
+def checked_path(path: str | Path, what: str) -> Path:
+    """The path, if it is one: an empty one would be the current folder.
+
+    Raises:
+        InputError: it is neither a string nor a `Path`, or empty.
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        raise InputError(f"{what}: found {repr(path)[:40]}, expected a path; give a str or a Path")
+    if not os.fspath(path):
+        raise InputError(f"{what}: the path is empty; write one")
+    return Path(path)
+
+
 def lost_working_directory() -> str | None:
     """Why no relative path can be resolved; None while the working directory is there."""
     try:
