@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from preempt_runtime.errors import BuildError, InputError
-from preempt_runtime.input_file import read_regular
-from preempt_runtime.output_file import write_output
+from preempt_runtime.input_file import lost_working_directory, read_regular
+from preempt_runtime.output_file import lies_in, write_output
 from preemptc.swap import swap_in
 
 _FILES = "files.json"
@@ -38,6 +38,10 @@ class BuildCache:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.hits = 0
+
+    def holds(self, path: Path) -> bool:
+        """Whether the path leads to a place in the cache, where anything may be deleted."""
+        return lies_in(path, self.root)
 
     def entry(
         self,
@@ -126,13 +130,18 @@ class BuildCache:
         self._write_memo(memo, digest)
         return digest
 
-    def remember_digest(self, path: Path, digest: str) -> None:
+    def remember_digest(self, path: Path, digest: str, *, place: Path | None = None) -> None:
         """Keep the sha256 of a file that the caller has just written, for `file_digest`.
+
+        Args:
+            path: the file.
+            digest: its sha256.
+            place: where a rename of its directory will bring it; None: it stays.
 
         Raises:
             BuildError: the cache cannot be written.
         """
-        self._write_memo(self._memo(path), digest)
+        self._write_memo(self._memo(path, place), digest)
 
     def _write_memo(self, memo: Path, digest: str) -> None:
         """Replace what stands there: opening a pipe would wait for its reader."""
@@ -142,10 +151,10 @@ class BuildCache:
                     memo.unlink()
             write_atomically(memo, digest.encode())
 
-    def _memo(self, path: Path) -> Path:
+    def _memo(self, path: Path, place: Path | None = None) -> Path:
         found = path.stat()
         times = (found.st_mtime_ns, found.st_ctime_ns)
-        fields = [str(path.resolve()), found.st_size, *times, found.st_ino]
+        fields = [str((place or path).resolve()), found.st_size, *times, found.st_ino]
         return self.root / "digests" / digest_of({"file": fields})
 
     @contextlib.contextmanager
@@ -232,13 +241,18 @@ def _no_lock(path: Path) -> BuildError:
 
 
 @contextlib.contextmanager
-def guard(where: Path) -> Iterator[None]:
-    """Turn an operating system's refusal to write below `where` into one clear line."""
+def guard(where: Path, options: str = "-o, --cache") -> Iterator[None]:
+    """Turn an operating system's refusal to write below `where` into one clear line.
+
+    `options` are those that choose another place.
+    """
     try:
         yield
     except OSError as err:
+        if isinstance(err, FileNotFoundError) and (lost := lost_working_directory()) is not None:
+            raise BuildError(lost) from err
         reason = err.strerror or str(err)
         raise BuildError(
             f"{err.filename or where}: cannot be written: {reason};"
-            " free space or choose another place (-o, --cache)"
+            f" free space or choose another place ({options})"
         ) from err

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 import click
 
 from preempt_runtime.errors import PreemptError
+from preempt_runtime.input_file import lost_working_directory
 from preempt_runtime.stdout import STDOUT_BROKEN, check_stdout, is_stdout_broken
 from preempt_runtime.units import printable
 from preemptc import __version__
@@ -114,6 +115,11 @@ class CommandGroup(click.Group):
             if was_interrupted():
                 _interrupted(ctx)
             _refuse(str(err))
+            ctx.exit(1)
+        except FileNotFoundError:
+            if (reason := lost_working_directory()) is None:
+                raise
+            _refuse(reason)
             ctx.exit(1)
         except KeyboardInterrupt:
             _interrupted(ctx)

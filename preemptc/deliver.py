@@ -19,6 +19,7 @@ from preempt_runtime.errors import BuildError, InputError, PreemptError
 from preempt_runtime.input_file import read_regular
 from preempt_runtime.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, SCHEMA, Manifest
 from preempt_runtime.manifest_json import manifest_from_json
+from preempt_runtime.output_file import bundle_around, lies_in
 from preemptc.cache import BuildCache, guard
 from preemptc.swap import ASIDE_SUFFIX, swap_in
 
@@ -100,34 +101,49 @@ def deliver(built: BuiltBundle, output: Path, cache: BuildCache) -> bool:
         output.parent.mkdir(parents=True, exist_ok=True)
         with _partial(output) as partial:
             _copy_files(built, partial)
+            for name, sha256 in _digests(built).items():  # another cache's process may soon follow
+                cache.remember_digest(partial / name, sha256, place=output / name)
             swap_in(partial, output)
-        for artefact in built.manifest.artefacts:
-            cache.remember_digest(output / artefact.path, artefact.sha256)
     return True
 
 
-def check_place(output: Path, cache: BuildCache) -> None:
+def check_place(output: Path, cache: BuildCache, *, option: str = "-o") -> None:
     """Return if a bundle can be put at `output`, as far as can be told without writing.
+
+    Args:
+        output: where the bundle is to stand.
+        cache: where it is made.
+        option: what messages call that by which the user chose the place.
 
     Raises:
         BuildError: something else stands there, or no directory can be made there; or the cache
-            would be part of the bundle.
+            would be part of the bundle, or the bundle of the cache or another bundle.
     """
-    if Path(os.path.realpath(cache.root)).is_relative_to(os.path.realpath(output)):
+    if lies_in(cache.root, output):
         raise BuildError(
             f"{output}: the cache {cache.root} lies in it, which a bundle would replace; choose"
-            " another place with -o or --cache"
+            f" another place with {option} or --cache"
+        )
+    if cache.holds(output):
+        raise BuildError(
+            f"{output}: lies in the cache {cache.root}, which may be deleted at any time; choose"
+            f" another place with {option} or --cache"
+        )
+    if (bundle := bundle_around(output)) is not None:
+        raise BuildError(
+            f"{output}: lies in the bundle {bundle}, which holds nothing else; choose another"
+            f" place with {option}"
         )
     if output.name in ("", ".."):
         raise BuildError(
             f"{output}: names no directory of its own, and a bundle replaces a whole one; give one"
-            " such as net.bundle with -o"
+            f" such as net.bundle with {option}"
         )
-    _check_name(output)
-    with guard(output):
+    _check_name(output, option)
+    with guard(output, f"{option}, --cache"):
         if (foreign := _foreign(output)) is not None:
             raise BuildError(
-                f"{output}: exists and {foreign}; remove it, or choose another place with -o"
+                f"{output}: exists and {foreign}; remove it, or choose another place with {option}"
             )
         above = next(folder for folder in output.absolute().parents if os.path.lexists(folder))
         if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
@@ -135,14 +151,14 @@ def check_place(output: Path, cache: BuildCache) -> None:
             raise OSError(code, os.strerror(code), str(above))
 
 
-def _check_name(output: Path) -> None:
+def _check_name(output: Path, option: str) -> None:
     """Refuse a name that is too long for the directory that a bundle is first written into."""
     partial = f"{PARTIAL_PREFIX}{output.name}-{'x' * 8}{ASIDE_SUFFIX}"
     if (surplus := len(os.fsencode(partial)) - _MAX_NAME_BYTES) > 0:
         num_bytes = len(os.fsencode(output.name))
         raise BuildError(
             f"{output}: a name of {num_bytes} bytes, at most {num_bytes - surplus}; choose a"
-            " shorter one with -o"
+            f" shorter one with {option}"
         )
 
 
@@ -242,10 +258,15 @@ def _is_locked(folder: Path) -> bool:
     return False
 
 
+def _digests(built: BuiltBundle) -> dict[str, str]:
+    """sha256 of each file that the manifest lists."""
+    return {artefact.path: artefact.sha256 for artefact in built.manifest.artefacts}
+
+
 def _copy_files(built: BuiltBundle, target: Path) -> None:
     """Copy file by file, readable for everybody; the first refusal ends it."""
     target.chmod(0o755)
-    expected = {artefact.path: artefact.sha256 for artefact in built.manifest.artefacts}
+    expected = _digests(built)
     for name, path in built.files.items():
         copy = target / name
         copy.parent.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from preempt_runtime.errors import InfeasibleError, InputError
+from preempt_runtime.errors import BuildError, InfeasibleError, InputError
 from preempt_runtime.schedulability import (
     Change,
     Choice,
@@ -24,6 +24,7 @@ from preempt_runtime.units import fmt_ns, rounded_down_ns
 from preemptc.backends import BackendOptions, Progress
 from preemptc.cache import BuildCache
 from preemptc.compilation import Compilation, shape_text
+from preemptc.deliver import check_place
 from preemptc.pipeline import compile_model
 from preemptc.plan_costs import CostOptions, NetworkCuts, bundle_costs, costs_of_tasks
 from preemptc.plan_notes import precision_notes
@@ -124,9 +125,11 @@ def plan_and_compile(
 
     Raises:
         InputError: a task names no bundle to write.
+        BuildError: a bundle cannot be written; none has been.
         PreemptError: costs cannot be found, or a network cannot be compiled.
     """
     _refuse_without_bundle(taskset.tasks)
+    _check_places(taskset.tasks, cache)
     compiled, notes = None, None
     for headroom_frac in _HEADROOMS:
         roomy = replace(options, headroom_frac=headroom_frac)
@@ -151,9 +154,11 @@ def compile_plan(
 
     Raises:
         InputError: a task names no bundle to write.
+        BuildError: a bundle cannot be written; none has been.
         PreemptError: a network cannot be compiled at all.
     """
     _refuse_without_bundle(plan.taskset.tasks)
+    _check_places(plan.taskset.tasks, cache)
     compiled: set[Path] = set()
     failure = None
     for each in plan.compilations:
@@ -204,6 +209,25 @@ def _refuse_without_bundle(tasks: tuple[TaskSpec, ...]) -> None:
             raise InputError(
                 f"task {task.name!r}: no bundle to compile {task.model} into; write bundle ="
                 f" {task.model.stem + '.bundle'!r}, or leave --compile out"
+            )
+
+
+def _check_places(tasks: tuple[TaskSpec, ...], cache: BuildCache) -> None:
+    """Return if every bundle can be put where its task says, before any is replaced."""
+    places: dict[Path, str] = {}
+    for task in tasks:
+        if task.model is None or task.bundle is None:
+            continue
+        try:
+            check_place(task.bundle, cache, option="the key 'bundle'")
+        except BuildError as err:
+            raise BuildError(f"task {task.name!r}: {err}") from err
+        places.setdefault(_place(task.bundle), task.name)
+    for place, name in places.items():
+        if (outer := next((each for each in place.parents if each in places), None)) is not None:
+            raise BuildError(
+                f"task {name!r}: bundle {place} lies in that of task {places[outer]!r}, {outer};"
+                " give each a folder of its own with the key 'bundle'"
             )
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -17,8 +18,7 @@ def swap_in(new: Path, place: Path) -> None:
     Where the system can exchange two names, `place` exists all the time. Elsewhere the older
     directory moves aside, to `new` with `ASIDE_SUFFIX`, and back if the second rename fails.
     """
-    if not place.exists():
-        os.replace(new, place)
+    if not place.exists() and _moved(new, place):
         return
     if _exchange(new, place):
         shutil.rmtree(new, ignore_errors=True)
@@ -32,6 +32,17 @@ def swap_in(new: Path, place: Path) -> None:
             os.replace(aside, place)
         raise
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def _moved(new: Path, place: Path) -> bool:
+    """Whether it could be renamed: False where another process has put its own there first."""
+    try:
+        os.replace(new, place)
+    except OSError as err:
+        if err.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        return False
+    return True
 
 
 def _exchange(left: Path, right: Path) -> bool:

@@ -52,7 +52,7 @@ def command(
     inside an engine cost is measured by `preemptc compile --mechanism gates` alone.
     """
     if plot is not None:
-        refuse_overwrite(plot, request.model, profile)
+        refuse_overwrite(plot, request, profile)
         if plot.suffix.lower() not in ("", ".svg"):
             raise InputError(f"--plot {plot}: plots are SVG; name a file that ends in .svg")
     options = request.options(profile=profile, max_live_bytes=max_live_bytes)

@@ -112,17 +112,23 @@ class Request:
         )
 
 
-def refuse_overwrite(output: Path, model: Path, *inputs: Path | None) -> None:
+def refuse_overwrite(output: Path, request: Request, *inputs: Path | None) -> None:
     """Return if `output` is a file that may be written, and none of those that will be read.
 
     Raises:
-        InputError: it is no place for a file, or the model, its weights or another input.
+        InputError: it is no place for a file, in a bundle or the cache, or the model, its weights
+            or another input.
         ModelError: the model cannot be read.
     """
-    files = [model, *(given for given in inputs if given is not None)]
+    files = [request.model, *(given for given in inputs if given is not None)]
     check_output(output, files=files)
+    if request.cache.holds(output):
+        raise InputError(
+            f"{output}: lies in the cache {request.cache.root}, which may be deleted at any time;"
+            " write to another place"
+        )
     if output.exists():  # only then may it be a file with weights: the model is read for it
-        check_output(output, files=external_files(read(model)))
+        check_output(output, files=external_files(read(request.model)))
 
 
 def network_options(function: Function) -> Function:

@@ -28,7 +28,7 @@ def command(request: Request, output: Path) -> None:
     `compile`, `analyze` and `explore` take the file with --profile. A profile that the cache
     holds is not measured again: give another --cache for a new one.
     """
-    refuse_overwrite(output, request.model)
+    refuse_overwrite(output, request)
     options = request.options()
     require_device(options, "profile")
     with watched() as progress:

@@ -13,6 +13,8 @@ from preempt_runtime.source import Source
 from preempt_runtime.task import checked_submission
 
 _log = logging.getLogger(__name__)
+_MAX_RELEASING_NS = 10_000_000  # in one turn, before the device gets work again
+_NUM_BETWEEN_LOOKS = 64  # releases, of 10 to 20 us each
 _PAUSE_AFTER_FAILURE_NS = 1_000_000  # a device that refuses everything is not asked all the time
 
 
@@ -37,12 +39,18 @@ class Agenda:
         books.after_end = self._after_end
 
     def arrive(self, job: Job) -> None:
-        """Admit a submitted job, now or at its release."""
-        if job.release_ns > self._now_ns():
-            self._announce_before(job.release_ns, job.task.name)
-            self._schedule(job.release_ns, lambda _, due: self._books.admit(due), job)
-        else:
-            self._books.admit(job)
+        """Admit a submitted job, now or at its release; what prevents that cancels it."""
+        try:
+            if job.release_ns > self._now_ns():
+                self._announce_before(job.release_ns, job.task.name)
+                self._schedule(job.release_ns, lambda _, due: self._books.admit(due), job)
+            else:
+                self._books.admit(job)
+        except BaseException:  # nobody else knows of it, unless the books do
+            if not job.is_admitted:
+                job.end(JobState.CANCELLED, self._now_ns())
+                job.notify()
+            raise
 
     def start_source(self, source: Source, origin_ns: int) -> None:
         """Time the source's first release, its offsets counting from `origin_ns`."""
@@ -51,7 +59,9 @@ class Agenda:
 
     def close_sources(self) -> None:
         """Release what fell due before the horizon, then forget all that was to come."""
-        self.release_due(self._now_ns())
+        now_ns = self._now_ns()
+        while self._is_due(now_ns):
+            self.release_due(now_ns)
         self.clear()
 
     def clear(self) -> None:
@@ -64,11 +74,24 @@ class Agenda:
                 self._books.admit(item)
 
     def release_due(self, now_ns: int) -> None:
-        """Admit every job whose release has come, in the order of releases."""
-        timed = self.timed
-        while timed and timed[0][0] <= now_ns and timed[0][0] < self.horizon_ns:
+        """Admit the jobs whose release has come, in the order of releases.
+
+        Where that takes long, some stay for the next turn: releases may come faster than they are
+        admitted, and this one has to end.
+        """
+        timed, num_released = self.timed, 0
+        while self._is_due(now_ns):
             release_ns, _, action, item = heapq.heappop(timed)
             action(release_ns, item)
+            num_released += 1
+            if (
+                num_released % _NUM_BETWEEN_LOOKS == 0
+                and self._now_ns() - now_ns > _MAX_RELEASING_NS
+            ):
+                return
+
+    def _is_due(self, now_ns: int) -> bool:
+        return bool(self.timed) and self.timed[0][0] <= min(now_ns, self.horizon_ns - 1)
 
     def next_due_ns(self) -> int | None:
         """The next known release before the horizon."""

@@ -114,6 +114,25 @@ def release_offsets(arrival: OpenArrival, *, seed: int, task: str) -> Iterator[i
     return _poisson(arrival, rng)
 
 
+def releases_per_s(arrival: Arrival) -> float:
+    """How many jobs are released a second on average, whatever becomes of them.
+
+    None for a closed loop, which waits for its jobs, and a recorded arrival, which ends.
+
+    >>> releases_per_s(Periodic(period_ns=20_000_000))
+    50.0
+    """
+    match arrival:
+        case Periodic():
+            return _NS_PER_S / arrival.period_ns
+        case Sporadic():
+            return _NS_PER_S / arrival.mean_interval_ns
+        case Poisson():
+            return arrival.rate_per_s
+        case _:
+            return 0.0
+
+
 def read_trace(path: Path) -> Recorded:
     """The releases of a trace file: a JSON list, or one release a line (`#` starts a comment).
 

@@ -83,7 +83,8 @@ class BufferPool:
 
     Raises:
         DeviceError: there is no memory for all of them; none is left allocated.
-        InputError: outputs are to stay on a device that has them in host memory.
+        InputError: the network is closed, or outputs are to stay on a device that has them in host
+            memory.
     """
 
     __slots__ = ("_lent", "_new_loan", "free", "is_closed", "num_buffers")
@@ -157,6 +158,8 @@ def _new_buffers(task: Task, number: int) -> JobBuffers:
     try:
         buffers = task.network.new_buffers()
         _choose_stream(buffers, task)
+    except InputError as err:
+        raise InputError(f"task {task.name!r}: {err}") from err
     except DeviceError as err:
         if task.buffers == 1:
             raise

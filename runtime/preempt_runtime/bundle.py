@@ -22,6 +22,7 @@ from preempt_runtime.bundle_files import (
     open_inside,
 )
 from preempt_runtime.errors import BundleError
+from preempt_runtime.input_file import checked_path
 from preempt_runtime.manifest import (
     MANIFEST_NAME,
     MAX_MANIFEST_BYTES,
@@ -130,9 +131,10 @@ def open_bundle(path: str | Path, *, manifest_sha256: str | None = None) -> Bund
         manifest_sha256: Refuse any other manifest than the one with this hash.
 
     Raises:
+        InputError: `path` is no path, or empty.
         BundleError: no bundle, a damaged one, or not the pinned one.
     """
-    root = _bundle_root(path)
+    root = _bundle_root(checked_path(path, "a bundle"))
     with open_inside(root, MANIFEST_NAME) as descriptor:
         size = os.fstat(descriptor).st_size
         if size > MAX_MANIFEST_BYTES:
@@ -234,9 +236,9 @@ def _differences(
     ]
 
 
-def _bundle_root(path: str | Path) -> Path:
+def _bundle_root(path: Path) -> Path:
     try:
-        root = Path(path).resolve(strict=True)
+        root = path.resolve(strict=True)
     except FileNotFoundError as err:
         raise BundleError(f"{path}: no such bundle; write one with `preemptc compile`") from err
     except (OSError, RuntimeError, ValueError) as err:

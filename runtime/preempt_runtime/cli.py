@@ -21,6 +21,7 @@ from preempt_runtime.cli_values import duration, integer, path, policy
 from preempt_runtime.clock import MonotonicClock
 from preempt_runtime.doctor import AskedPlan, Finding, doctor
 from preempt_runtime.errors import InputError, PreemptError
+from preempt_runtime.input_file import lost_working_directory
 from preempt_runtime.load_taskset import bundle_path, check_taskset_output
 from preempt_runtime.loading import FindBackend, open_backend
 from preempt_runtime.policies import POLICIES
@@ -56,18 +57,26 @@ def main(argv: Sequence[str] | None = None, find_backend: FindBackend = open_bac
         raise
     with _logging(logging.INFO if arguments.verbose else logging.WARNING):
         try:
-            if arguments.command == "run":
-                return _run(arguments, find_backend)
-            if arguments.command == "simulate":
-                return run_simulate(arguments)
-            return _doctor(arguments, find_backend)
+            return _command(arguments, find_backend)
         except PreemptError as err:
             return _refuse(err)
+        except FileNotFoundError:
+            if (reason := lost_working_directory()) is None:
+                raise
+            return _refuse(reason)
         except BrokenPipeError:  # whoever read stdout has gone: nobody is left to tell
             return 1
         except KeyboardInterrupt:
             print("preempt-rt: interrupted", file=sys.stderr)
             return 130
+
+
+def _command(arguments: argparse.Namespace, find_backend: FindBackend) -> int:
+    if arguments.command == "run":
+        return _run(arguments, find_backend)
+    if arguments.command == "simulate":
+        return run_simulate(arguments)
+    return _doctor(arguments, find_backend)
 
 
 def _refuse(reason: PreemptError | str) -> int:

@@ -4,7 +4,7 @@ The same executor runs on a CPU, on a GPU and in simulation; each is one `Device
 in `preempt_runtime.backends` and is imported only when a bundle asks for it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -157,6 +157,16 @@ def check_array(name: str, array: object, *, dtype: str, shape: tuple[int, ...])
             f" expected {dtype} {list(shape)}"
         )
     return array
+
+
+def check_open(network: str, parts: Sequence[object]) -> None:
+    """Return if the network still has the sessions or engines that closing it releases.
+
+    Raises:
+        InputError: it is closed.
+    """
+    if not parts:
+        raise InputError(f"network {network!r} is closed; load it again")
 
 
 def is_device_array(value: object) -> bool:

@@ -19,7 +19,7 @@ from preempt_runtime.handle import JobHandle
 from preempt_runtime.inbox import Inbox
 from preempt_runtime.instruments import Instruments
 from preempt_runtime.integrity import check_books, counts_from_queue
-from preempt_runtime.job import Job
+from preempt_runtime.job import NEVER_NS, Job
 from preempt_runtime.mailbox import TaskQueue
 from preempt_runtime.ownership import Ownership
 from preempt_runtime.policies import Policy, check_needs, gate_policy, policy_from_name
@@ -27,6 +27,7 @@ from preempt_runtime.records import Instrument
 from preempt_runtime.run_loop import RunLoop
 from preempt_runtime.source import Arrivals, MakeInputs, Source
 from preempt_runtime.task import Task, checked_submission
+from preempt_runtime.whole_number import checked_whole
 
 if TYPE_CHECKING:  # who wants admission brings it; the analysis takes a third of an import's time
     from preempt_runtime.admission import Admission
@@ -120,9 +121,9 @@ class Executor:
         """Make a task known and allocate its buffers; also while the executor runs.
 
         Raises:
-            InputError: another task has that name, it lacks what the policy needs, gates do not
-                know its priority, or its outputs are to stay on a device that has them in host
-                memory.
+            InputError: another task has that name, its network is closed, it lacks what the policy
+                needs, gates do not know its priority, or its outputs are to stay on a device that
+                has them in host memory.
             DeviceError: there is no memory for its buffers; nothing has changed.
             AdmissionError: with it a deadline might be missed; nothing has changed.
             PreemptError: the executor is closed.
@@ -219,15 +220,15 @@ class Executor:
         Response time counts from the release. The inputs are borrowed, see `JobHandle`.
 
         Raises:
-            InputError: no such task; wrong input names, dtypes or shapes; NaN, if it is scanned.
+            InputError: no such task; wrong input names, dtypes or shapes; NaN, if it is scanned;
+                a release that is no whole number of ns.
             PreemptError: the executor is stopping or closed.
         """
         queue = self._queue(task_name)
         checked = checked_submission(queue.task, inputs)
         if self._loop.is_stopping:
             raise PreemptError(f"task {task_name!r}: the executor is stopping; start it again")
-        if release_ns is None:
-            release_ns = self._clock.now_ns()
+        release_ns = self._clock.now_ns() if release_ns is None else _release(task_name, release_ns)
         job = Job(id=self._new_job_id(), task=queue.task, inputs=checked, release_ns=release_ns)
         self._inbox.post(self._agenda.arrive, job)
         if self._is_closed:  # looked at after the post, so that no job is left behind
@@ -433,6 +434,12 @@ def _check_same(admission: "Admission", policy: Policy, depth: int) -> None:
             f"admission analyses policy {analysed[0]!r} at depth {analysed[1]}, the executor has"
             f" policy {policy.name!r} at depth {depth}; give both the same"
         )
+
+
+def _release(task_name: str, release_ns: int) -> int:
+    """The release if the dispatcher can compare it: there, an error would end all tasks."""
+    what = f"task {task_name!r}: release_ns"
+    return checked_whole(what, release_ns, at_least=0, at_most=NEVER_NS, unit="of ns")
 
 
 def _fixed_of(task: Task) -> tuple[object, ...]:

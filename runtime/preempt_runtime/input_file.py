@@ -1,9 +1,32 @@
 """Files that are read whole: regular ones, of bounded size."""
 
+import os
 import stat
 from pathlib import Path
 
 from preempt_runtime.errors import InputError
+
+
+def checked_path(path: str | Path, what: str) -> Path:
+    """The path, if it is one: an empty one would be the current folder.
+
+    Raises:
+        InputError: it is neither a string nor a `Path`, or empty.
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        raise InputError(f"{what}: found {repr(path)[:40]}, expected a path; give a str or a Path")
+    if not os.fspath(path):
+        raise InputError(f"{what}: the path is empty; write one")
+    return Path(path)
+
+
+def lost_working_directory() -> str | None:
+    """Why no relative path can be resolved; None while the working directory is there."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return "the working directory was deleted; change to one that exists, and run this again"
+    return None
 
 
 def check_regular(path: Path, what: str) -> int:

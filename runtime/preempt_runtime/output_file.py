@@ -6,6 +6,7 @@ as `/dev/null`, a terminal or a pipe, is written to, for a rename would remove i
 
 import contextlib
 import errno
+import json
 import os
 import secrets
 import stat
@@ -13,6 +14,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from preempt_runtime.errors import InputError
+from preempt_runtime.input_file import read_regular
+from preempt_runtime.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, SCHEMA
 
 
 def check_output(path: Path, *, files: Iterable[Path] = (), folders: Iterable[Path] = ()) -> None:
@@ -21,10 +24,11 @@ def check_output(path: Path, *, files: Iterable[Path] = (), folders: Iterable[Pa
     Args:
         path: where the output will go.
         files: what the command reads; those that do not exist count for nothing.
-        folders: bundles that it reads; nothing is written into them.
+        folders: bundles that it reads; nothing is written into them, nor into any other.
 
     Raises:
-        InputError: it is a directory or no place for a file, or an input of the command.
+        InputError: it is a directory or no place for a file, an input of the command, or in a
+            bundle.
     """
     status = _status(path)
     if status is not None and stat.S_ISDIR(status.st_mode):
@@ -34,12 +38,30 @@ def check_output(path: Path, *, files: Iterable[Path] = (), folders: Iterable[Pa
     for file in files:
         if status is not None and (read := _status(file)) and os.path.samestat(status, read):
             raise InputError(f"{path}: is an input of this command; write to another file")
-    for folder in folders:
-        if Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
-            raise InputError(
-                f"{path}: lies in the bundle {folder}, which holds nothing else; write to another"
-                " place"
-            )
+    given = (each for each in folders if lies_in(path, each))
+    if (folder := next(given, None) or bundle_around(path)) is not None:
+        raise InputError(
+            f"{path}: lies in the bundle {folder}, which holds nothing else; write to another place"
+        )
+
+
+def lies_in(path: Path, folder: Path) -> bool:
+    """Whether what the path leads to is the folder or below it."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+
+
+def bundle_around(path: Path) -> Path | None:
+    """The finished bundle that the path leads into; None if there is none."""
+    return next(filter(_is_bundle, Path(os.path.realpath(path)).parents), None)
+
+
+def _is_bundle(folder: Path) -> bool:
+    try:
+        content = read_regular(folder / MANIFEST_NAME, "the manifest", max_bytes=MAX_MANIFEST_BYTES)
+        document = json.loads(content)
+    except (InputError, ValueError, RecursionError):
+        return False
+    return isinstance(document, dict) and document.get("schema") == SCHEMA
 
 
 def write_output(path: Path, content: bytes) -> None:

@@ -3,16 +3,20 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from preempt_runtime.arrivals import releases_per_s
 from preempt_runtime.bundle import Bundle
 from preempt_runtime.device import Device
-from preempt_runtime.errors import GatesError
+from preempt_runtime.errors import GatesError, InputError
 from preempt_runtime.gated_device import GatedDevice
 from preempt_runtime.load_taskset import LoadedTaskSet
 from preempt_runtime.manifest import GATES
 from preempt_runtime.policies import GatePolicy, Policy
 from preempt_runtime.process import OptionReport, ProcessOptions
 from preempt_runtime.task_spec import TaskSpec
-from preempt_runtime.taskset import GateMode, Mechanism
+from preempt_runtime.taskset import GateMode, Mechanism, TaskSetSpec
+
+# One task of one empty segment, on an x86 core: 61,000 jobs a second.
+MAX_RELEASES_PER_S = 100_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +30,22 @@ class RunOptions:
     num_warmup_runs: int = 3
     pins: Mapping[str, str] = field(default_factory=dict)
     process: ProcessOptions = field(default_factory=ProcessOptions)
+
+
+def check_release_rate(taskset: TaskSetSpec) -> None:
+    """Return if a dispatcher might keep up with the releases, whatever the jobs take.
+
+    Raises:
+        InputError: it cannot, and the run would only release jobs.
+    """
+    rates = {task.name: releases_per_s(task.arrival) for task in taskset.tasks}
+    if (rate := sum(rates.values())) > MAX_RELEASES_PER_S:
+        most = max(rates, key=rates.__getitem__)
+        raise InputError(
+            f"{taskset.path}: {rate:.6g} releases a second, {rates[most]:.6g} of them of task"
+            f" {most!r}, a run allows {MAX_RELEASES_PER_S} in all; give it a longer period or a"
+            " lower rate"
+        )
 
 
 def check_gates(policy: Policy, bundles: Iterable[Bundle]) -> None:

@@ -31,6 +31,7 @@ from preempt_runtime.run_options import (
     RunOptions,
     buffer_options,
     check_gates,
+    check_release_rate,
     depth_option,
     not_by_gates,
 )
@@ -128,6 +129,7 @@ def run_taskset(
     """
     policy = policy_from_name(options.policy or taskset.policy)
     check_needs(policy, taskset.tasks, where=f"{taskset.path}: ")
+    check_release_rate(taskset)
     bundles = open_bundles(taskset, options.pins)
     mechanism = options.mechanism or taskset.mechanism
     mode = options.gate_mode or taskset.gate_mode

@@ -9,12 +9,16 @@ import numpy as np
 
 from preempt_runtime.device import MAX_BUFFERS, Array, Network, check_array, is_device_array
 from preempt_runtime.errors import InputError
+from preempt_runtime.whole_number import checked_whole
 
 Mailbox = Literal["queue", "latest"]
 LatePolicy = Literal["run", "skip", "drop"]
 LATE: tuple[LatePolicy, ...] = ("run", "skip", "drop")
 Outputs = Literal["host", "device"]
 MAX_ANNOUNCE_NS = 2_000_000
+MAX_PRIORITY = (1 << 63) - 1  # and its negative; task sets, admission and gates allow less
+_MAX_NS = 10**18  # 31 years, as in units.py
+_MAX_PENDING = 1_000_000
 Admit = Literal["refuse", "warn", "off"]
 ADMIT: tuple[Admit, ...] = ("refuse", "warn", "off")
 Pre = Callable[[Mapping[str, Array], object | None], Mapping[str, Array]]
@@ -69,10 +73,19 @@ class Task:
     remaining_by_step_ns: tuple[int, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise InputError(f"a task's name is {repr(self.name)[:40]}; write a string")
         if not self.name:
             raise InputError("a task has an empty name; name it")
+        if not hasattr(self.network, "segments"):
+            raise InputError(
+                f"task {self.name!r}: network {repr(self.network)[:40]}, expected one that a device"
+                " has loaded"
+            )
         if not self.network.segments:
             raise InputError(f"task {self.name!r}: network {self.network.name!r} has no segments")
+        if self.priority is not None:
+            self._check("priority", self.priority, -MAX_PRIORITY, MAX_PRIORITY)
         if self.mailbox not in ("queue", "latest"):
             raise InputError(
                 f"task {self.name!r}: mailbox {self.mailbox!r}, expected 'queue' or 'latest'"
@@ -82,20 +95,19 @@ class Task:
                 f"task {self.name!r}: max_pending bounds a queue, a latest mailbox holds one job;"
                 " leave one of them out"
             )
-        if self.max_pending is not None and self.max_pending < 1:
-            raise InputError(
-                f"task {self.name!r}: max_pending {self.max_pending}, expected at least 1"
-            )
-        if not 1 <= self.buffers <= MAX_BUFFERS:
-            raise InputError(
-                f"task {self.name!r}: buffers {self.buffers}, expected 1 to {MAX_BUFFERS}"
-            )
+        if self.max_pending is not None:
+            self._check("max_pending", self.max_pending, 1, _MAX_PENDING)
+        self._check("buffers", self.buffers, 1, MAX_BUFFERS)
         if self.outputs not in ("host", "device"):
             raise InputError(
                 f"task {self.name!r}: outputs {self.outputs!r}, expected 'host' or 'device'"
             )
         self._check_times()
         object.__setattr__(self, "remaining_by_step_ns", _remaining_by_step_ns(self))
+
+    def _check(self, what: str, found: object, at_least: int, at_most: int, unit: str = "") -> None:
+        where = f"task {self.name!r}: {what}"
+        checked_whole(where, found, at_least=at_least, at_most=at_most, unit=unit)
 
     def _check_times(self) -> None:
         durations = {
@@ -106,17 +118,10 @@ class Task:
             "time in all": self.total_ns,
         }
         for what, duration_ns in durations.items():
-            if duration_ns is not None and duration_ns < 1:
-                raise InputError(
-                    f"task {self.name!r}: {what} {duration_ns} ns, expected more than 0"
-                )
-        if self.jitter_ns < 0:
-            raise InputError(f"task {self.name!r}: jitter {self.jitter_ns} ns, expected 0 or more")
-        if not 0 <= self.announce_ns <= MAX_ANNOUNCE_NS:
-            raise InputError(
-                f"task {self.name!r}: announced {self.announce_ns} ns ahead, allowed 0 to"
-                f" {MAX_ANNOUNCE_NS}: then an announcement expires"
-            )
+            if duration_ns is not None:
+                self._check(what, duration_ns, 1, _MAX_NS, "of ns")
+        self._check("jitter", self.jitter_ns, 0, _MAX_NS, "of ns")
+        self._check("time of its announcement", self.announce_ns, 0, MAX_ANNOUNCE_NS, "of ns")
         if self.late not in LATE:
             raise InputError(f"task {self.name!r}: late {self.late!r}, expected one of {LATE}")
         if self.late != "run" and self.implicit_deadline_ns is None:

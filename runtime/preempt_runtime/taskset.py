@@ -12,6 +12,7 @@ from typing import Any, Literal, cast
 
 from preempt_runtime.device import MAX_DEPTH
 from preempt_runtime.errors import InputError
+from preempt_runtime.input_file import checked_path
 from preempt_runtime.manifest import GATES_FIRST, SEGMENTS
 from preempt_runtime.policies import POLICIES
 from preempt_runtime.task import ADMIT, Admit
@@ -86,13 +87,14 @@ class TaskSetSpec:
         return (self.path, *self.includes, *named)
 
 
-def read_taskset(path: Path, *, seed: int | None = None) -> TaskSetSpec:
+def read_taskset(path: str | Path, *, seed: int | None = None) -> TaskSetSpec:
     """The task set of a TOML file; `seed` replaces the file's own.
 
     Raises:
-        InputError: the file, a table or a key is wrong, a file that it names is missing, or one is
-            included twice.
+        InputError: the path, the file, a table or a key is wrong, a file that it names is missing,
+            or one is included twice.
     """
+    path = checked_path(path, "a task set")
     document = read_toml(path)
     document.allow("taskset", "task")
     head = document.table("taskset", f"{path}: [taskset]", default={})

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from preempt_runtime.errors import PreemptError
+from preempt_runtime.input_file import checked_path
 from preempt_runtime.output_file import write_output
 from preempt_runtime.records import JobRecord, JobState, SegmentRecord
 
@@ -93,12 +94,14 @@ def text_from_trace(trace: dict[str, Any]) -> str:
     return f'{{"displayTimeUnit": {unit}, "traceEvents": [\n{events}\n]}}\n'
 
 
-def write_trace(path: Path, trace: dict[str, Any]) -> None:
+def write_trace(path: str | Path, trace: dict[str, Any]) -> None:
     """Write it so that a reader never sees half a trace.
 
     Raises:
+        InputError: `path` is no path, or empty.
         PreemptError: it cannot be written there, with the system's reason.
     """
+    path = checked_path(path, "a trace")
     try:
         write_output(path, text_from_trace(trace).encode())
     except OSError as err:

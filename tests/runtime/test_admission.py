@@ -100,9 +100,9 @@ def test_a_measured_maximum_is_what_counts() -> None:
 
 
 def test_tasks_are_told_what_is_wrong_with_their_times() -> None:
-    with pytest.raises(InputError, match="jitter -1 ns"):
+    with pytest.raises(InputError, match="jitter -1, expected a whole number of ns"):
         replace(LONG, jitter_ns=-1)
-    with pytest.raises(InputError, match="time of pre 0 ns"):
+    with pytest.raises(InputError, match="time of pre 0, expected a whole number of ns"):
         replace(LONG, pre_ns=0)
 
 

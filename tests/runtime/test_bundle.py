@@ -6,13 +6,16 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from preempt_runtime.bundle import Bundle, choose_plan, open_bundle
-from preempt_runtime.errors import BundleError
+from preempt_runtime.errors import BundleError, InputError
 from preempt_runtime.manifest import MANIFEST_NAME, hash_key
 from preempt_runtime.manifest_json import json_from_manifest
+from preempt_runtime.taskset import read_taskset
+from preempt_runtime.trace import write_trace
 from tests.runtime.bundle_fixture import (
     KEY,
     KEY_FIELDS,
@@ -75,6 +78,16 @@ def test_path_that_no_system_has_is_refused() -> None:
         open_bundle("a\0b")
     with pytest.raises(BundleError, match="cannot be opened"):
         open_bundle("a" * 10_000)
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [("", "the path is empty"), (3, "found 3, expected a path"), (None, "found None")],
+)
+def test_what_is_no_path_is_refused(path: Any, message: str) -> None:
+    for read in (open_bundle, read_taskset, lambda where: write_trace(where, {})):
+        with pytest.raises(InputError, match=f"^a [a-z ]+: {message}"):
+            read(path)
 
 
 def test_half_written_bundle_is_refused_even_with_a_manifest(tmp_path: Path) -> None:

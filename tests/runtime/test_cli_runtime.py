@@ -263,6 +263,7 @@ def test_a_trace_that_cannot_be_written_does_not_take_the_results_along(
         ("short.bundle/trace.json", "lies in the bundle short.bundle"),
         ("short.bundle/manifest.json", "lies in the bundle short.bundle"),
         ("linked/trace.json", "lies in the bundle short.bundle"),
+        ("other.bundle/engines/trace.json", "other.bundle, which holds nothing else"),
         (".", "is a directory"),
         ("a" * 300, "cannot be a file (File name too long)"),
         ("loop", "cannot be a file (Too many levels of symbolic links)"),
@@ -277,6 +278,7 @@ def test_a_trace_over_an_input_or_where_no_file_can_be_is_refused_before_the_run
     (folder / "link.toml").symlink_to("set.toml")
     (folder / "linked").symlink_to("short.bundle")
     (folder / "loop").symlink_to("loop")
+    write_bundle(folder / "other.bundle", manifest_of((1000,)))  # of no task
     before = _contents(folder)
     assert run("--trace", trace) == 1
     captured = capsys.readouterr()
@@ -284,6 +286,24 @@ def test_a_trace_over_an_input_or_where_no_file_can_be_is_refused_before_the_run
     assert message in captured.err
     assert captured.err.count("\n") == 1
     assert _contents(folder) == before
+
+
+@pytest.mark.parametrize("command", ["run", "simulate"])
+def test_a_deleted_working_directory_is_one_line(
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+) -> None:
+    (folder / "gone").mkdir()
+    monkeypatch.chdir(folder / "gone")
+    (folder / "gone").rmdir()
+    assert main(command, str(folder / "set.toml"), "--trace", "trace.json") == 1
+    assert capsys.readouterr() == (
+        "",
+        "preempt-rt: error: the working directory was deleted; change to one that exists, and run"
+        " this again\n",
+    )
 
 
 class FullStdout(io.StringIO):

@@ -16,7 +16,7 @@ from preempt_runtime.errors import DeviceError, InputError, JobCancelledError, P
 from preempt_runtime.executor import Executor
 from preempt_runtime.policies import Fifo
 from preempt_runtime.records import JobState, SegmentRecord
-from preempt_runtime.task import Task
+from preempt_runtime.task import MAX_PRIORITY, Task
 from preempt_runtime.testing import (
     EXAMPLE_INPUTS,
     FakeBuffers,
@@ -233,14 +233,33 @@ def test_wrong_submissions_say_what_is_expected() -> None:
         ({"name": ""}, "empty name"),
         ({"mailbox": "stack"}, "expected 'queue' or 'latest'"),
         ({"mailbox": "latest", "max_pending": 2}, "leave one of them out"),
-        ({"max_pending": 0}, "expected at least 1"),
-        ({"relative_deadline_ns": 0}, "expected more than 0"),
+        ({"max_pending": 0}, "'t': max_pending 0, expected a whole number, 1 to 1000000"),
+        ({"max_pending": 1.5}, "'t': max_pending 1.5, expected a whole number"),
+        ({"buffers": 1.5}, "'t': buffers 1.5, expected a whole number, 1 to 64"),
+        ({"relative_deadline_ns": 0}, "deadline 0, expected a whole number of ns, 1 to"),
+        ({"relative_deadline_ns": float("nan")}, "deadline nan, expected a whole number of ns"),
+        ({"period_ns": float("nan")}, "period nan, expected a whole number of ns"),
+        ({"jitter_ns": 0.5}, "jitter 0.5, expected a whole number of ns, 0 to"),
+        (
+            {"priority": float("nan")},
+            "priority nan, expected a whole number, -9223372036854775807 to",
+        ),
+        ({"priority": 1.5}, "priority 1.5, expected a whole number"),
+        ({"priority": True}, "priority True, expected a whole number"),
+        ({"priority": 10**30}, "priority 10+, expected a whole number"),
+        ({"priority": "x"}, "priority 'x', expected a whole number"),
+        ({"name": 3}, "a task's name is 3; write a string"),
+        ({"network": None}, "'t': network None, expected one that a device has loaded"),
         ({"network": FakeNetwork(segment_ns=())}, "has no segments"),
     ],
 )
 def test_impossible_tasks_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         Task(**{"name": "t", "network": FakeNetwork(), **options})
+
+
+def test_priorities_may_be_numpys() -> None:
+    assert task("t", 1, priority=np.int64(MAX_PRIORITY)).priority == MAX_PRIORITY
 
 
 def test_a_task_can_be_removed_and_its_name_used_again() -> None:
@@ -533,3 +552,16 @@ def test_a_policy_may_be_given_by_name() -> None:
     assert [record.task for record in recording.segments] == ["sooner", "later"]
     with pytest.raises(InputError, match="no policy is called 'lottery'; there are"):
         Executor(FakeDevice(clock), "lottery", clock)
+
+
+def test_the_device_gets_work_however_slowly_many_releases_are_admitted() -> None:
+    world = World(task("t", 1))
+
+    def slow_inputs(_: int) -> dict[str, Any]:
+        world.clock.advance(1_000_000)
+        return dict(EXAMPLE_INPUTS)
+
+    world.executor.add_source("t", iter([0] * 200), slow_inputs)
+    world.executor.run()
+    assert world.recording.segments[0].start_ns < 100_000_000
+    assert world.executor.counts("t")["finished"] == 200

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from preempt_runtime.books import Books
@@ -174,6 +175,34 @@ def test_a_policy_that_raises_ends_the_dispatcher_and_leaves_nobody_waiting(
         executor.stop()
     with pytest.raises(PreemptError, match="is closed: cannot decide"):
         executor.submit("t", EXAMPLE_INPUTS)
+    assert "the dispatcher ended" in caplog.text
+
+
+@pytest.mark.parametrize("release_ns", ["soon", 1.5, float("nan"), True, -1, 1 << 63, [1]])
+def test_a_release_that_is_no_time_is_refused_and_the_dispatcher_goes_on(release_ns: Any) -> None:
+    executor = Executor(NoopDevice(), FixedPriority(), MonotonicClock())
+    executor.add_task(task("t", 1))
+    with executor:
+        executor.start()
+        with pytest.raises(InputError, match=r"^task 't': release_ns .*, expected a whole number"):
+            executor.submit("t", EXAMPLE_INPUTS, release_ns=release_ns)
+        executor.submit("t", EXAMPLE_INPUTS, release_ns=np.int64(1)).result(timeout=60)
+
+
+def test_a_job_that_the_dispatcher_cannot_take_in_is_cancelled(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(books: Books, job: object) -> None:
+        raise LookupError("cannot admit")
+
+    monkeypatch.setattr(Books, "admit", refuse)
+    executor = Executor(NoopDevice(), FixedPriority(), MonotonicClock())
+    executor.add_task(task("t", 1))
+    executor.start()
+    with pytest.raises(JobCancelledError):
+        executor.submit("t", EXAMPLE_INPUTS).result(timeout=60)
+    with pytest.raises(LookupError, match="cannot admit"):
+        executor.stop()
     assert "the dispatcher ended" in caplog.text
 
 

@@ -376,7 +376,7 @@ def test_a_job_submitted_for_later_is_announced_too() -> None:
 
 @pytest.mark.parametrize("announce_ns", [-1, 2_000_001])
 def test_an_announcement_too_far_ahead_is_refused(announce_ns: int) -> None:
-    with pytest.raises(InputError, match=r"'rt': announced .* allowed 0 to 2000000"):
+    with pytest.raises(InputError, match=r"'rt': time of its announcement .* 0 to 2000000"):
         replace(RT, announce_ns=announce_ns)
 
 

@@ -299,7 +299,7 @@ def test_what_a_device_cannot_tell_of_its_gates_voids_bounds_and_loses_no_result
     assert faults
 
 
-@pytest.mark.parametrize("priority", [1 << 23, -(1 << 23), 10**30])
+@pytest.mark.parametrize("priority", [1 << 23, -(1 << 23), 1 << 62])
 def test_a_priority_that_no_key_holds_is_refused_before_anything_runs(priority: int) -> None:
     with pytest.raises(InputError, match=r"task 'rt': priority .*, gates know -8388607 to 8388607"):
         GatedWorld(replace(RT, priority=priority))

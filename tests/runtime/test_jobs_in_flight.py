@@ -188,7 +188,9 @@ def test_each_of_the_buffers_is_warmed_up() -> None:
 
 @pytest.mark.parametrize("buffers", [0, -1, 65])
 def test_an_impossible_number_of_buffers_is_refused(buffers: int) -> None:
-    with pytest.raises(InputError, match=rf"^task 't': buffers {buffers}, expected 1 to 64$"):
+    with pytest.raises(
+        InputError, match=rf"^task 't': buffers {buffers}, expected a whole number, 1 to 64$"
+    ):
         task("t", 1, buffers=buffers)
 
 

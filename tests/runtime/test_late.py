@@ -198,7 +198,7 @@ def test_impossible_late_policies_are_refused() -> None:
     )
     with pytest.raises(InputError, match=r"late 'never', expected one of \('run', 'skip', 'drop'"):
         task("t", 1, late="never", period_ns=5)
-    with pytest.raises(InputError, match="task 't': period 0 ns, expected more than 0"):
+    with pytest.raises(InputError, match="task 't': period 0, expected a whole number of ns, 1 to"):
         task("t", 1, period_ns=0)
 
 

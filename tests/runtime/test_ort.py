@@ -9,9 +9,12 @@ import pytest
 
 pytest.importorskip("onnxruntime")
 
-from preempt_runtime.backends.ort import OrtDevice, aligned_empty, bind, local_fields
-from preempt_runtime.errors import BundleError, DeviceError
+from preempt_runtime.backends.ort import OrtDevice, OrtNetwork, aligned_empty, bind, local_fields
+from preempt_runtime.clock import VirtualClock
+from preempt_runtime.errors import BundleError, DeviceError, InputError
+from preempt_runtime.executor import Executor
 from preempt_runtime.manifest import TensorSpec
+from preempt_runtime.task import Task
 from preempt_runtime.testing import graph_spec
 from tests.runtime.fake_bundles import bundle_of, manifest_of
 
@@ -69,3 +72,12 @@ def test_closed_buffers_hold_no_memory() -> None:
     buffers.close()
     buffers.close()
     assert [array() for array in kept] == [None, None]
+
+
+def test_a_closed_network_is_called_so() -> None:
+    plan = manifest_of().plans[0]
+    network = OrtNetwork(name="net", graph=graph_spec(), plan=plan, sessions=())
+    executor = Executor(OrtDevice(), "fifo", VirtualClock())
+    with pytest.raises(InputError) as caught:
+        executor.add_task(Task(name="t", network=network))
+    assert str(caught.value) == "task 't': network 'net' is closed; load it again"

@@ -391,6 +391,28 @@ def test_an_unknown_policy_is_refused_before_anything_is_loaded(folder: Path) ->
     assert bench.device.events == []
 
 
+@pytest.mark.parametrize(
+    ("arrival", "rate"),
+    [
+        ('kind = "periodic"\nperiod = "1ns"', "1e+09"),
+        ('kind = "poisson"\nrate = 100001', "100001"),
+        ('kind = "sporadic"\nmin_interval = "1ns"\nmean_interval = "2us"', "500000"),
+    ],
+)
+def test_more_releases_than_can_be_dispatched_are_refused_before_anything_is_loaded(
+    folder: Path, arrival: str, rate: str
+) -> None:
+    text = TWO_TASKS.replace('kind = "periodic"\nperiod = "20ms"\noffset = "5ms"', arrival)
+    bench = Bench(folder, text)
+    with pytest.raises(InputError) as caught:
+        bench.run()
+    assert str(caught.value) == (
+        f"{folder / 'set.toml'}: {rate} releases a second, {rate} of them of task 'urgent', a run"
+        " allows 100000 in all; give it a longer period or a lower rate"
+    )
+    assert bench.device.events == []
+
+
 @pytest.mark.parametrize("policy", ["edf", None])
 def test_a_policy_that_needs_more_than_a_task_has_is_refused_before_anything_is_loaded(
     folder: Path, policy: str | None

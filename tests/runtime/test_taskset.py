@@ -44,7 +44,9 @@ def read(folder: Path, text: str, *, seed: int | None = None) -> TaskSetSpec:
 
 
 def test_the_taskset_table_may_be_left_out(folder: Path) -> None:
-    assert read(folder, MINIMAL.replace("[taskset]\n", "")) == read(folder, MINIMAL)
+    taskset = read(folder, MINIMAL)
+    assert read(folder, MINIMAL.replace("[taskset]\n", "")) == taskset
+    assert read_taskset(str(taskset.path)) == taskset
 
 
 def test_a_minimal_task_set_gets_its_defaults(folder: Path) -> None:

@@ -723,6 +723,8 @@ def test_the_executor_runs_it_like_any_device(tmp_path: Path, trt: FakeTensorRT)
     ran = [line for line in trt.driver.log if "engine" in line]
     assert ran == [f"{name}: engine +{n}" for name in ("high", "low") for n in (1, 10, 100)]
     network.close()
+    with pytest.raises(InputError, match=r"^network 'net\.bundle' is closed; load it again$"):
+        network.new_buffers()
     device.close()
 
 

@@ -63,7 +63,7 @@ def test_the_trace_of_a_schedule_is_golden(golden: Callable[[str, str], None]) -
 def test_slices_of_a_trace_do_not_overlap_and_tracks_are_named(tmp_path: Path) -> None:
     recorder = TraceRecorder()
     record_schedule(recorder)
-    write_trace(tmp_path / "trace.json", recorder.trace())
+    write_trace(str(tmp_path / "trace.json"), recorder.trace())
     document = json.loads((tmp_path / "trace.json").read_text())
     events = document["traceEvents"]
     names = {

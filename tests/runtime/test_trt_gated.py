@@ -23,7 +23,7 @@ from preempt_runtime.backends.trt_gated import GatedNetwork, GatedTrtDevice
 from preempt_runtime.bundle import open_bundle
 from preempt_runtime.clock import MonotonicClock
 from preempt_runtime.device import Array
-from preempt_runtime.errors import DeviceError, GatesError
+from preempt_runtime.errors import DeviceError, GatesError, InputError
 from preempt_runtime.executor import Executor
 from preempt_runtime.gate_keys import EMPTY, key_of
 from preempt_runtime.gated_device import GatedDevice
@@ -323,6 +323,8 @@ def test_memory_that_only_gates_need_is_asked_for_in_vain(
             network.new_buffers()
         network.new_buffers().close()
         network.close()
+        with pytest.raises(InputError, match=r"^network 'net\.bundle' is closed; load it again$"):
+            network.new_buffers()
 
 
 def test_a_driver_that_refuses_the_gates_is_no_reason_not_to_run_by_segments(

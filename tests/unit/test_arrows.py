@@ -179,8 +179,8 @@ ALLOWED: dict[str, set[str]] = {
     "plan_notes": {"backends", "compilation", "compile_options", "targets"},
     "plan_problem": {"plan_costs", "plan_depth"},
     "plan": {
-        "backends", "cache", "compilation", "pipeline", "plan_costs", "plan_notes", "plan_problem",
-        "targets",
+        "backends", "cache", "compilation", "deliver", "pipeline", "plan_costs",
+        "plan_notes", "plan_problem", "targets",
     },
     "plan_refusal": {"plan"},
     "plan_report": {"plan", "plan_depth", "report"},

@@ -75,6 +75,18 @@ def test_swap_in_replaces_and_leaves_nothing(
     assert _holds("new", tmp_path / "old")
 
 
+def test_a_place_that_somebody_else_took_meanwhile_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "value").write_text(name)
+    monkeypatch.setattr(Path, "exists", lambda path: False)  # as it was a moment ago
+    swap.swap_in(tmp_path / "new", tmp_path / "old")
+    assert os.listdir(tmp_path) == ["old"]
+    assert _holds("new", tmp_path / "old")
+
+
 def test_readers_never_miss_an_entry_that_is_renewed(tmp_path: Path) -> None:
     cache = BuildCache(tmp_path)
     path = cache.entry("stage", FIELDS, _writes("0")) / "value"

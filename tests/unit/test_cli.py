@@ -356,6 +356,47 @@ def test_where_no_file_can_be_is_refused_before_any_work(run: Run, model: Path, 
         assert result.stderr.count("\n") == 1
 
 
+def test_nothing_is_written_into_a_bundle_or_the_cache(
+    run: Run, model: Path, bundle: Path, work: Path
+) -> None:
+    before = sorted(bundle.rglob("*"))
+    places = {
+        bundle: f"lies in the bundle {bundle}, which holds nothing else",
+        work / "cache": f"lies in the cache {work / 'cache'}, which may be deleted at any time",
+    }
+    for folder, message in places.items():
+        place = folder / "graph" / "out"
+        for arguments in (
+            ("profile", model, "-o", place),
+            ("explore", model, "--plot", place),
+            ("compile", model, "-o", place),
+            ("build", bundle, "-o", place),
+        ):
+            assert f"{place}: {message}" in run.refused(*arguments)
+    assert sorted(bundle.rglob("*")) == before
+
+
+def test_a_deleted_working_directory_is_one_line(
+    run: Run, model: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taskset = tmp_path / "set.toml"
+    taskset.write_text(
+        f'[[task]]\nname = "t"\nmodel = "{model}"\nbundle = "t.bundle"\npriority = 1\n'
+        'period = "1s"\ndeadline = "1s"\n'
+    )
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    for arguments in (
+        ("compile", model, "-o", "b"),
+        ("build", bundle, "-o", "b"),
+        ("plan", taskset, "--compile", "--cache", "cache"),
+        ("profile", model, "-o", "p"),
+        ("explore", model, "--plot", "p.svg"),
+    ):
+        assert run.refused(*arguments).startswith("the working directory was deleted; change to")
+
+
 def test_a_bound_is_kept_and_named(run: Run, model: Path, tmp_path: Path) -> None:
     arguments = ("compile", model, "--max-segment", "1 s", "--bound-quantile", "max")
     text = run(*arguments, "-o", tmp_path / "net.bundle").stdout

@@ -42,6 +42,7 @@ from preemptc.profile import BoundaryCost, LatencyProfile, json_from_profile, pr
 from preemptc.profiling import profile_model
 from preemptc.search import smallest_bound
 from preemptc.segment_costs import SegmentCosts
+from preemptc.swap import swap_in
 from tests.unit import onnx_models as models
 from tests.unit.fake_bench import FakeBench
 
@@ -416,6 +417,19 @@ def test_a_bundle_that_holds_something_of_mine_is_left_alone(kind: str, tmp_path
     assert os.path.lexists(mine)
 
 
+def test_a_bundle_that_another_cache_replaces_at_once_was_delivered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def swap_in_and_lose(new: Path, place: Path) -> None:
+        swap_in(new, place)
+        shutil.rmtree(place / "graph")  # as where the other bundle has other files
+
+    path = models.save(models.chain(), tmp_path / "net.onnx")
+    monkeypatch.setattr(deliver, "swap_in", swap_in_and_lose)
+    compile_model(path, tmp_path / "b", options(num_segments=2), BuildCache(tmp_path / "cache"))
+    assert (tmp_path / "b" / "manifest.json").is_file()
+
+
 @pytest.mark.parametrize("place", ["b", "b/cache", "link/cache"])
 def test_a_cache_inside_the_bundle_is_refused(place: str, tmp_path: Path) -> None:
     path = models.save(models.chain(), tmp_path / "net.onnx")
@@ -517,6 +531,33 @@ def test_a_boundary_costs_more_than_nothing_and_less_than_a_millisecond() -> Non
     cost = _MEASURE_BOUNDARY(2)
     assert 0 < cost.at(4096) < 1_000_000
     assert cost.at(4 << 20) >= cost.at(4096)
+
+
+_PRINT_LOWERED = """
+import sys
+from pathlib import Path
+from preemptc.cache import BuildCache, sha256_of
+from preemptc.compile_options import CompileOptions
+from preemptc.goal import Goal
+from preemptc.prepare import prepare
+options = CompileOptions(target="cpu", goal=Goal(num_segments=1))
+print(sha256_of(prepare(Path(sys.argv[1]), options, BuildCache(Path(sys.argv[2]))).lowered.path))
+"""
+
+
+def test_two_processes_lower_a_network_to_the_same_bytes(tmp_path: Path) -> None:
+    """ONNX Runtime numbers the nodes that it makes otherwise in each process."""
+    path = make("tiny_branchy", tmp_path / "net.onnx")
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", _PRINT_LOWERED, path, tmp_path / f"cache{number}"],
+            capture_output=True,
+            check=True,
+            text=True,
+        ).stdout
+        for number in range(3)
+    }
+    assert len(digests) == 1
 
 
 def test_source_positions_are_complete_prefixes(tmp_path: Path) -> None:

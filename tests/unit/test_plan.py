@@ -462,6 +462,28 @@ def test_a_network_without_a_bundle_cannot_be_compiled(work: Path) -> None:
     assert "task 'idle': no bundle to compile" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("notes", "{work}/notes: exists and holds 'mine.txt', which is not part of the bundle"),
+        ("first.bundle/inner", "lies in that of task 'urgent', {work}/first.bundle; give each"),
+        ("cache/inner", "lies in the cache {work}/cache, which may be deleted"),
+    ],
+)
+def test_every_place_is_looked_at_before_any_network_is_compiled(
+    place: str, message: str, work: Path
+) -> None:
+    write_bundle(work / "notes", manifest_of((1000,)))
+    (work / "notes" / "mine.txt").touch()
+    text = NETWORKS.replace('"idle.bundle"', f'"{place}"').replace("urgent.b", "first.b")
+    error = plan(text, work, "--compile", code=1).stderr.splitlines()[-1]
+    assert error.startswith("preemptc: error: task 'idle': ")
+    assert message.format(work=work) in error
+    assert "the key 'bundle'" in error
+    assert "-o" not in error.replace("--cache", "").split()
+    assert not (work / "first.bundle").exists()
+
+
 def test_a_task_that_shares_a_bundle_is_judged_by_what_was_compiled(work: Path) -> None:
     text = NETWORKS.replace("idle.bundle", "shared.bundle").replace("urgent.bundle", "idle.bundle")
     document(text, work, "--compile")

@@ -37,7 +37,7 @@ class OrtBackend:
         return {
             **local_fields(),
             "graph_sha256": model.digest,
-            "options": "optimised=all",
+            "options": "optimised=all named=outputs",
             "threads": self.threads,
         }
 

@@ -7,7 +7,7 @@ run that fetches every value.
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -46,6 +46,7 @@ def lower(model: Model, folder: Path, threads: int) -> None:
     """
     proto = _optimise(model, folder, threads)
     _order_like_source(proto, model.graph)
+    name_generated_nodes(proto, {node.name for node in model.graph.nodes})
     name_uniquely(proto)
     save_piece(proto, folder / MODEL_FILE)
     _check_outputs(proto, model.name)
@@ -136,6 +137,22 @@ def _order_like_source(proto: onnx.ModelProto, source: Graph) -> None:
     copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del proto.graph.node[:]
     proto.graph.node.extend(copies)
+
+
+def name_generated_nodes(proto: onnx.ModelProto, source_nodes: Collection[str]) -> None:
+    """Name each node that ONNX Runtime named after its operator after its output, too, in place.
+
+    ONNX Runtime 1.32 numbers its ReorderOutput nodes in the order of a hash table, another one in
+    each process: a profile would fit the graph of its own cache alone.
+
+    Args:
+        source_nodes: names of the source graph, which stay.
+    """
+    for graph in all_graphs(proto.graph):
+        for node in graph.node:
+            stem = _GENERATED_NAME.sub("", node.name)
+            if stem == node.op_type and node.name not in source_nodes:
+                node.name = "_".join((node.op_type, *filter(None, node.output[:1])))
 
 
 def source_names(node_name: str, outputs: Sequence[str]) -> tuple[str, ...]:

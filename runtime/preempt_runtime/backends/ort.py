@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from preempt_runtime.bundle import Bundle, choose_plan
-from preempt_runtime.device import Array, JobBuffers, check_array
+from preempt_runtime.device import Array, JobBuffers, check_array, check_open
 from preempt_runtime.errors import BundleError, DeviceError
 from preempt_runtime.manifest import GraphSpec, PlanSpec, SegmentSpec, TensorSpec
 from preempt_runtime.memory import exceeds_memory
@@ -265,7 +265,13 @@ class OrtNetwork:
         return self.plan.segments
 
     def new_buffers(self) -> OrtBuffers:
-        """Buffers for one more job in flight."""
+        """Buffers for one more job in flight.
+
+        Raises:
+            InputError: the network is closed.
+            DeviceError: a tensor has no memory, or is not what ONNX Runtime expects of it.
+        """
+        check_open(self.name, self.sessions)
         interfaces = [(segment.inputs, segment.outputs) for segment in self.plan.segments]
         return bind(self.sessions, interfaces, self.graph, self.plan.boundaries, self.name)
 

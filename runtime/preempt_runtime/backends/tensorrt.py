@@ -25,7 +25,7 @@ from preempt_runtime.backends.trt_library import (
     local_fields,
 )
 from preempt_runtime.bundle import Bundle, choose_plan
-from preempt_runtime.device import MAX_DEPTH, JobBuffers
+from preempt_runtime.device import MAX_DEPTH, JobBuffers, check_open
 from preempt_runtime.errors import DeviceError
 from preempt_runtime.manifest import SegmentSpec
 from preempt_runtime.network_memory import NetworkMemory
@@ -72,8 +72,10 @@ class TrtNetwork:
         """Buffers for one more job in flight; jobs in others may run meanwhile.
 
         Raises:
+            InputError: the network is closed.
             DeviceError: no memory, or TensorRT or the driver refused.
         """
+        check_open(self.name, self._loaded.engines)
         self._context.make_current()
         with Stream(priority="low") as stream:  # one that jobs run on would capture their launches
             return bind(

@@ -21,7 +21,7 @@ from preempt_runtime.backends.trt_engines import PlanEngines, load_engines, load
 from preempt_runtime.backends.trt_gated_buffers import GatedBuffers
 from preempt_runtime.backends.trt_library import local_fields
 from preempt_runtime.bundle import Bundle, choose_plan
-from preempt_runtime.device import JobBuffers
+from preempt_runtime.device import JobBuffers, check_open
 from preempt_runtime.errors import DeviceError, GatesError
 from preempt_runtime.gate_keys import GateRank, key_of
 from preempt_runtime.gated_device import StretchTimes
@@ -51,8 +51,10 @@ class GatedNetwork:
         """Buffers for one more job in flight; while they are made all gates are open.
 
         Raises:
+            InputError: the network is closed.
             GatesError: no memory or no slot, or TensorRT or the driver refused.
         """
+        check_open(self.name, self._loaded.engines)
         found, self._first = self._first, None
         return found or self._device.make_buffers(self._loaded)
 
