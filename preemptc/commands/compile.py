@@ -15,6 +15,7 @@ from preemptc.commands.options import (
     max_live_bytes_option,
     network_options,
     profile_option,
+    remeasure_option,
 )
 from preemptc.commands.values import duration_ns, fraction
 from preemptc.compile_options import DEFAULT_MECHANISM, MECHANISM_CHOICES, Mechanism
@@ -27,6 +28,7 @@ from preemptc.terminal import show, watched
 
 @click.command("compile")
 @network_options
+@remeasure_option
 @click.option(
     "-o", "--output", type=FILE, metavar="DIR", help="The bundle.  [default: MODEL's stem.bundle]"
 )

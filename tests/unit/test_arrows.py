@@ -157,6 +157,9 @@ ALLOWED: dict[str, set[str]] = {
         *VALUES, "backends", "cache", "compile_options", "machine_speed", "prepare",
         "profile_device",
     },
+    "costs_now": {
+        "backends", "cache", "compile_options", "machine_speed", "prepare", "profile", "profiling",
+    },
     "compile_report": {
         "backends", "candidates", "check", "compile_options", "gate_plan", "goal",
         "machine_speed", "profile", "search", "trials",
@@ -171,8 +174,8 @@ ALLOWED: dict[str, set[str]] = {
         "backends", "cache", "compile_options", "onnx_io.files", "pipeline", "plan_specs",
     },
     "plan_costs": {
-        "backends", "cache", "compile_options", "goal", "pipeline", "prepare", "profiling",
-        "search",
+        "backends", "cache", "compile_options", "costs_now", "goal", "pipeline", "prepare",
+        "profiling", "search",
     },
     "compilation": {"backends", "compile_options", "goal"},
     "plan_depth": {"plan_costs", "targets"},

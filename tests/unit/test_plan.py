@@ -58,7 +58,7 @@ arrival = { kind = "closed_loop" }
 """
 
 
-pytestmark = pytest.mark.usefixtures("quick_measurements")
+pytestmark = pytest.mark.usefixtures("quick_measurements", "steady_machine")
 
 
 @pytest.fixture(scope="module")
@@ -336,6 +336,19 @@ def test_a_bundle_without_plans_is_refused(tmp_path: Path) -> None:
     write_bundle(tmp_path / "net.bundle", manifest)
     with pytest.raises(BundleError, match="no plan, it holds none; compile its model again"):
         bundle_costs(tmp_path / "net.bundle", None, None)
+
+
+def test_a_profile_of_the_cache_is_told_with_its_date(work: Path, tmp_path: Path) -> None:
+    again = ("--cache", str(tmp_path))
+    first = document(NETWORKS, work, *again)
+    assert first["tasks"][0]["cached"] is False
+    at = document(NETWORKS, work, *again)["tasks"][0]["measured_at"]
+    text = " ".join(plan(NETWORKS, work, *again).stdout.split())
+    shown = f"urgent ({at[:10]} {at[11:19]} UTC)"
+    assert f"measured earlier, found in the cache: {shown}" in text
+    assert "--remeasure measures again" in text
+    newer = document(NETWORKS, work, *again, "--remeasure")["tasks"]
+    assert not any(task["cached"] for task in newer)
 
 
 ESTIMATED = NETWORKS.replace("tiny", "long")  # on a GPU that is elsewhere: the same everywhere
