@@ -23,7 +23,7 @@ from preempt_runtime.taskset import TaskSetSpec
 from preempt_runtime.units import fmt_ns, rounded_down_ns
 from preemptc.backends import BackendOptions, Progress
 from preemptc.cache import BuildCache
-from preemptc.compilation import Compilation, shape_text
+from preemptc.compilation import Compilation, shape_text, told_of
 from preemptc.pipeline import compile_model
 from preemptc.plan_costs import CostOptions, NetworkCuts, bundle_costs, costs_of_tasks
 from preemptc.plan_notes import precision_notes
@@ -128,7 +128,9 @@ def plan_and_compile(
     """
     _refuse_without_bundle(taskset.tasks)
     compiled, notes = None, None
-    for headroom_frac in _HEADROOMS:
+    for number, headroom_frac in enumerate(_HEADROOMS):
+        if compiled is not None:
+            progress(_pass_text(number, compiled, headroom_frac), 0.0)
         roomy = replace(options, headroom_frac=headroom_frac)
         plan = plan_taskset(taskset, roomy, cache, progress)
         notes = plan.notes if notes is None else notes  # later the bundles are this plan's own
@@ -140,6 +142,16 @@ def plan_and_compile(
             break
     assert compiled is not None
     return compiled
+
+
+def _pass_text(number: int, refuted: TaskSetPlan, headroom_frac: float) -> str:
+    """Which pass begins, and why."""
+    late = next(task for task in refuted.choice.bound.tasks if not task.is_schedulable)
+    return (
+        f"pass {number + 1} of at most {len(_HEADROOMS)}: by what was measured task {late.name!r}"
+        f" {late.reason}, so bounds are chosen again with {headroom_frac:.0%} more room for what is"
+        " predicted"
+    )
 
 
 def compile_plan(
@@ -156,15 +168,16 @@ def compile_plan(
     _refuse_without_bundle(plan.taskset.tasks)
     compiled: set[Path] = set()
     failure = None
-    for each in plan.compilations:
+    names = [_first_task(plan.taskset.tasks, each) for each in plan.compilations]
+    for number, each in enumerate(plan.compilations):
         assert each.bundle is not None
+        told = told_of(progress, names, number)
         try:
-            compile_model(each.model, each.bundle, each.options, cache, progress)
+            compile_model(each.model, each.bundle, each.options, cache, told)
         except InfeasibleError as err:
-            names = [task.name for task in plan.taskset.tasks if task.bundle == each.bundle]
             failure = (
-                f"{plan.taskset.path}: task {names[0]!r}, cut under {_limit_text(each)}: {err} (in"
-                " a task set that is max_segment; then others need a later deadline)"
+                f"{plan.taskset.path}: task {names[number]!r}, cut under {_limit_text(each)}: {err}"
+                " (in a task set that is max_segment; then others need a later deadline)"
             )
             break
         compiled.add(_place(each.bundle))
@@ -192,6 +205,11 @@ def compile_plan(
         is_compiled=failure is None,
         failure=failure,
     )
+
+
+def _first_task(tasks: tuple[TaskSpec, ...], compilation: Compilation) -> str:
+    """The name of the first task whose bundle it writes."""
+    return next(task.name for task in tasks if task.bundle == compilation.bundle)
 
 
 def _limit_text(each: Compilation) -> str:

@@ -18,6 +18,7 @@ from preempt_runtime.schedulability import (
 from preempt_runtime.task_spec import CostSpec, TaskSpec
 from preemptc.backends import BackendOptions, Progress
 from preemptc.cache import BuildCache
+from preemptc.compilation import told_of
 from preemptc.compile_options import CompileOptions
 from preemptc.costs_now import CostsNow, costs_now
 from preemptc.goal import Goal
@@ -76,7 +77,17 @@ def costs_of_tasks(
         PreemptError: a bundle or a network cannot be read, or its bound cannot be kept.
     """
     known: Known = {}
-    return {task.name: _costs(task, options, cache, progress, known) for task in tasks}
+    names = [task.name for task in tasks if task.model is not None]
+    return {
+        task.name: _costs(
+            task,
+            options,
+            cache,
+            progress if task.model is None else told_of(progress, names, names.index(task.name)),
+            known,
+        )
+        for task in tasks
+    }
 
 
 def _costs(
@@ -147,7 +158,7 @@ def _network_costs(
     prepared, found = known[network]
     profile = found.profile
     costs = segment_costs(candidates_of(prepared, profile, compiling), profile)
-    progress(f"cuts of {task.name}", 0.0)
+    progress("cuts", 0.0)
     every = front_of_network(costs)
     bound_ns = task.max_segment_ns
     front = every

@@ -174,8 +174,8 @@ ALLOWED: dict[str, set[str]] = {
         "backends", "cache", "compile_options", "onnx_io.files", "pipeline", "plan_specs",
     },
     "plan_costs": {
-        "backends", "cache", "compile_options", "costs_now", "goal", "pipeline", "prepare",
-        "profiling", "search",
+        "backends", "cache", "compilation", "compile_options", "costs_now", "goal", "pipeline",
+        "prepare", "profiling", "search",
     },
     "compilation": {"backends", "compile_options", "goal"},
     "plan_depth": {"plan_costs", "targets"},

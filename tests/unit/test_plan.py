@@ -351,6 +351,15 @@ def test_a_profile_of_the_cache_is_told_with_its_date(work: Path, tmp_path: Path
     assert not any(task["cached"] for task in newer)
 
 
+def test_progress_names_the_task_whose_network_it_is_of(work: Path, tmp_path: Path) -> None:
+    lines = plan(NETWORKS, work, "--cache", str(tmp_path), "--compile").stderr.splitlines()
+    assert any("urgent (1 of 2): profile: " in line for line in lines)
+    rounds = [line for line in lines if "round " in line]
+    assert rounds[0] == "preemptc: urgent (1 of 2): plan: round 1 of at most 13, 1 segment"
+    assert "preemptc: idle (2 of 2): deliver" in lines
+    assert not [line for line in lines if line.startswith(("preemptc: plan", "preemptc: measure"))]
+
+
 ESTIMATED = NETWORKS.replace("tiny", "long")  # on a GPU that is elsewhere: the same everywhere
 
 
@@ -551,6 +560,7 @@ period = "1s"
     profile["boundary"] = {"fixed_ns": 100, "ns_per_byte": 0.0}
     (work / "roomy.json").write_text(json.dumps(profile))
     chosen: list[tuple[float, int | None]] = []
+    told: list[str] = []
 
     def measured(plan: TaskSetPlan, options: PlanOptions, *_: object) -> TaskSetPlan:
         chosen.append((options.headroom_frac, plan.limits_ns["long"]))
@@ -564,7 +574,16 @@ period = "1s"
         read_taskset(work / "roomy.toml"),
         PlanOptions(target="cpu", margin_frac=0.0),
         BuildCache(work / "cache"),
-        lambda what, frac: None,
+        lambda what, frac: told.append(what),
+    )
+    passes = [what for what in told if what.startswith("pass ")]
+    assert [what.split(":")[0] for what in passes] == [
+        "pass 2 of at most 3",
+        "pass 3 of at most 3",
+    ]
+    assert (
+        "by what was measured task 'urgent' late, so bounds are chosen again with 25%"
+        in (passes[0])
     )
     assert found.choice.bound.tasks[0].reason is None
     assert [headroom for headroom, _ in chosen] == [0.0, 0.0, 0.0]  # judged without any

@@ -145,7 +145,7 @@ def test_the_error_counts_all_rounds_that_progress_told() -> None:
             progress=lambda what, frac: told.append(what),
         )
     last = [what for what in told if what.startswith("plan: round ")][-1]
-    num_rounds = last.split("round ")[1].split(",")[0]
+    num_rounds = last.split("round ")[1].split(" of at most 28, ")[0]
     assert int(num_rounds) > 12  # under the bound with its margin, then without
     assert f"after {num_rounds} rounds a segment still takes 2 ms" in str(caught.value)
 
