@@ -34,6 +34,8 @@ from preemptc.targets import CPU
 # times their medians, with an outlier among them up to 2.9 times.
 _HEADROOMS = (0.0, 0.25, 0.6)
 
+_NOTHING_COMPILED = "nothing was compiled: no bounds were found under which every deadline is kept"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskSetPlan:
@@ -136,7 +138,7 @@ def plan_and_compile(
         notes = plan.notes if notes is None else notes  # later the bundles are this plan's own
         plan = replace(plan, notes=notes)
         if not plan.choice.is_schedulable:
-            return compiled or plan
+            return compiled or replace(plan, notes=(*plan.notes, _NOTHING_COMPILED))
         compiled = compile_plan(plan, options, cache, progress)
         if compiled.choice.is_schedulable or compiled.failure is not None:
             break

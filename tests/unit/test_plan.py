@@ -351,6 +351,14 @@ def test_a_profile_of_the_cache_is_told_with_its_date(work: Path, tmp_path: Path
     assert not any(task["cached"] for task in newer)
 
 
+def test_a_set_that_does_not_hold_is_not_compiled_and_says_so(work: Path) -> None:
+    late = NETWORKS.replace('deadline = "50s"', 'deadline = "1us"').replace("urgent.b", "late.b")
+    said = "nothing was compiled: no bounds were found under which every deadline is kept"
+    assert said in plan(late, work, "--compile", code=1).stdout
+    assert not (work / "late.bundle").exists()
+    assert said not in plan(late, work, code=1).stdout
+
+
 def test_progress_names_the_task_whose_network_it_is_of(work: Path, tmp_path: Path) -> None:
     lines = plan(NETWORKS, work, "--cache", str(tmp_path), "--compile").stderr.splitlines()
     assert any("urgent (1 of 2): profile: " in line for line in lines)
