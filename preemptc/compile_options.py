@@ -79,6 +79,14 @@ def options_from_request(bundle: Bundle, target: str) -> CompileOptions:
     )
 
 
+def requested_mechanism(bundle: Bundle) -> str | None:
+    """The mechanism that a bundle was compiled with; None: it does not say."""
+    try:
+        return str(bundle.manifest.extensions[EXTENSION]["request"]["mechanism"])
+    except (KeyError, TypeError):
+        return None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Request:
     """What a device needs to plan again, of what `request_from_options` wrote."""

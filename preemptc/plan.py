@@ -28,6 +28,7 @@ from preemptc.pipeline import compile_model
 from preemptc.plan_costs import CostOptions, NetworkCuts, bundle_costs, costs_of_tasks
 from preemptc.plan_notes import precision_notes
 from preemptc.plan_problem import PlanOptions, problem_of
+from preemptc.plan_targets import check_gates, targets_of
 from preemptc.targets import CPU
 
 # In docs/results/cpu-networks.json most networks' segments have maxima that sum up to 1.13 to 1.31
@@ -75,7 +76,8 @@ def plan_taskset(
     """The least costly cuts under which the analysis finds every deadline kept, if there are any.
 
     Raises:
-        InputError: tasks that name one bundle name different models or profiles for it.
+        InputError: tasks that name one bundle name different models or profiles for it, or a
+            device has no gates where the set is to run by them.
         PreemptError: costs cannot be found, or a task lacks what the policy needs.
     """
     _refuse_two_into_one(taskset.tasks)
@@ -85,7 +87,10 @@ def plan_taskset(
         bundle_threads=taskset.threads,
         mechanisms=taskset.plan_mechanisms,
     )
+    uncut = {task.name: options.target for task in taskset.tasks if task.model is not None}
+    check_gates(taskset, uncut)  # before anything is measured
     costs = costs_of_tasks(taskset.tasks, where, cache, progress)
+    check_gates(taskset, targets_of(costs))
     progress("analysis", 0.0)
     problem = problem_of(taskset, costs, options)
     choice = problem.choose()

@@ -7,6 +7,7 @@ from preempt_runtime.errors import BundleError
 from preempt_runtime.manifest import SEGMENTS, Manifest, PlanSpec
 from preempt_runtime.strict_json import brief
 
+_CPU_BACKEND = "ort"
 _MACHINE_FIELDS = ("gpu", "cpu_model")
 
 
@@ -67,6 +68,11 @@ def machine_of(manifest: Manifest, plan: PlanSpec) -> str | None:
     """What a plan was made for, as far as its key says so."""
     fields = _key_fields(manifest, plan)
     return next((str(fields[name]) for name in _MACHINE_FIELDS if name in fields), None)
+
+
+def is_for_cpu(manifest: Manifest, plan: PlanSpec) -> bool:
+    """Whether a plan's key says so: such a device runs one segment at a time, without gates."""
+    return _key_fields(manifest, plan).get("backend") == _CPU_BACKEND
 
 
 def _key_fields(manifest: Manifest, plan: PlanSpec) -> Mapping[str, str | int]:

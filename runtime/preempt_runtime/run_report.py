@@ -6,6 +6,7 @@ from typing import Any, TextIO
 from preempt_runtime.admission import complaint
 from preempt_runtime.cost_watch import CostDrift
 from preempt_runtime.metrics import Quantiles, json_from_metrics
+from preempt_runtime.process import OptionReport
 from preempt_runtime.run_guard import Guarantee
 from preempt_runtime.run_taskset import RunReport, TaskReport
 from preempt_runtime.schedulability import SetBound
@@ -66,9 +67,14 @@ def print_report(report: RunReport, file: TextIO) -> None:
         if task.first_error is not None:
             file.write(f"\ntask {name}: its first failed job: {task.first_error}\n")
     for option in report.options:
-        state = "in force" if option.applied else "refused"
-        state += f": {option.reason}" if option.reason else ""
-        file.write(f"\noption {option.name} = {option.requested}: {state}\n")
+        file.write(f"\noption {option.name} = {option.requested}: {_state(option)}\n")
+
+
+def _state(option: OptionReport) -> str:
+    """What became of an option; the reason of one that is in force says how."""
+    if option.applied:
+        return option.reason or "in force"
+    return f"refused: {option.reason}" if option.reason else "refused"
 
 
 def _document_from_task(task: TaskReport) -> dict[str, Any]:

@@ -30,7 +30,13 @@ from preempt_runtime.simulation.simulate import SimulationOptions, SimulationRep
 from preempt_runtime.taskset import read_taskset
 from preempt_runtime.testing import Recording, lines_from_recording
 from preempt_runtime.trace import TraceRecorder, text_from_trace
-from tests.runtime.fake_bundles import FakeBackend, LoadingFakeDevice, manifest_of, write_bundle
+from tests.runtime.fake_bundles import (
+    FIELDS,
+    FakeBackend,
+    LoadingFakeDevice,
+    manifest_of,
+    write_bundle,
+)
 
 MS = 1_000_000
 PAIR = """
@@ -456,6 +462,17 @@ def test_a_task_without_costs_is_refused(folder: Path, lines: str, message: str)
     text = f'[[task]]\nname = "a"\n{lines}\npriority = 1\nperiod = "1s"\n'
     with pytest.raises(InputError, match=f"task 'a': .*{message}"):
         run(folder, text)
+
+
+def test_gates_on_a_cpu_are_simulated_by_segments_which_is_said(folder: Path) -> None:
+    fields = {**FIELDS, "backend": "ort"}
+    write_bundle(folder / "cpu.bundle", manifest_of((10,) * 3, fields=fields))
+    text = '[taskset]\nmechanism = "gates"\n[[task]]\nname = "a"\nbundle = "cpu.bundle"\n'
+    text += 'priority = 1\nperiod = "1us"\n'
+    report, _ = run(folder, text)
+    (warning,) = report.warnings
+    assert "the bundle of task 'a' is for a CPU, which has no gates" in warning
+    assert not run(folder, text.replace("gates", "segments"))[0].warnings
 
 
 @pytest.mark.parametrize(("depth", "start_ns"), [(1, 5), (2, 10), (3, 15)])

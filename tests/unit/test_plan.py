@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from models.make import make
 from preempt_runtime.bundle import open_bundle
 from preempt_runtime.errors import BundleError, InfeasibleError
-from preempt_runtime.manifest import Latency
+from preempt_runtime.manifest import Latency, Manifest
 from preempt_runtime.policies import POLICIES
 from preempt_runtime.schedulability import ANALYSED_POLICIES
 from preempt_runtime.task_spec import CostSpec
@@ -423,6 +423,12 @@ def test_bundles_to_build_elsewhere_are_named_with_what_to_do_there(work: Path) 
     assert "was compiled with --precision" not in plan(text, work, "--target", "orin").stdout
 
 
+def cpu_manifest() -> Manifest:
+    manifest = manifest_of((1_000_000,))
+    plans = tuple(replace(plan, target="cpu") for plan in manifest.plans)
+    return replace(manifest, plans=plans)
+
+
 def test_networks_are_compiled_for_the_mechanism_that_the_set_runs_by(work: Path) -> None:
     text = NETWORKS.replace("idle.bundle", "held.bundle").replace("urgent.b", "holding.b")
     text = text.replace("best_effort = true", 'best_effort = true\nmax_segment = "1s"')
@@ -439,8 +445,16 @@ def test_networks_are_compiled_for_the_mechanism_that_the_set_runs_by(work: Path
     ]
     mechanisms = [each["preemptc"]["request"]["mechanism"] for each in requests]
     assert mechanisms == ["segments", "gates"]
-    refused = plan(text, work, "--compile", code=1).stderr  # for the CPU
-    assert "gates need TensorRT, target 'cpu'" in refused
+    for options in ((), ("--compile",)):  # for the CPU, and nothing needs a bound
+        refused = plan(
+            NETWORKS.replace("threads = 1", 'mechanism = "gates"'), work, *options, code=1
+        )
+        assert "gates need TensorRT, task 'urgent' is for target 'cpu'" in refused.stderr
+    write_bundle(work / "cpu.bundle", cpu_manifest())
+    text = NETWORKS.replace("threads = 1", 'mechanism = "gates"').replace("urgent.b", "cpu.b")
+    text = text.replace('model = "tiny.onnx"\nbundle = "cpu', 'bundle = "cpu')
+    refused = plan(text, work, "--target", "orin", code=1)
+    assert "gates need TensorRT, task 'urgent' is for target 'cpu'" in refused.stderr
 
 
 def test_the_depth_analysed_is_the_one_that_the_device_allows(work: Path) -> None:

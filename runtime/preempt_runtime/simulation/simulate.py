@@ -31,6 +31,7 @@ from preempt_runtime.simulation.backlog import MAX_BACKLOG, BacklogWatch
 from preempt_runtime.simulation.costs import CostMode, TaskCosts
 from preempt_runtime.simulation.device import SimulatedDevice, network_from_costs
 from preempt_runtime.simulation.load import check_length, offered_load
+from preempt_runtime.simulation.notes import notes_on_run
 from preempt_runtime.source import Arrivals
 from preempt_runtime.taskset import TaskSetSpec
 
@@ -173,7 +174,10 @@ def _report(
             task.name: offered_load(task, costs[task.name], mode) for task in taskset.tasks
         },
         max_backlogs={task.name: watch.most(task.name) for task in taskset.tasks},
-        warnings=() if run.ended_by is not None else watch.warnings(),
+        warnings=(
+            *notes_on_run(taskset, costs),
+            *(() if run.ended_by is not None else watch.warnings()),
+        ),
     )
 
 
