@@ -28,7 +28,7 @@ from preemptc.pipeline import compile_model
 from preemptc.plan_costs import CostOptions, NetworkCuts, bundle_costs, costs_of_tasks
 from preemptc.plan_notes import precision_notes
 from preemptc.plan_problem import PlanOptions, problem_of
-from preemptc.plan_targets import check_gates, targets_of
+from preemptc.plan_targets import check_gates, device_notes, targets_of
 from preemptc.targets import CPU
 
 # In docs/results/cpu-networks.json most networks' segments have maxima that sum up to 1.13 to 1.31
@@ -108,7 +108,7 @@ def plan_taskset(
         choice=choice,
         limits_ns=limits_ns,
         compilations=compilations,
-        notes=precision_notes(compilations),
+        notes=(*device_notes(costs), *precision_notes(compilations)),
         changes=() if choice.is_schedulable else single_changes(problem, choice),
     )
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from preempt_runtime.errors import InputError
 from preempt_runtime.manifest import GATES
+from preempt_runtime.plan_choice import device_difference
 from preempt_runtime.taskset import TaskSetSpec
 from preemptc.backends import GATES_BACKEND
 from preemptc.plan_costs import NetworkCuts
@@ -30,6 +31,18 @@ def check_gates(taskset: TaskSetSpec, targets: Mapping[str, str | None]) -> None
                 f" target {target.name!r} ({target.description}); leave mechanism out, or compile"
                 " for a GPU with --target"
             )
+
+
+def device_notes(costs: Mapping[str, NetworkCuts]) -> tuple[str, ...]:
+    """That two tasks' networks are for different devices, where they are."""
+    difference = device_difference(
+        {
+            name: (found.target, found.machine)
+            for name, found in costs.items()
+            if found.target is not None
+        }
+    )
+    return () if difference is None else (difference,)
 
 
 def targets_of(costs: Mapping[str, NetworkCuts]) -> dict[str, str | None]:

@@ -475,6 +475,17 @@ def test_gates_on_a_cpu_are_simulated_by_segments_which_is_said(folder: Path) ->
     assert not run(folder, text.replace("gates", "segments"))[0].warnings
 
 
+def test_bundles_for_two_devices_are_told(folder: Path) -> None:
+    for name in ("Testium 1", "Testium 2"):
+        fields = {**FIELDS, "cpu_model": name}
+        write_bundle(folder / f"{name[-1]}.bundle", manifest_of((10,) * 3, fields=fields))
+    task = '[[task]]\nname = "NAME"\nbundle = "NAME.bundle"\npriority = 1\nperiod = "1us"\n'
+    text = task.replace("NAME", "1") + task.replace("NAME", "2")
+    (warning,) = run(folder, text)[0].warnings
+    assert "(Testium 1), task '2' for " in warning
+    assert not run(folder, text.replace('"2.bundle"', '"1.bundle"'))[0].warnings
+
+
 @pytest.mark.parametrize(("depth", "start_ns"), [(1, 5), (2, 10), (3, 15)])
 def test_segments_in_flight_hold_up_an_urgent_job(
     depth: int, start_ns: int, tmp_path: Path

@@ -429,6 +429,16 @@ def cpu_manifest() -> Manifest:
     return replace(manifest, plans=plans)
 
 
+def test_networks_for_two_devices_are_told(work: Path) -> None:
+    write_bundle(work / "here.bundle", cpu_manifest())
+    text = ESTIMATED.replace('model = "long.onnx"\nbundle = "urgent', 'bundle = "here')
+    text = text.replace("threads = 1", "")
+    said = "task 'urgent' is for cpu (Testium 1), task 'idle' for orin: a run has one device"
+    assert said in " ".join(document(text, work, "--target", "orin")["notes"])
+    assert said in plan(text, work, "--target", "orin").stdout
+    assert "a run has one device" not in plan(text, work).stdout
+
+
 def test_networks_are_compiled_for_the_mechanism_that_the_set_runs_by(work: Path) -> None:
     text = NETWORKS.replace("idle.bundle", "held.bundle").replace("urgent.b", "holding.b")
     text = text.replace("best_effort = true", 'best_effort = true\nmax_segment = "1s"')

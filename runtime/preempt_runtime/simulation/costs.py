@@ -78,7 +78,8 @@ class TaskCosts:
     """What one task's jobs cost, segment by segment, and where that is known from.
 
     `bundle` and `plan` are None where the task set gives the numbers. `machine` is what the plan
-    was made for, as far as its key says so, `is_for_cpu` if that is a CPU.
+    was made for, as far as its key says so, `is_for_cpu` if that is a CPU,
+    `target` its name there.
     """
 
     segments: tuple[SegmentCost, ...]
@@ -87,6 +88,7 @@ class TaskCosts:
     plan: str | None = None
     machine: str | None = None
     is_for_cpu: bool = False
+    target: str | None = None
 
     def mean_job_ns(self, mode: CostMode) -> float:
         """What a job costs on average, if nothing preempts it."""
@@ -143,6 +145,7 @@ def costs_from_bundle(
         plan=plan.id,
         machine=machine_of(bundle.manifest, plan),
         is_for_cpu=is_for_cpu(bundle.manifest, plan),
+        target=plan.target,
     )
 
 

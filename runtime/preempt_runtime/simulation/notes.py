@@ -3,16 +3,25 @@
 from collections.abc import Mapping
 
 from preempt_runtime.manifest import GATES
+from preempt_runtime.plan_choice import device_difference
 from preempt_runtime.simulation.costs import TaskCosts
 from preempt_runtime.taskset import TaskSetSpec
 
 
 def notes_on_run(taskset: TaskSetSpec, costs: Mapping[str, TaskCosts]) -> tuple[str, ...]:
     """What people must know before they take a simulation for a run; empty if nothing is odd."""
+    notes = []
     on_cpu = [name for name, found in costs.items() if found.is_for_cpu]
-    if taskset.mechanism != GATES or not on_cpu:
-        return ()
-    return (
-        f'mechanism = "gates": the bundle of task {on_cpu[0]!r} is for a CPU, which has no gates;'
-        " this is what its segments do, and a run is refused",
+    if taskset.mechanism == GATES and on_cpu:
+        notes.append(
+            f'mechanism = "gates": the bundle of task {on_cpu[0]!r} is for a CPU, which has no'
+            " gates; this is what its segments do, and a run is refused"
+        )
+    difference = device_difference(
+        {
+            name: (found.target, found.machine)
+            for name, found in costs.items()
+            if found.target is not None
+        }
     )
+    return (*notes, *([difference] if difference else []))
