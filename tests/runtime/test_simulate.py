@@ -486,6 +486,17 @@ def test_bundles_for_two_devices_are_told(folder: Path) -> None:
     assert not run(folder, text.replace('"2.bundle"', '"1.bundle"'))[0].warnings
 
 
+def test_bundles_for_a_cpu_have_one_segment_in_flight_as_in_a_run(folder: Path) -> None:
+    fields = {**FIELDS, "backend": "ort"}
+    write_bundle(folder / "cpu.bundle", manifest_of((10,) * 3, fields=fields))
+    text = '[taskset]\ndepth = 2\n[[task]]\nname = "a"\nbundle = "cpu.bundle"\n'
+    report, _ = run(folder, text + 'priority = 1\nperiod = "1us"\n')
+    assert report.run.depth == 1
+    (option,) = report.run.options
+    assert (option.name, option.requested, option.applied) == ("depth", "2", False)
+    assert option.reason == "the CPU that task 'a' is for allows 1"
+
+
 @pytest.mark.parametrize(("depth", "start_ns"), [(1, 5), (2, 10), (3, 15)])
 def test_segments_in_flight_hold_up_an_urgent_job(
     depth: int, start_ns: int, tmp_path: Path
