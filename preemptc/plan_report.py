@@ -7,7 +7,7 @@ from typing import Any
 
 from preempt_runtime.schedulability import TaskBound
 from preempt_runtime.task_spec import TaskSpec
-from preempt_runtime.units import fmt_exact_ns, fmt_ns
+from preempt_runtime.units import fmt_ns
 from preemptc.plan import TaskSetPlan
 from preemptc.plan_depth import depth_reason
 from preemptc.report import Table, facts, fmt_percent, fmt_when
@@ -233,7 +233,7 @@ def _task_row(plan: TaskSetPlan, task: TaskBound) -> tuple[str, ...]:
         _time(task.response_ns),
         "best effort" if task.is_best_effort else _time(task.deadline_ns),
         _time(task.slack_ns),
-        "-" if limit_ns is None else fmt_exact_ns(limit_ns),
+        "-" if limit_ns is None else fmt_ns(limit_ns).replace(" ", ""),
         _SOURCES[task.source],
     )
 

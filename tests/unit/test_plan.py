@@ -108,6 +108,16 @@ def test_people_see_the_same_figures_and_where_they_come_from(work: Path) -> Non
     assert row[1:5] == ["9.65", "ms", "1", "9.65"]
 
 
+def test_bounds_have_three_digits_for_people_and_all_of_them_for_compile(work: Path) -> None:
+    text = NETWORKS.replace("best_effort = true", 'best_effort = true\nmax_segment = "6165487ns"')
+    shown = plan(text, work).stdout
+    (row,) = [line.split() for line in shown.splitlines() if line.startswith("  idle ")]
+    assert "6.17ms" in row
+    assert "6165.487us" not in row
+    assert "--max-segment 6165.487us" in shown
+    assert document(text, work)["tasks"][1]["max_segment_ns"] == 6_165_487
+
+
 def test_what_dispatching_costs_stands_in_the_file_unless_the_command_says_otherwise(
     work: Path,
 ) -> None:
