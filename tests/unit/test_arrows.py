@@ -172,6 +172,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "rebuild": {
         "backends", "cache", "compile_options", "onnx_io.files", "pipeline", "plan_specs",
+        "targets",
     },
     "plan_costs": {
         "backends", "cache", "compilation", "compile_options", "costs_now", "goal", "pipeline",
