@@ -175,11 +175,13 @@ def _notes(plan: TaskSetPlan) -> tuple[str, ...]:
     ]
     if not there:
         return notes
+    have, their = ("bundle that {} has", "its model is")
+    if len(there) > 1:
+        have, their = ("bundles that {} have", "their models are")
     return (
         *notes,
-        f"not judged by the bundles that {', '.join(there)} have already, but by what their models"
-        " are predicted to take: leave model out to judge by a bundle's measured maxima, or"
-        " --compile",
+        f"not judged by the {have.format(', '.join(there))} already, but by what {their} predicted"
+        " to take: leave model out to judge by a bundle's measured maxima, or --compile",
     )
 
 

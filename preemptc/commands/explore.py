@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from preempt_runtime.errors import InputError
-from preempt_runtime.units import fmt_ns
+from preempt_runtime.units import fmt_count, fmt_ns
 from preemptc.cache import guard, write_atomically
 from preemptc.candidates import CandidateSet
 from preemptc.commands.options import (
@@ -154,7 +154,14 @@ def tables_of(
             columns=columns,
             numbers=frozenset(columns),
             rows=rows,
-            notes=(*([f"and {left_out} between: --all, --json"] if left_out else ()), _PREDICTED),
+            notes=(
+                *(
+                    [f"and {fmt_count(left_out, 'plan')} between: --all, --json"]
+                    if left_out
+                    else ()
+                ),
+                _PREDICTED,
+            ),
         ),
     )
 

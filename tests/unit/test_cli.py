@@ -596,8 +596,8 @@ def test_analyze_shows_the_first_rows_or_all(
     path = work / "tiny_branchy.onnx"
     num_pruned = len(run.json("analyze", path)["pruned"])
     some, everything = run("analyze", path).stdout, run("analyze", path, "--all").stdout
-    assert f"and {num_pruned - 3} more: --all shows them" in some
-    assert "more: --all" not in everything
+    assert f"and {num_pruned - 3} more rows: --all shows them" in some
+    assert "more rows: --all" not in everything
     assert len(everything.splitlines()) > len(some.splitlines())
 
 
@@ -783,7 +783,7 @@ def test_explore_shows_evenly_spaced_plans(
     model, profile = chain_costs
     some = run("explore", model, "--profile", profile).stdout
     assert [row.split()[0] for row in some.splitlines()[-5:-2]] == ["8", "3.1", "1.1"]
-    assert "and 3 between: --all" in some
+    assert "and 3 plans between: --all" in some
     assert some.splitlines()[-1].startswith("  the overhead is predicted: built segments have")
     assert "between" not in run("explore", model, "--profile", profile, "--all").stdout
 

@@ -669,9 +669,14 @@ def test_what_was_measured_before_a_compile_failed_is_shown(
 
 def test_a_bundle_that_is_there_and_not_judged_by_is_told(work: Path) -> None:
     text = NETWORKS.replace("idle.bundle", "there.bundle").replace("urgent.b", "nowhere.b")
-    assert "not judged by the bundles" not in plan(text, work).stdout
+    assert "not judged by" not in plan(text, work).stdout
     (work / "there.bundle").mkdir()
-    assert "not judged by the bundles that idle have already" in plan(text, work).stdout
+    said = "not judged by the bundle that idle has already, but by what its model is predicted"
+    assert said in plan(text, work).stdout
+    (work / "nowhere.bundle").mkdir()
+    said = "not judged by the bundles that urgent, idle have already, but by what their models are"
+    assert said in plan(text, work).stdout
+    (work / "nowhere.bundle").rmdir()
     (work / "there.bundle").rmdir()
 
 
