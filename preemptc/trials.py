@@ -110,8 +110,16 @@ class Trials:
         return self._tried(plan, _FINAL_RUNS, _FINAL_BUDGET_NS)
 
     def again(self, plan: SplitPlan) -> MeasuredPlan:
-        """A plan that is built, measured once more in enough runs."""
-        return self._measure(plan, _FINAL_RUNS, _FINAL_BUDGET_NS)
+        """A plan that is built, measured once more in enough runs; its trial tells of these."""
+        found = self._measure(plan, _FINAL_RUNS, _FINAL_BUDGET_NS)
+        for idx, trial in enumerate(self.measured):
+            if trial.split_points == plan.split_points:
+                self.measured[idx] = replace(
+                    trial,
+                    longest_ns=self.longest_ns(found),
+                    ratio_p50=found.measurement.ratio_p50,
+                )
+        return found
 
     def _tried(self, plan: SplitPlan, min_runs: int, budget_ns: int) -> MeasuredPlan | None:
         num_new = len(self.unbuilt(plan))
