@@ -15,7 +15,7 @@ import re
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +32,21 @@ _MAX_DIGEST_BYTES = 1 << 10
 _SMALL_BYTES = 1 << 20  # hashed in about a millisecond: sooner than its digest is looked up
 
 
-class BuildCache:
-    """Directories below `root`, one per stage and key. `hits` counts what was found."""
+MEASURED_STAGES = frozenset({"profile", "bundle"})
+"""Stages whose entries depend on how fast the machine was when they were made."""
 
-    def __init__(self, root: Path) -> None:
+
+class BuildCache:
+    """Directories below `root`, one per stage and key. `hits` counts what was found.
+
+    Entries of the stages in `anew` count only if this object made them: each is made again once.
+    """
+
+    def __init__(self, root: Path, anew: Collection[str] = ()) -> None:
         self.root = root
         self.hits = 0
+        self._anew = frozenset(anew)
+        self._made: set[Path] = set()
 
     def holds(self, path: Path) -> bool:
         """Whether the path leads to a place in the cache, where anything may be deleted."""
@@ -72,6 +81,7 @@ class BuildCache:
                 make(folder)
                 files = _list_files(folder)
                 swap_in(folder, path)
+            self._made.add(path)
             for name, (size, digest) in files.items():
                 if size > _SMALL_BYTES:
                     self.remember_digest(path / name, digest)
@@ -82,6 +92,8 @@ class BuildCache:
     ) -> Path | None:
         """The directory of this stage for these inputs, if it is there and sound; no hit."""
         path = self._path(stage, fields)
+        if stage in self._anew and path not in self._made:
+            return None
         return path if self._is_whole(path) and is_sound(path) else None
 
     def _path(self, stage: str, fields: Mapping[str, Any]) -> Path:

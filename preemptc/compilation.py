@@ -1,11 +1,12 @@
 """One network of a task set to compile, as a command and as what the pipeline takes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from preempt_runtime.task_spec import NamedShape
 from preempt_runtime.units import fmt_exact_ns
-from preemptc.backends import BackendOptions
+from preemptc.backends import BackendOptions, Progress
 from preemptc.compile_options import DEFAULT_MECHANISM, CompileOptions, Mechanism
 from preemptc.goal import Goal
 
@@ -73,6 +74,12 @@ class Compilation:
             "--mechanism": None if self._mechanism == DEFAULT_MECHANISM else self._mechanism,
         }
         return [(option, value) for option, value in options.items() if value is not None]
+
+
+def told_of(progress: Progress, names: Sequence[str], number: int) -> Progress:
+    """Progress that names the network it is of: the one at `number` of these."""
+    prefix = f"{names[number]} ({number + 1} of {len(names)})"
+    return lambda what, frac: progress(f"{prefix}: {what}", frac)
 
 
 def shape_text(named: NamedShape) -> str:

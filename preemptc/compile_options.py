@@ -5,7 +5,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from preempt_runtime.bundle import Bundle
+from preempt_runtime.bundle import Bundle, open_bundle
+from preempt_runtime.errors import BundleError
 from preempt_runtime.manifest import MANIFEST_NAME, SEGMENTS
 from preempt_runtime.strict_json import Place, brief
 from preempt_runtime.typed_json import record_from_value
@@ -77,6 +78,24 @@ def options_from_request(bundle: Bundle, target: str) -> CompileOptions:
         seed=request.seed,
         mechanism=request.mechanism,
     )
+
+
+def compiled_target(path: Path) -> str | None:
+    """The target that the bundle at `path` was compiled for; None: there is none, or no word."""
+    if not path.is_dir():
+        return None
+    try:
+        return str(open_bundle(path).manifest.extensions[EXTENSION]["request"]["target"])
+    except (BundleError, KeyError, TypeError):
+        return None  # a compile replaces it
+
+
+def requested_mechanism(bundle: Bundle) -> str | None:
+    """The mechanism that a bundle was compiled with; None: it does not say."""
+    try:
+        return str(bundle.manifest.extensions[EXTENSION]["request"]["mechanism"])
+    except (KeyError, TypeError):
+        return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from preemptc.search import SplitPlan, search_bound
 from preemptc.segment_costs import SegmentCosts
 from preemptc.trials import MeasuredPlan, Trials
 
-_MAX_ROUNDS = 4
+MAX_ROUNDS = 4
 _WORTH_FRAC = 0.01  # of the network: what a plan must be predicted to save
 
 
@@ -23,7 +23,7 @@ def improved(trials: Trials, kept: MeasuredPlan, bound_ns: int) -> MeasuredPlan:
     """
     num_left = kept.plan.num_segments
     tried = {kept.plan.split_points}
-    for _ in range(_MAX_ROUNDS):
+    for _ in range(MAX_ROUNDS):
         plan = _cheaper(trials.costs, kept.plan, bound_ns)
         if plan is None or plan.split_points in tried or len(trials.unbuilt(plan)) > num_left:
             break

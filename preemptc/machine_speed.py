@@ -6,7 +6,7 @@ SPEED_FACTOR = 1.2
 """Speeds further apart than this are two speeds: a profile is stale, a compile was disturbed."""
 
 _MIN_OVERHEAD_FRAC = -0.05
-_AGAIN = "compile again when it is idle, with another --cache: this one keeps the result"
+_AGAIN = "measure again when it is idle, with --remeasure: the cache keeps this result"
 
 
 def machine_speed(profile: LatencyProfile, whole_ns: int) -> float | None:

@@ -23,17 +23,20 @@ from preempt_runtime.taskset import TaskSetSpec
 from preempt_runtime.units import fmt_ns, rounded_down_ns
 from preemptc.backends import BackendOptions, Progress
 from preemptc.cache import BuildCache
-from preemptc.compilation import Compilation, shape_text
+from preemptc.compilation import Compilation, shape_text, told_of
 from preemptc.deliver import check_place
 from preemptc.pipeline import compile_model
 from preemptc.plan_costs import CostOptions, NetworkCuts, bundle_costs, costs_of_tasks
 from preemptc.plan_notes import precision_notes
 from preemptc.plan_problem import PlanOptions, problem_of
+from preemptc.plan_targets import check_gates, device_notes, targets_of
 from preemptc.targets import CPU
 
 # In docs/results/cpu-networks.json most networks' segments have maxima that sum up to 1.13 to 1.31
 # times their medians, with an outlier among them up to 2.9 times.
 _HEADROOMS = (0.0, 0.25, 0.6)
+
+_NOTHING_COMPILED = "nothing was compiled: no bounds were found under which every deadline is kept"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +77,8 @@ def plan_taskset(
     """The least costly cuts under which the analysis finds every deadline kept, if there are any.
 
     Raises:
-        InputError: tasks that name one bundle name different models or profiles for it.
+        InputError: tasks that name one bundle name different models or profiles for it, or a
+            device has no gates where the set is to run by them.
         PreemptError: costs cannot be found, or a task lacks what the policy needs.
     """
     _refuse_two_into_one(taskset.tasks)
@@ -84,7 +88,10 @@ def plan_taskset(
         bundle_threads=taskset.threads,
         mechanisms=taskset.plan_mechanisms,
     )
+    uncut = {task.name: options.target for task in taskset.tasks if task.model is not None}
+    check_gates(taskset, uncut)  # before anything is measured
     costs = costs_of_tasks(taskset.tasks, where, cache, progress)
+    check_gates(taskset, targets_of(costs))
     progress("analysis", 0.0)
     problem = problem_of(taskset, costs, options)
     choice = problem.choose()
@@ -102,7 +109,7 @@ def plan_taskset(
         choice=choice,
         limits_ns=limits_ns,
         compilations=compilations,
-        notes=precision_notes(compilations),
+        notes=(*device_notes(costs), *precision_notes(compilations)),
         changes=() if choice.is_schedulable else single_changes(problem, choice),
     )
 
@@ -131,18 +138,30 @@ def plan_and_compile(
     _refuse_without_bundle(taskset.tasks)
     _check_places(taskset.tasks, cache)
     compiled, notes = None, None
-    for headroom_frac in _HEADROOMS:
+    for number, headroom_frac in enumerate(_HEADROOMS):
+        if compiled is not None:
+            progress(_pass_text(number, compiled, headroom_frac), 0.0)
         roomy = replace(options, headroom_frac=headroom_frac)
         plan = plan_taskset(taskset, roomy, cache, progress)
         notes = plan.notes if notes is None else notes  # later the bundles are this plan's own
         plan = replace(plan, notes=notes)
         if not plan.choice.is_schedulable:
-            return compiled or plan
+            return compiled or replace(plan, notes=(*plan.notes, _NOTHING_COMPILED))
         compiled = compile_plan(plan, options, cache, progress)
         if compiled.choice.is_schedulable or compiled.failure is not None:
             break
     assert compiled is not None
     return compiled
+
+
+def _pass_text(number: int, refuted: TaskSetPlan, headroom_frac: float) -> str:
+    """Which pass begins, and why."""
+    late = next(task for task in refuted.choice.bound.tasks if not task.is_schedulable)
+    return (
+        f"pass {number + 1} of at most {len(_HEADROOMS)}: by what was measured task {late.name!r}"
+        f" {late.reason}, so bounds are chosen again with {headroom_frac:.0%} more room for what is"
+        " predicted"
+    )
 
 
 def compile_plan(
@@ -161,15 +180,16 @@ def compile_plan(
     _check_places(plan.taskset.tasks, cache)
     compiled: set[Path] = set()
     failure = None
-    for each in plan.compilations:
+    names = [_first_task(plan.taskset.tasks, each) for each in plan.compilations]
+    for number, each in enumerate(plan.compilations):
         assert each.bundle is not None
+        told = told_of(progress, names, number)
         try:
-            compile_model(each.model, each.bundle, each.options, cache, progress)
+            compile_model(each.model, each.bundle, each.options, cache, told)
         except InfeasibleError as err:
-            names = [task.name for task in plan.taskset.tasks if task.bundle == each.bundle]
             failure = (
-                f"{plan.taskset.path}: task {names[0]!r}, cut under {_limit_text(each)}: {err} (in"
-                " a task set that is max_segment; then others need a later deadline)"
+                f"{plan.taskset.path}: task {names[number]!r}, cut under {_limit_text(each)}: {err}"
+                " (in a task set that is max_segment; then others need a later deadline)"
             )
             break
         compiled.add(_place(each.bundle))
@@ -197,6 +217,11 @@ def compile_plan(
         is_compiled=failure is None,
         failure=failure,
     )
+
+
+def _first_task(tasks: tuple[TaskSpec, ...], compilation: Compilation) -> str:
+    """The name of the first task whose bundle it writes."""
+    return next(task.name for task in tasks if task.bundle == compilation.bundle)
 
 
 def _limit_text(each: Compilation) -> str:

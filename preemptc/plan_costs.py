@@ -18,11 +18,13 @@ from preempt_runtime.schedulability import (
 from preempt_runtime.task_spec import CostSpec, TaskSpec
 from preemptc.backends import BackendOptions, Progress
 from preemptc.cache import BuildCache
+from preemptc.compilation import told_of
 from preemptc.compile_options import CompileOptions
+from preemptc.costs_now import CostsNow, costs_now
 from preemptc.goal import Goal
 from preemptc.pipeline import candidates_of, describe_nodes
-from preemptc.prepare import prepare
-from preemptc.profiling import costs_without_device, naming_estimates, profile_model
+from preemptc.prepare import Prepared, prepare
+from preemptc.profiling import costs_without_device, naming_estimates
 from preemptc.search import SegmentCosts, pareto_front, search_bound, segment_costs
 
 _MAX_CUTS = 200
@@ -36,7 +38,8 @@ class NetworkCuts:
     `free_front` has those that a bound in the file rules out, too; None where the file leaves the
     choice, or where there is none. `target` is what executes the network, None for costs in the
     file; `machine` is what a bundle's plan was made for, `total_ns` the most that all segments of a
-    bundle were seen to take together, where that was measured.
+    bundle were seen to take together, where that was measured. `is_cached` if a profile was found
+    in the cache, `measured_at` is when it was measured, `notes` tell of the machine's speed.
     """
 
     front: Front
@@ -46,6 +49,13 @@ class NetworkCuts:
     target: str | None = None
     machine: str | None = None
     total_ns: int | None = None
+    is_cached: bool = False
+    measured_at: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+Known = dict[tuple[object, ...], tuple[Prepared, CostsNow]]
+"""The networks of one plan that are profiled, by what tells them apart in its task set."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,14 +76,25 @@ def costs_of_tasks(
     Raises:
         PreemptError: a bundle or a network cannot be read, or its bound cannot be kept.
     """
-    return {task.name: _costs(task, options, cache, progress) for task in tasks}
+    known: Known = {}
+    names = [task.name for task in tasks if task.model is not None]
+    return {
+        task.name: _costs(
+            task,
+            options,
+            cache,
+            progress if task.model is None else told_of(progress, names, names.index(task.name)),
+            known,
+        )
+        for task in tasks
+    }
 
 
 def _costs(
-    task: TaskSpec, options: CostOptions, cache: BuildCache, progress: Progress
+    task: TaskSpec, options: CostOptions, cache: BuildCache, progress: Progress, known: Known
 ) -> NetworkCuts:
     if task.model is not None:
-        return _network_costs(task, task.model, options, cache, progress)
+        return _network_costs(task, task.model, options, cache, progress, known)
     if task.bundle is not None:
         return bundle_costs(task.bundle, task.plan, options.bundle_threads, options.mechanisms)
     assert task.cost is not None, "the task set's reader asks for a bundle, a model or costs"
@@ -121,8 +142,9 @@ def bundle_costs(
 
 
 def _network_costs(
-    task: TaskSpec, model: Path, options: CostOptions, cache: BuildCache, progress: Progress
-) -> NetworkCuts:
+    task: TaskSpec, model: Path, options: CostOptions, cache: BuildCache, progress: Progress,
+    known: Known,
+) -> NetworkCuts:  # fmt: skip
     compiling = CompileOptions(
         target=options.target,
         goal=_WHOLE,
@@ -130,23 +152,13 @@ def _network_costs(
         shapes=dict(task.shapes),
         profile=task.profile,
     )
-    try:
-        prepared = prepare(model, compiling, cache, progress)
-    except ModelError as err:
-        if "--shape" not in str(err):
-            raise
-        raise ModelError(
-            f"task {task.name!r}: {err} (in a task set --shape is the task's key shapes)"
-        ) from err
-    try:
-        if prepared.backend.is_portable:
-            profile = costs_without_device(prepared, compiling)
-        else:
-            profile = profile_model(prepared, compiling, cache, progress)
-    except InputError as err:
-        raise InputError(f"task {task.name!r}: {err}") from err
+    network = (model, task.shapes, task.profile)
+    if network not in known:
+        known[network] = _profiled(task, model, compiling, cache, progress)
+    prepared, found = known[network]
+    profile = found.profile
     costs = segment_costs(candidates_of(prepared, profile, compiling), profile)
-    progress(f"cuts of {task.name}", 0.0)
+    progress("cuts", 0.0)
     every = front_of_network(costs)
     bound_ns = task.max_segment_ns
     front = every
@@ -166,7 +178,32 @@ def _network_costs(
         source="predicted" if profile.source == "measured" else "estimated",
         origin=task.profile.name if task.profile else f"a profile of {model.name}",
         target=options.target,
+        is_cached=found.is_cached,
+        measured_at=profile.measured_at,
+        notes=found.notes,
     )
+
+
+def _profiled(
+    task: TaskSpec, model: Path, compiling: CompileOptions, cache: BuildCache, progress: Progress
+) -> tuple[Prepared, CostsNow]:
+    """A task's network as it is executed, and its costs; errors name the task."""
+    try:
+        prepared = prepare(model, compiling, cache, progress)
+    except ModelError as err:
+        if "--shape" not in str(err):
+            raise
+        raise ModelError(
+            f"task {task.name!r}: {err} (in a task set --shape is the task's key shapes)"
+        ) from err
+    try:
+        if prepared.backend.is_portable:
+            found = CostsNow(profile=costs_without_device(prepared, compiling))
+        else:
+            found = costs_now(prepared, compiling, cache, progress)
+    except InputError as err:
+        raise InputError(f"task {task.name!r}: {err}") from err
+    return prepared, found
 
 
 def front_of_network(costs: SegmentCosts) -> Front:

@@ -1,7 +1,7 @@
 """Why a task set's plan is refused, and what alone would help, in one line."""
 
 from preempt_runtime.schedulability import ANALYSED_POLICIES, TaskBound
-from preempt_runtime.units import fmt_ns
+from preempt_runtime.units import fmt_count, fmt_ns
 from preemptc.plan import TaskSetPlan
 
 
@@ -16,7 +16,7 @@ def refusal(plan: TaskSetPlan) -> str | None:
     if not late:
         return None
     worst = max(late, key=lambda bound: -(bound.slack_ns or 0))
-    others = f" (and {len(late) - 1} more)" if len(late) > 1 else ""
+    others = f" (and {fmt_count(len(late) - 1, 'more task')})" if len(late) > 1 else ""
     return f"{plan.taskset.path}: task {worst.name!r}{others} {_why(worst)}; {_advice(plan)}"
 
 

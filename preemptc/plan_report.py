@@ -7,10 +7,10 @@ from typing import Any
 
 from preempt_runtime.schedulability import TaskBound
 from preempt_runtime.task_spec import TaskSpec
-from preempt_runtime.units import fmt_exact_ns, fmt_ns
+from preempt_runtime.units import fmt_ns
 from preemptc.plan import TaskSetPlan
 from preemptc.plan_depth import depth_reason
-from preemptc.report import Table, facts, fmt_percent
+from preemptc.report import Table, facts, fmt_percent, fmt_when
 
 _SOURCES = {
     "measured": "measured maxima",
@@ -56,6 +56,8 @@ def _task_document(plan: TaskSetPlan, task: TaskBound) -> Mapping[str, Any]:
         "segment_ns": list(plan.choice.cut_of(task.name)),
         "max_segment_ns": plan.limits_ns[task.name],
         "origin": costs.origin,
+        "cached": costs.is_cached,
+        "measured_at": costs.measured_at,
         "machine": costs.machine,
     }
 
@@ -129,6 +131,21 @@ def _summary(plan: TaskSetPlan) -> Table:
     return facts(f"{plan.taskset.name} under {bound.policy}", values, _notes(plan))
 
 
+def _speed_notes(plan: TaskSetPlan) -> tuple[str, ...]:
+    """Which profiles were measured earlier, and whether the machine had another speed then."""
+    found = [
+        f"{name} ({fmt_when(costs.measured_at)})"
+        for name, costs in plan.costs.items()
+        if costs.is_cached
+    ]
+    notes = [f"{name}: {note}" for name, costs in plan.costs.items() for note in costs.notes]
+    if found:
+        notes.append(
+            f"measured earlier, found in the cache: {', '.join(found)}; --remeasure measures again"
+        )
+    return tuple(notes)
+
+
 def _verdict(plan: TaskSetPlan) -> str:
     if plan.failure is not None:
         return "not known: a network could not be compiled under its bound"
@@ -147,21 +164,24 @@ def _in_flight(plan: TaskSetPlan) -> str:
 
 
 def _notes(plan: TaskSetPlan) -> tuple[str, ...]:
-    """A word on bundles that are there already, and say something else perhaps."""
+    """A word on earlier measurements, and on bundles that say something else perhaps."""
+    notes = (*_speed_notes(plan), *plan.notes)
     if plan.is_compiled or plan.failure is not None:
-        return plan.notes
+        return notes
     there = [
         task.name
         for task in plan.taskset.tasks
         if task.model is not None and task.bundle is not None and task.bundle.is_dir()
     ]
     if not there:
-        return plan.notes
+        return notes
+    have, their = ("bundle that {} has", "its model is")
+    if len(there) > 1:
+        have, their = ("bundles that {} have", "their models are")
     return (
-        *plan.notes,
-        f"not judged by the bundles that {', '.join(there)} have already, but by what their models"
-        " are predicted to take: leave model out to judge by a bundle's measured maxima, or"
-        " --compile",
+        *notes,
+        f"not judged by the {have.format(', '.join(there))} already, but by what {their} predicted"
+        " to take: leave model out to judge by a bundle's measured maxima, or --compile",
     )
 
 
@@ -215,7 +235,7 @@ def _task_row(plan: TaskSetPlan, task: TaskBound) -> tuple[str, ...]:
         _time(task.response_ns),
         "best effort" if task.is_best_effort else _time(task.deadline_ns),
         _time(task.slack_ns),
-        "-" if limit_ns is None else fmt_exact_ns(limit_ns),
+        "-" if limit_ns is None else fmt_ns(limit_ns).replace(" ", ""),
         _SOURCES[task.source],
     )
 

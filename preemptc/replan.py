@@ -11,11 +11,13 @@ from dataclasses import replace
 from preempt_runtime.errors import BuildError, InfeasibleError
 from preemptc.backends import Bench, Progress
 from preemptc.goal import Describe, Goal
+from preemptc.improve import MAX_ROUNDS as IMPROVING_ROUNDS
 from preemptc.improve import improved
 from preemptc.search import SplitPlan, search_count, search_overhead
 from preemptc.segment_costs import SegmentCosts
 from preemptc.trials import MeasuredPlan, Trials
 from preemptc.under_bound import MARGIN_FRAC, first_kept
+from preemptc.under_bound import MAX_ROUNDS as BOUND_ROUNDS
 
 _MAX_ROUNDS = 12
 _COUNT_ROUNDS = 3
@@ -45,7 +47,7 @@ def plan_until_kept(
             smallest feasible bound.
         BuildError: the segments of every plan were refused.
     """
-    trials = Trials(bench, costs, goal.quantile, progress)
+    trials = Trials(bench, costs, goal.quantile, progress, _max_rounds(goal))
     if goal.max_segment_ns is not None:
         found = _keep_bound(trials, goal.max_segment_ns, describe, speed)
     elif goal.num_segments is not None:
@@ -59,6 +61,11 @@ def plan_until_kept(
         num_rounds=trials.num_rounds,
         trials=tuple(trials.measured),
     )
+
+
+def _max_rounds(goal: Goal) -> int:
+    """The most rounds that a goal takes; a bound is tried with its margin, then without."""
+    return _MAX_ROUNDS + 1 if goal.max_segment_ns is None else 2 * BOUND_ROUNDS + IMPROVING_ROUNDS
 
 
 def _keep_bound(trials: Trials, bound_ns: int, describe: Describe, speed: str) -> MeasuredPlan:

@@ -120,8 +120,16 @@ def fmt_costs(profile: LatencyProfile, *, is_cached: bool) -> str:
     """Where costs come from: estimated, or measured when, and whether the cache held them."""
     if profile.source != "measured":
         return profile.source
-    when = (profile.measured_at or "at an unknown time").replace("T", " ").replace("+00:00", " UTC")
-    return f"measured {when}{', found in the cache' if is_cached else ''}"
+    return f"measured {fmt_when(profile.measured_at)}{', found in the cache' if is_cached else ''}"
+
+
+def fmt_when(measured_at: str | None) -> str:
+    """A time in ISO 8601 for people.
+
+    >>> fmt_when("2026-11-21T09:30:00+00:00")
+    '2026-11-21 09:30:00 UTC'
+    """
+    return (measured_at or "at an unknown time").replace("T", " ").replace("+00:00", " UTC")
 
 
 def fmt_bound(bound_ns: int | None, quantile: str) -> str:

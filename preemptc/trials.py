@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, replace
 
 from preempt_runtime.errors import BuildError, DeviceError
+from preempt_runtime.units import fmt_count
 from preemptc.backends import Bench, Measurement, Progress
 from preemptc.learnt_costs import costs_at_speed, learnt_costs
 from preemptc.search import SplitPlan
@@ -51,15 +52,15 @@ class Trials:
     """Builds and measures plans, each a round, and learns from them what others cost.
 
     `predicted` are the costs that the profile gives at the machine's speed, `costs` those that
-    follow from them and from all that was measured.
+    follow from them and from all that was measured. `max_rounds` is what progress tells of.
     """
 
     def __init__(
-        self, bench: Bench, costs: SegmentCosts, quantile: str, progress: Progress
+        self, bench: Bench, costs: SegmentCosts, quantile: str, progress: Progress, max_rounds: int
     ) -> None:
         self.predicted = self.costs = costs
         self.quantile, self.progress = quantile, progress
-        self.num_rounds = 0
+        self.num_rounds, self.max_rounds = 0, max_rounds
         self.measured: list[Trial] = []
         self._bench = bench
         self._built: set[Span] = set()
@@ -109,8 +110,16 @@ class Trials:
         return self._tried(plan, _FINAL_RUNS, _FINAL_BUDGET_NS)
 
     def again(self, plan: SplitPlan) -> MeasuredPlan:
-        """A plan that is built, measured once more in enough runs."""
-        return self._measure(plan, _FINAL_RUNS, _FINAL_BUDGET_NS)
+        """A plan that is built, measured once more in enough runs; its trial tells of these."""
+        found = self._measure(plan, _FINAL_RUNS, _FINAL_BUDGET_NS)
+        for idx, trial in enumerate(self.measured):
+            if trial.split_points == plan.split_points:
+                self.measured[idx] = replace(
+                    trial,
+                    longest_ns=self.longest_ns(found),
+                    ratio_p50=found.measurement.ratio_p50,
+                )
+        return found
 
     def _tried(self, plan: SplitPlan, min_runs: int, budget_ns: int) -> MeasuredPlan | None:
         num_new = len(self.unbuilt(plan))
@@ -136,9 +145,10 @@ class Trials:
 
     def _build(self, plan: SplitPlan) -> bool:
         """Build the plan's segments; False when one failed, which the search then leaves out."""
+        rounds = f"round {self.num_rounds} of at most {self.max_rounds}"
+        what = f"plan: {rounds}, {fmt_count(plan.num_segments, 'segment')}"
         for idx, span in enumerate(plan.segments):
-            done_frac = idx / plan.num_segments
-            self.progress(f"plan: round {self.num_rounds}, {plan.num_segments} segments", done_frac)
+            self.progress(what, idx / plan.num_segments)
             try:
                 self._bench.build(*span)
             except BuildError:

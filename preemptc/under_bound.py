@@ -11,7 +11,7 @@ from preemptc.search import SplitPlan, fmt_at_least, search_bound
 from preemptc.trials import MeasuredPlan, Trials
 
 MARGIN_FRAC = 0.03  # of the bound, for medians that differ between two processes
-_MAX_ROUNDS = 12
+MAX_ROUNDS = 12
 _HEADROOM_FRAC = 0.05  # of the bound, for the error of a prediction
 
 
@@ -27,7 +27,7 @@ def first_kept(trials: Trials, bound_ns: int, describe: Describe, speed: str) ->
         trials.costs, headroom_frac=_HEADROOM_FRAC, unbuilt_penalty_ns=penalty_ns
     )
     longest_ns = 0
-    for _ in range(_MAX_ROUNDS):
+    for _ in range(MAX_ROUNDS):
         tried = trials.under_bound(_proposal(trials, bound_ns, describe, speed), bound_ns)
         if tried is not None:
             longest_ns = trials.longest_ns(tried)

@@ -57,6 +57,14 @@ def quick_measurements() -> Iterator[None]:
 
 
 @pytest.fixture
+def steady_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that has one speed, whatever else it does: no profile is ever out of date."""
+    from preemptc import machine_speed
+
+    monkeypatch.setattr(machine_speed, "SPEED_FACTOR", 1e9)
+
+
+@pytest.fixture
 def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
     """Asserts that a text is that of a file under tests/golden."""
 

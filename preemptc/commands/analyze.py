@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from preempt_runtime.units import fmt_bytes, fmt_ns
+from preempt_runtime.units import fmt_bytes, fmt_count, fmt_ns
 from preemptc.candidates import CandidateSet
 from preemptc.commands.options import (
     Request,
@@ -146,4 +146,6 @@ def _pruned_table(candidates: CandidateSet, limit: int | None) -> Table:
 def _left_out(num_all: int, num_shown: int) -> tuple[str, ...]:
     if num_all == num_shown:
         return ()
-    return (f"and {num_all - num_shown} more: --all shows them, --json holds them",)
+    return (
+        f"and {fmt_count(num_all - num_shown, 'more row')}: --all shows them, --json holds them",
+    )

@@ -6,9 +6,15 @@ import click
 
 from preempt_runtime.bundle import open_bundle
 from preempt_runtime.manifest import PROFILE_NAME
-from preemptc.cache import BuildCache
 from preemptc.commands.compile_tables import tables_of
-from preemptc.commands.options import FILE, bundle_argument, cache_option, json_option
+from preemptc.commands.options import (
+    FILE,
+    build_cache,
+    bundle_argument,
+    cache_option,
+    json_option,
+    remeasure_option,
+)
 from preemptc.commands.values import target_name
 from preemptc.compile_options import MECHANISM_CHOICES, Mechanism, options_from_request
 from preemptc.plan_specs import main_plan
@@ -33,11 +39,12 @@ from preemptc.terminal import show, watched
     help="Segments, or gates in one engine (experimental).  [default: as the bundle was compiled]",
 )
 @click.option("-o", "--output", type=FILE, metavar="DIR", help="[default: the bundle itself]")
+@remeasure_option
 @cache_option
 @json_option
 def command(
-    bundle: Path, target: str, mechanism: Mechanism | None, output: Path | None, cache: Path,
-    as_json: bool,
+    bundle: Path, target: str, mechanism: Mechanism | None, output: Path | None, remeasure: bool,
+    cache: Path, as_json: bool,
 ) -> None:  # fmt: skip
     """Build a bundle's engines on the device that will run them.
 
@@ -45,7 +52,8 @@ def command(
     with, so the split points may move. The bundle is replaced whole.
     """
     with watched() as progress:
-        report = rebuild(bundle, target, output, BuildCache(cache), progress, mechanism)
+        made_in = build_cache(cache, remeasure=remeasure)
+        report = rebuild(bundle, target, output, made_in, progress, mechanism)
     built = open_bundle(output or bundle)
     names = read_profile(built.root / PROFILE_NAME).node_names
     goal = options_from_request(built, target).goal

@@ -15,9 +15,15 @@ from preemptc.commands.options import (
     max_live_bytes_option,
     network_options,
     profile_option,
+    remeasure_option,
 )
 from preemptc.commands.values import duration_ns, fraction
-from preemptc.compile_options import DEFAULT_MECHANISM, MECHANISM_CHOICES, Mechanism
+from preemptc.compile_options import (
+    DEFAULT_MECHANISM,
+    MECHANISM_CHOICES,
+    Mechanism,
+    compiled_target,
+)
 from preemptc.goal import Goal
 from preemptc.pipeline import compile_model
 from preemptc.plan_specs import main_plan
@@ -27,6 +33,7 @@ from preemptc.terminal import show, watched
 
 @click.command("compile")
 @network_options
+@remeasure_option
 @click.option(
     "-o", "--output", type=FILE, metavar="DIR", help="The bundle.  [default: MODEL's stem.bundle]"
 )
@@ -105,8 +112,12 @@ def command(
         mechanism=mechanism,
     )
     bundle = output or Path(f"{request.model.stem}.bundle")
+    replaced = compiled_target(bundle)
     with watched() as progress:
         report = compile_model(request.model, bundle, options, request.cache, progress)
+    if replaced not in (None, request.target):
+        note = f"replaces {bundle}, which was compiled for {replaced}; another -o keeps both"
+        report = {**report, "notes": [note, *report["notes"]]}
     plan = main_plan(open_bundle(bundle).manifest)
     names = read_profile(bundle / PROFILE_NAME).node_names
     show(report, tables_of(report, plan, names, goal), as_json=request.as_json)

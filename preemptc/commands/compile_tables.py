@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from preempt_runtime.manifest import GATES, PlanSpec
-from preempt_runtime.units import fmt_ns
+from preempt_runtime.units import fmt_count, fmt_ns
 from preemptc.candidates import CandidateCounts
 from preemptc.goal import Goal
 from preemptc.report import (
@@ -36,7 +36,7 @@ def tables_of(
         "bound": fmt_bound(report["bound_ns"], report["bound_quantile"]),
         **(_measured_facts(report, plan) if report["measured"] else _estimated_facts(report)),
         "bundle": report["bundle"],
-        "time": f"{report['wall_s']:.3g} s, {report['cache_hits']} results from the cache",
+        "time": _time(report),
     }
     notes = tuple(report.get("notes", ()))
     if report["segments"] == 1 and goal.num_segments is None:
@@ -75,16 +75,25 @@ def gates_tables_of(report: Mapping[str, Any], plan: PlanSpec, goal: Goal) -> tu
         "a gate": f"{fmt_ns(gates['gate_ns'])}, from one at every position",
         "graph": f"{gates['kernels']} kernels of {gates['nodes']} nodes, {shape}; fingerprint"
         f" {gates['fingerprint']}",
-        **({"tried": fmt_tried(report["tried"], "stretches")} if len(report["tried"]) > 1 else {}),
+        **(
+            {"tried": fmt_tried(report["tried"], "stretch", "stretches")}
+            if len(report["tried"]) > 1
+            else {}
+        ),
         "check": f"outputs with gates bitwise equal to those without on {check['num_inputs']}"
         f" inputs; {check['source_max_abs_diff']:.3g} from the source's",
         "bundle": report["bundle"],
-        "time": f"{report['wall_s']:.3g} s, {report['cache_hits']} results from the cache",
+        "time": _time(report),
     }
     return (
         facts(f"compiled for {plan.target}", summary, tuple(report["notes"])),
         segment_table(plan, None),
     )
+
+
+def _time(report: Mapping[str, Any]) -> str:
+    found = fmt_count(report["cache_hits"], "result")
+    return f"{report['wall_s']:.3g} s, {found} from the cache"
 
 
 def _measured_facts(report: Mapping[str, Any], plan: PlanSpec) -> dict[str, str]:
@@ -98,14 +107,16 @@ def _measured_facts(report: Mapping[str, Any], plan: PlanSpec) -> dict[str, str]
         "medians": f"chained {fmt_ns(measured['chained_p50_ns'])}, whole"
         f" {fmt_ns(measured['whole_p50_ns'])}, medians over all runs of each; not what the"
         " overhead is computed from",
-        "built": f"{report['built']} segments, {report['kept']} kept",
+        "built": f"{fmt_count(report['built'], 'segment')}, {report['kept']} kept",
         **({"tried": fmt_tried(report["tried"])} if len(report["tried"]) > 1 else {}),
         "check": f"chained outputs {equal} {reference};"
         f" {check['source_max_abs_diff']:.3g} from the source's",
     }
 
 
-def fmt_tried(tried: Sequence[Mapping[str, Any]], pieces: str = "segments") -> str:
+def fmt_tried(
+    tried: Sequence[Mapping[str, Any]], piece: str = "segment", pieces: str = "segments"
+) -> str:
     """The plans that were measured, in their order.
 
     >>> plan = {"segments": 3, "longest_ns": 9000, "overhead_ratio": 1.02, "kept": True}
@@ -113,7 +124,8 @@ def fmt_tried(tried: Sequence[Mapping[str, Any]], pieces: str = "segments") -> s
     '4 segments: longest 9 us, overhead 3 %; 3 segments: longest 9 us, overhead 2 % (kept)'
     """
     return "; ".join(
-        f"{plan['segments']} {pieces}: longest {fmt_ns(plan['longest_ns'])}, overhead"
+        f"{plan['segments']} {piece if plan['segments'] == 1 else pieces}: longest"
+        f" {fmt_ns(plan['longest_ns'])}, overhead"
         f" {fmt_percent(plan['overhead_ratio'] - 1)}{' (kept)' if plan['kept'] else ''}"
         for plan in tried
     )
@@ -137,6 +149,8 @@ def _asked(goal: Goal, piece: str = "segment", pieces: str = "segments") -> str:
     if goal.max_segment_ns is not None:
         return f"no {piece} over {fmt_ns(goal.max_segment_ns)}, at the least overhead"
     if goal.num_segments is not None:
+        if goal.num_segments == 1:
+            return f"1 {piece}"
         return f"{goal.num_segments} {pieces}, the longest as short as possible"
     assert goal.max_overhead_frac is not None
     return f"overhead at most {fmt_percent(goal.max_overhead_frac)}, the longest {piece} short"

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from preempt_runtime.errors import InputError
-from preempt_runtime.units import fmt_ns
+from preempt_runtime.units import fmt_count, fmt_ns
 from preemptc.cache import guard, write_atomically
 from preemptc.candidates import CandidateSet
 from preemptc.commands.options import (
@@ -18,12 +18,13 @@ from preemptc.commands.options import (
     network_options,
     profile_option,
     refuse_overwrite,
+    remeasure_option,
 )
+from preemptc.costs_now import CostsNow, costs_now
 from preemptc.pipeline import candidates_of
 from preemptc.plot import pareto_svg
 from preemptc.prepare import Prepared, prepare, require_device
 from preemptc.profile import LatencyProfile
-from preemptc.profiling import cached_profile, profile_model
 from preemptc.report import Table, facts, fmt_costs, fmt_percent
 from preemptc.search import SplitPlan, pareto_front, segment_costs
 from preemptc.terminal import show, watched
@@ -37,6 +38,7 @@ _PREDICTED = (
 
 @click.command("explore")
 @network_options
+@remeasure_option
 @profile_option
 @max_live_bytes_option
 @click.option("--plot", type=FILE, metavar="FILE.svg", help="Draw the front, too.")
@@ -47,7 +49,8 @@ def command(
 ) -> None:  # fmt: skip
     """Show what bound costs what overhead: the Pareto front.
 
-    Costs are measured once, or taken from --profile; the plans are predicted from them, and
+    Costs are measured once (again where the machine's speed is another, or with --remeasure), or
+    taken from --profile; the plans are predicted from them, and
     only `preemptc compile` builds and measures one. They are plans of segments: what gates
     inside an engine cost is measured by `preemptc compile --mechanism gates` alone.
     """
@@ -60,16 +63,16 @@ def command(
         require_device(options, "explore")
     with watched() as progress:
         prepared = prepare(request.model, options, request.cache, progress)
-        is_cached = profile is None and cached_profile(prepared, request.cache) is not None
-        costs = profile_model(prepared, options, request.cache, progress)
+        found = costs_now(prepared, options, request.cache, progress)
+        costs = found.profile
         candidates = candidates_of(prepared, costs, options)
         progress("search", 0.0)
         front = pareto_front(segment_costs(candidates, costs))
     if plot is not None:
         _draw(plot, prepared, costs, front)
-    document = document_of(prepared, costs, candidates, front, plot, is_cached=is_cached)
+    document = document_of(prepared, found, candidates, front, plot)
     limit = len(front) if is_all else _NUM_SHOWN
-    tables = tables_of(prepared, costs, front, plot, limit, is_cached=is_cached)
+    tables = tables_of(prepared, found, front, plot, limit)
     show(document, tables, as_json=request.as_json)
 
 
@@ -90,15 +93,16 @@ def _draw(
 
 
 def document_of(
-    prepared: Prepared, profile: LatencyProfile, candidates: CandidateSet,
-    front: Sequence[SplitPlan], plot: Path | None, *, is_cached: bool,
+    prepared: Prepared, costs: CostsNow, candidates: CandidateSet,
+    front: Sequence[SplitPlan], plot: Path | None,
 ) -> Mapping[str, Any]:  # fmt: skip
     """What `explore` tells programs."""
+    profile = costs.profile
     return {
         "model": prepared.model.name,
         "target": prepared.lowered.target,
         "costs": profile.source,
-        "cached": is_cached,
+        "cached": costs.is_cached,
         "measured_at": profile.measured_at,
         "plans": "predicted",
         "total_ns": profile.total_ns,
@@ -115,16 +119,17 @@ def document_of(
             for plan in front
         ],
         "plot": str(plot) if plot else None,
+        "notes": list(costs.notes),
     }
 
 
 def tables_of(
-    prepared: Prepared, profile: LatencyProfile, front: Sequence[SplitPlan], plot: Path | None,
-    limit: int, *, is_cached: bool,
-) -> tuple[Table, ...]:  # fmt: skip
+    prepared: Prepared, costs: CostsNow, front: Sequence[SplitPlan], plot: Path | None, limit: int
+) -> tuple[Table, ...]:
     """What `explore` tells people; of more plans than `limit`, evenly spaced ones."""
+    profile = costs.profile
     summary = {
-        "time": f"{fmt_ns(profile.total_ns)}, {fmt_costs(profile, is_cached=is_cached)}",
+        "time": f"{fmt_ns(profile.total_ns)}, {fmt_costs(profile, is_cached=costs.is_cached)}",
         "boundary": f"{fmt_ns(profile.boundary.fixed_ns)}"
         f" + {profile.boundary.ns_per_byte:.3g} ns per byte, {profile.source}",
         "plans": f"{len(front)}, predicted from {profile.source} costs",
@@ -143,13 +148,20 @@ def tables_of(
     columns = ("bound", "overhead", "segments")
     left_out = len(front) - len(shown)
     return (
-        facts(f"{prepared.model.name} on {prepared.lowered.target}", summary),
+        facts(f"{prepared.model.name} on {prepared.lowered.target}", summary, costs.notes),
         Table(
             title="Pareto front, predicted",
             columns=columns,
             numbers=frozenset(columns),
             rows=rows,
-            notes=(*([f"and {left_out} between: --all, --json"] if left_out else ()), _PREDICTED),
+            notes=(
+                *(
+                    [f"and {fmt_count(left_out, 'plan')} between: --all, --json"]
+                    if left_out
+                    else ()
+                ),
+                _PREDICTED,
+            ),
         ),
     )
 

@@ -24,6 +24,7 @@ from preempt_runtime.manifest import (
 from preempt_runtime.network_memory import boundary_bytes, interface_bytes, memory_from_manifest
 from preempt_runtime.units import fmt_bytes, fmt_ns
 from preemptc.commands.options import bundle_argument, json_option
+from preemptc.compile_options import requested_mechanism
 from preemptc.machine_speed import machine_speed, speed_notes
 from preemptc.profile import LatencyProfile, profile_from_json
 from preemptc.report import Table, facts, fmt_bound, fmt_latency, longest_segment, segment_table
@@ -132,6 +133,7 @@ def document_of(contents: Contents) -> Mapping[str, Any]:
         "bundle": str(contents.bundle.root),
         "manifest_sha256": contents.bundle.manifest_sha256,
         "toolchain": dict(manifest.toolchain),
+        "requested_mechanism": requested_mechanism(contents.bundle),
         "requires": list(manifest.requires),
         "graphs": [dataclasses.asdict(graph) for graph in manifest.graphs],
         "plans": [
@@ -209,12 +211,21 @@ def _plan_table(contents: Contents, plan: PlanSpec) -> Table:
         {
             "runs here": runs,
             "key": plan.key or "none",
-            "mechanism": plan.mechanism,
+            "mechanism": _mechanism(contents, plan),
             **_pieces(plan),
             "chained": fmt_latency(plan.chained),
             **_memory_facts(contents, plan),
         },
     )
+
+
+def _mechanism(contents: Contents, plan: PlanSpec) -> str:
+    """The plan's; and what a build makes of a plan of which nothing is built yet."""
+    asked = requested_mechanism(contents.bundle)
+    if plan.key is not None or asked in (None, plan.mechanism):
+        return plan.mechanism
+    where = "" if asked == GATES else " where they can be put in"
+    return f"{plan.mechanism} until it is built; `preemptc build` puts gates in{where}"
 
 
 def _pieces(plan: PlanSpec) -> Mapping[str, str]:

@@ -11,7 +11,7 @@ import click
 from preempt_runtime.errors import InputError
 from preempt_runtime.output_file import check_output
 from preemptc.backends import BackendOptions
-from preemptc.cache import BuildCache
+from preemptc.cache import MEASURED_STAGES, BuildCache
 from preemptc.commands.values import named_shape, size_bytes, target_name
 from preemptc.compile_options import DEFAULT_MECHANISM, CompileOptions, Mechanism
 from preemptc.goal import Goal
@@ -74,6 +74,11 @@ cache_option = click.option(
     metavar="DIR",
     help="Where finished work is kept; may be deleted at any time.",
 )
+remeasure_option = click.option(
+    "--remeasure",
+    is_flag=True,
+    help="Measure again what the cache holds; what is built there stays in use.",
+)
 bundle_argument = click.argument("bundle", type=FILE)
 
 
@@ -112,6 +117,11 @@ class Request:
         )
 
 
+def build_cache(root: Path, *, remeasure: bool) -> BuildCache:
+    """The cache at `root`; with `remeasure`, what was measured there is measured again."""
+    return BuildCache(root, anew=MEASURED_STAGES if remeasure else ())
+
+
 def refuse_overwrite(output: Path, request: Request, *inputs: Path | None) -> None:
     """Return if `output` is a file that may be written, and none of those that will be read.
 
@@ -138,7 +148,8 @@ def network_options(function: Function) -> Function:
     def with_request(
         *, model: Path, target: str, shapes: Shapes, threads: int | None,
         precision: Literal["fp32", "fp16"] | None,
-        level: int | None, cache: Path, as_json: bool, engines: str = "auto", **others: Any,
+        level: int | None, cache: Path, as_json: bool, engines: str = "auto",
+        remeasure: bool = False, **others: Any,
     ) -> None:  # fmt: skip
         request = Request(
             model=model,
@@ -147,7 +158,7 @@ def network_options(function: Function) -> Function:
             backend=BackendOptions(
                 threads=threads, precision=precision, level=level, engines=engines
             ),
-            cache=BuildCache(cache),
+            cache=build_cache(cache, remeasure=remeasure),
             as_json=as_json,
         )
         function(request, **others)

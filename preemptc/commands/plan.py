@@ -7,8 +7,13 @@ import click
 
 from preempt_runtime.errors import InfeasibleError
 from preempt_runtime.taskset import read_taskset
-from preemptc.cache import BuildCache
-from preemptc.commands.options import FILE, cache_option, json_option
+from preemptc.commands.options import (
+    FILE,
+    build_cache,
+    cache_option,
+    json_option,
+    remeasure_option,
+)
 from preemptc.commands.values import duration_ns, fraction, target_name
 from preemptc.plan import plan_and_compile, plan_taskset
 from preemptc.plan_problem import PlanOptions
@@ -53,12 +58,13 @@ from preemptc.terminal import show, watched
     help="TensorRT's for the networks that are compiled, for GPUs.  [default: 3]",
 )
 @click.option("--compile", "is_compiling", is_flag=True, help="Compile the networks, check again.")
+@remeasure_option
 @cache_option
 @json_option
 def command(
     taskset: Path, margin_frac: float | None, target: str, dispatch_ns: int | None,
-    precision: Literal["fp32", "fp16"] | None, level: int | None, is_compiling: bool, cache: Path,
-    as_json: bool,
+    precision: Literal["fp32", "fp16"] | None, level: int | None, is_compiling: bool,
+    remeasure: bool, cache: Path, as_json: bool,
 ) -> None:  # fmt: skip
     """Say whether a task set keeps every deadline, and under which bounds.
 
@@ -73,10 +79,9 @@ def command(
         precision=precision,
         level=level,
     )
-    build_cache = BuildCache(cache)
     with watched() as progress:
         choose = plan_and_compile if is_compiling else plan_taskset
-        plan = choose(spec, options, build_cache, progress)
+        plan = choose(spec, options, build_cache(cache, remeasure=remeasure), progress)
     show(document_of(plan), tables_of(plan), as_json=as_json)
     if (reason := refusal(plan)) is not None:
         raise InfeasibleError(reason)

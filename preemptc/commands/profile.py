@@ -9,7 +9,13 @@ import click
 
 from preempt_runtime.units import fmt_ns
 from preemptc.cache import guard, write_atomically
-from preemptc.commands.options import FILE, Request, network_options, refuse_overwrite
+from preemptc.commands.options import (
+    FILE,
+    Request,
+    network_options,
+    refuse_overwrite,
+    remeasure_option,
+)
 from preemptc.prepare import Prepared, prepare, require_device
 from preemptc.profile import LatencyProfile, json_from_profile
 from preemptc.profiling import profile_model
@@ -21,12 +27,13 @@ _NUM_SLOWEST = 10
 
 @click.command("profile")
 @network_options
+@remeasure_option
 @click.option("-o", "--output", type=FILE, required=True, metavar="FILE", help="The profile.")
 def command(request: Request, output: Path) -> None:
     """Measure what a network's nodes cost on this machine.
 
     `compile`, `analyze` and `explore` take the file with --profile. A profile that the cache
-    holds is not measured again: give another --cache for a new one.
+    holds is not measured again but with --remeasure.
     """
     refuse_overwrite(output, request)
     options = request.options()

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from preempt_runtime.manifest import GATES
-from preempt_runtime.units import fmt_bytes
+from preempt_runtime.units import fmt_bytes, fmt_count
 from preemptc.commands.options import FILE, bundle_argument, json_option
 from preemptc.commands.values import sha256_hex
 from preemptc.report import Table, facts
@@ -70,4 +70,4 @@ def _outcome(plan: PlanCheck) -> str:
             f"{plan.num_segments} stretches between gates, bitwise equal to the same engine"
             f" without gates on {plan.num_inputs} inputs"
         )
-    return f"{plan.num_segments} segments, bitwise equal on {plan.num_inputs} inputs"
+    return f"{fmt_count(plan.num_segments, 'segment')}, bitwise equal on {plan.num_inputs} inputs"

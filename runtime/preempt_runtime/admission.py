@@ -9,7 +9,7 @@ from preempt_runtime.errors import AdmissionError, InputError
 from preempt_runtime.schedulability import AnalysedTask, Assumptions, CostSource, SetBound, analyse
 from preempt_runtime.schedulability.loads import cost_from_seen_ns
 from preempt_runtime.task import ADMIT, Admit, Task
-from preempt_runtime.units import fmt_ns
+from preempt_runtime.units import fmt_count, fmt_ns
 
 _log = logging.getLogger(__name__)
 Done = Literal["admitted", "changed"]
@@ -114,7 +114,7 @@ def complaint(bound: SetBound) -> str:
     """Which tasks of a set may miss their deadlines, the worst of them and how many more."""
     failing = [task for task in bound.tasks if not task.is_schedulable]
     worst = max(failing, key=lambda task: -(task.slack_ns or 0))
-    more = f", and {len(failing) - 1} more" if len(failing) > 1 else ""
+    more = f", and {fmt_count(len(failing) - 1, 'more task')}" if len(failing) > 1 else ""
     deadline = "" if worst.deadline_ns is None else f" (deadline {fmt_ns(worst.deadline_ns)})"
     return f"task {worst.name!r}{deadline}: {worst.reason}{more}"
 

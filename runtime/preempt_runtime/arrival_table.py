@@ -67,7 +67,12 @@ def read_releases(table: TomlTable, folder: Path) -> tuple[Arrival, Path | None]
     Raises:
         InputError: a key is wrong or missing.
     """
-    if table.has("arrival") or not table.has("period"):
+    if not table.has("arrival") and not table.has("period"):
+        raise InputError(
+            f"{table.where}: key 'arrival' is missing, write a table; or period = \"33ms\" alone,"
+            " for a job every 33 ms"
+        )
+    if table.has("arrival"):
         where = table.where.replace("[[task]]", "[task.arrival] of")
         arrival = table.table("arrival", where)
         file = folder / arrival.text("path") if arrival.has("path") else None

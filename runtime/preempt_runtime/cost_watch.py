@@ -16,7 +16,8 @@ from preempt_runtime.units import fmt_ns
 
 _log = logging.getLogger(__name__)
 _LEAST_STEP_FRAC = 0.01
-_WINDOW = 16  # runs over which a segment's time is smoothed: one outlier moves it by a sixteenth
+_WINDOW = 16  # runs over which a segment's time is smoothed: one outlier moves it by a sixteenth;
+# of fewer runs it is their mean
 _NEVER_OVER_NS = 1 << 62  # nothing takes 146 years
 _FINISHED = JobState.FINISHED  # looked up once, as in job.py
 
@@ -160,7 +161,7 @@ class _TaskWatch:
 
     __slots__ = (
         *("allowed_job_ns", "allowed_ns", "job_id", "job_ns", "max_job_ns", "max_ns", "median_ns"),
-        *("num_exceeded", "num_jobs", "num_jobs_exceeded", "num_resumed", "num_run"),
+        *("num_exceeded", "num_jobs", "num_jobs_exceeded", "num_resumed", "num_run", "num_seen"),
         *("resume_ns", "smooth_ns", "step_frac", "task", "told_job_ns", "told_ns"),
     )
 
@@ -175,6 +176,7 @@ class _TaskWatch:
         self.resume_ns = costs.assumptions.resume_cost_ns
         self.median_ns = [0 if found is None else found.p50_ns for found in costs.latencies]
         self.smooth_ns: list[float] = [float(median_ns) for median_ns in self.median_ns]
+        self.num_seen = [0] * len(allowed)
         self.max_ns = [0] * len(allowed)
         self.num_run = self.num_exceeded = 0
         self.num_jobs = self.num_jobs_exceeded = self.max_job_ns = 0
@@ -194,8 +196,12 @@ class _TaskWatch:
         self.job_ns += own_ns
         if own_ns > self.max_ns[idx]:
             self.max_ns[idx] = own_ns
+        num_seen = self.num_seen[idx]
+        if num_seen < _WINDOW:
+            num_seen += 1
+            self.num_seen[idx] = num_seen
         smooth_ns = self.smooth_ns[idx]
-        self.smooth_ns[idx] = smooth_ns + (elapsed_ns - smooth_ns) / _WINDOW
+        self.smooth_ns[idx] = smooth_ns + (elapsed_ns - smooth_ns) / num_seen
         allowed_ns = self.allowed_ns[idx]
         if own_ns <= allowed_ns:
             return None

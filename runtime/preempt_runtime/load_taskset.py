@@ -110,12 +110,22 @@ def bundle_path(task: TaskSpec) -> Path:
 
     Raises:
         InputError: the task set gives a model or costs instead.
+        BundleError: it is not there.
     """
     if task.bundle is None:
         raise InputError(
             f"task {task.name!r} has no bundle to run; with bundle = ..., `preemptc plan"
             " --compile` makes one of its model, `preempt-rt simulate` runs on costs"
         )
+    try:
+        task.bundle.lstat()
+    except FileNotFoundError as err:  # the task set's reader lets this pass where there is a model
+        raise BundleError(
+            f"task {task.name!r}: {task.bundle}: no such bundle; make it of the task's model with"
+            " `preemptc plan TASKSET --compile`"
+        ) from err
+    except OSError:
+        pass  # whoever opens it says what is wrong
     return task.bundle
 
 

@@ -1,12 +1,14 @@
 """Which plan of a bundle tells what its jobs cost where nothing is run: to simulate, to analyse."""
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 
 from preempt_runtime.bundle import Bundle
 from preempt_runtime.errors import BundleError
 from preempt_runtime.manifest import SEGMENTS, Manifest, PlanSpec
 from preempt_runtime.strict_json import brief
 
+_CPU_BACKEND = "ort"
 _MACHINE_FIELDS = ("gpu", "cpu_model")
 
 
@@ -67,6 +69,39 @@ def machine_of(manifest: Manifest, plan: PlanSpec) -> str | None:
     """What a plan was made for, as far as its key says so."""
     fields = _key_fields(manifest, plan)
     return next((str(fields[name]) for name in _MACHINE_FIELDS if name in fields), None)
+
+
+def device_difference(devices: Mapping[str, tuple[str, str | None]]) -> str | None:
+    """Which tasks' networks are for different devices, as one line; None where they are for one.
+
+    Args:
+        devices: the target and, where a plan's key says so, the machine of each task's network.
+
+    >>> device_difference({"a": ("cpu", None), "b": ("cpu", "Intel"), "c": ("orin", None)})
+    "task 'a' is for cpu, task 'c' for orin: a run has one device, compile them for the same target"
+    """
+    for one, other in combinations(devices, 2):
+        (target, machine), (others_target, others_machine) = devices[one], devices[other]
+        if machine is None or others_machine is None:
+            is_same = target == others_target
+        else:
+            is_same = machine == others_machine
+        if not is_same:
+            return (
+                f"task {one!r} is for {_device_text(target, machine)}, task {other!r} for"
+                f" {_device_text(others_target, others_machine)}: a run has one device, compile"
+                " them for the same target"
+            )
+    return None
+
+
+def _device_text(target: str, machine: str | None) -> str:
+    return target if machine is None else f"{target} ({machine})"
+
+
+def is_for_cpu(manifest: Manifest, plan: PlanSpec) -> bool:
+    """Whether a plan's key says so: such a device runs one segment at a time, without gates."""
+    return _key_fields(manifest, plan).get("backend") == _CPU_BACKEND
 
 
 def _key_fields(manifest: Manifest, plan: PlanSpec) -> Mapping[str, str | int]:

@@ -63,7 +63,16 @@ def check_gates(policy: Policy, bundles: Iterable[Bundle]) -> None:
 
 def not_by_gates(reason: str) -> OptionReport:
     """That `auto` took segments, and why."""
+    reason = f"segments, because {reason}"
     return OptionReport(name="mechanism", requested="auto", applied=True, reason=reason)
+
+
+def gate_mode_option(mode: GateMode | None, gates: GateMode | None) -> tuple[OptionReport, ...]:
+    """That a mode of gates was asked for where there are none."""
+    if mode is None or gates is not None:
+        return ()
+    reason = "no effect, jobs are preempted between segments"
+    return (OptionReport(name="gate-mode", requested=mode, applied=False, reason=reason),)
 
 
 def depth_option(asked: int, depth: int, device: Device | GatedDevice) -> tuple[OptionReport, ...]:

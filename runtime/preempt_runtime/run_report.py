@@ -6,6 +6,7 @@ from typing import Any, TextIO
 from preempt_runtime.admission import complaint
 from preempt_runtime.cost_watch import CostDrift
 from preempt_runtime.metrics import Quantiles, json_from_metrics
+from preempt_runtime.process import OptionReport
 from preempt_runtime.run_guard import Guarantee
 from preempt_runtime.run_taskset import RunReport, TaskReport
 from preempt_runtime.schedulability import SetBound
@@ -16,7 +17,10 @@ _SLOW_FACTOR = 1.1  # below it, the machine is as it was when the bundle was mad
 _HEADERS = (
     *("task", "priority", "segments", "jobs", "finished", "missed", "lost"),
     *("response p50", "p95", "p99", "max", "bound"),
-    *("blocking p99", "max", "preempted", "jobs/s"),
+    *("blocking p99", "blocking max", "preempted", "jobs/s"),
+)
+_SIMULATED_HEADERS = tuple(
+    "max" if name == "blocking max" else name for name in _HEADERS if name != "bound"
 )
 
 
@@ -53,7 +57,7 @@ def print_report(report: RunReport, file: TextIO) -> None:
         f"{gates}{ended}\n\n"
     )
     has_bounds = report.guarantee is not None
-    headers = _HEADERS if has_bounds else [name for name in _HEADERS if name != "bound"]
+    headers = _HEADERS if has_bounds else _SIMULATED_HEADERS
     rows = [_row(name, task, has_bounds=has_bounds) for name, task in report.tasks.items()]
     print_table(headers, rows, file)
     for line in _guarantee_lines(report.guarantee) if report.guarantee is not None else ():
@@ -66,9 +70,14 @@ def print_report(report: RunReport, file: TextIO) -> None:
         if task.first_error is not None:
             file.write(f"\ntask {name}: its first failed job: {task.first_error}\n")
     for option in report.options:
-        state = "in force" if option.applied else "refused"
-        state += f": {option.reason}" if option.reason else ""
-        file.write(f"\noption {option.name} = {option.requested}: {state}\n")
+        file.write(f"\noption {option.name} = {option.requested}: {_state(option)}\n")
+
+
+def _state(option: OptionReport) -> str:
+    """What became of an option; the reason of one that is in force says how."""
+    if option.applied:
+        return option.reason or "in force"
+    return f"refused: {option.reason}" if option.reason else "refused"
 
 
 def _document_from_task(task: TaskReport) -> dict[str, Any]:
@@ -123,6 +132,8 @@ def _guarantee_lines(guarantee: Guarantee) -> list[str]:
     lines = [f"bounds, of {costs}: {verdict}"]
     for name, drift in guarantee.drifts.items():
         lines += _drift_lines(name, drift)
+    if any(each.num_exceeded or each.num_jobs_exceeded for each in guarantee.drifts.values()):
+        lines.append("no bound holds that rests on what took longer than allowed")
     again = guarantee.readmitted
     if again is not None:
         lines.append(f"with the times seen here: {_reasons(again) or 'every deadline is kept'}")
@@ -132,29 +143,27 @@ def _guarantee_lines(guarantee: Guarantee) -> list[str]:
 
 
 def _drift_lines(name: str, drift: CostDrift) -> list[str]:
-    lines = []
+    told = []
     if drift.worst_segment_idx is not None:
         assert drift.worst_elapsed_ns is not None
         assert drift.worst_allowed_ns is not None
-        lines.append(
-            f"task {name}: {drift.num_exceeded} of {drift.num_segments_run} segments took longer"
-            f" than its bound allows, segment {drift.worst_segment_idx}"
-            f" {fmt_ns(drift.worst_elapsed_ns)} of {fmt_ns(drift.worst_allowed_ns)}: no bound that"
-            " rests on it holds"
+        told.append(
+            f"{drift.num_exceeded} of {drift.num_segments_run} segments took longer than its bound"
+            f" allows (segment {drift.worst_segment_idx} took {fmt_ns(drift.worst_elapsed_ns)},"
+            f" allowed {fmt_ns(drift.worst_allowed_ns)})"
         )
     if drift.num_jobs_exceeded:
         assert drift.allowed_job_ns is not None
-        lines.append(
-            f"task {name}: all segments of {drift.num_jobs_exceeded} of {drift.num_jobs_run} jobs"
-            f" took longer than its bound allows, {fmt_ns(drift.max_observed_job_ns)} of"
-            f" {fmt_ns(drift.allowed_job_ns)}: no bound that rests on it holds"
+        told.append(
+            f"all segments of {drift.num_jobs_exceeded} of {drift.num_jobs_run} jobs took longer"
+            f" than its bound allows (up to {fmt_ns(drift.max_observed_job_ns)}, allowed"
+            f" {fmt_ns(drift.allowed_job_ns)})"
         )
     if drift.slowdown_factor > _SLOW_FACTOR:
-        lines.append(
-            f"task {name}: its segments took {drift.slowdown_factor:.2f} times what its bundle"
-            " says, in the end"
+        told.append(
+            f"in the end its segments took {drift.slowdown_factor:.2f} times what its bundle says"
         )
-    return lines
+    return [f"task {name}: {'; '.join(told)}"] if told else []
 
 
 def _row(name: str, task: TaskReport, *, has_bounds: bool) -> tuple[str, ...]:

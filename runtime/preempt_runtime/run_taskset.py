@@ -33,6 +33,7 @@ from preempt_runtime.run_options import (
     check_gates,
     check_release_rate,
     depth_option,
+    gate_mode_option,
     not_by_gates,
 )
 from preempt_runtime.schedulability import TaskBound
@@ -143,6 +144,7 @@ def run_taskset(
             course = _execute(setup, options, clock, instruments, os_calls)
             in_force = (
                 *before,
+                *gate_mode_option(options.gate_mode, gates),
                 *depth_option(taskset.depth, setup.depth, loaded.device),
                 *buffer_options(taskset.tasks, setup.depth, loaded),
                 *scheduling,

@@ -89,6 +89,15 @@ def fmt_bytes(num_bytes: float) -> str:
     return f"{num_bytes:.0f} B"
 
 
+def fmt_count(number: int, noun: str) -> str:
+    """How many of something there are.
+
+    >>> fmt_count(1, "segment"), fmt_count(0, "segment"), fmt_count(2, "gate")
+    ('1 segment', '0 segments', '2 gates')
+    """
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def printable(text: str) -> str:
     r"""The text in one line, without what a terminal would obey: names come from outside.
 

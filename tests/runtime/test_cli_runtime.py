@@ -227,6 +227,18 @@ def test_an_error_is_one_line_and_exit_1(
     assert capsys.readouterr() == ("", f"preempt-rt: error: {message}\n")
 
 
+def test_a_bundle_that_is_not_there_is_told_with_its_task_and_what_makes_it(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = TASKSET.replace('"short.bundle"', '"later.bundle"\nmodel = "net.onnx"')
+    (folder / "net.onnx").touch()
+    (folder / "set.toml").write_text(text, encoding="utf-8")
+    assert run() == 1
+    error = capsys.readouterr().err
+    assert "task 'urgent': later.bundle: no such bundle; make it of the task's model with" in error
+    assert "`preemptc plan TASKSET --compile`" in error
+
+
 def test_a_flipped_byte_is_found_before_the_run(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

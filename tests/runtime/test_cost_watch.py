@@ -96,6 +96,16 @@ def test_a_machine_that_slows_down_is_seen_in_the_factor() -> None:
     assert watch.drifts()["net"].slowdown_factor < 2.5
 
 
+def test_a_short_run_tells_the_factor_of_the_runs_that_were_seen() -> None:
+    watch = CostWatch(COSTS)
+    for elapsed_ns in (300, 500):
+        ran(watch, 0, elapsed_ns)
+        ran(watch, 1, 3 * elapsed_ns)
+    assert watch.drifts()["net"].slowdown_factor == 4.0
+    ran(watch, 0, 1200)  # the mean of three, beside one of 1200
+    assert watch.drifts()["net"].slowdown_factor == pytest.approx((2000 / 3 + 1200) / 400)
+
+
 def test_what_was_not_measured_is_not_compared() -> None:
     costs = {"net": AllowedCosts(latencies=(None, latency(300, 400)), assumptions=Assumptions())}
     watch = CostWatch(costs)

@@ -296,7 +296,7 @@ def test_threads_of_bundle_task_set_and_machine_must_agree(tmp_path: Path) -> No
     finding = examine(tmp_path, bundle_of("a", manifest_of(threads=4)))["bundle a"]
     assert (finding.level, finding.found) == (
         "fail",
-        "plan 'cut', 1 segments, estimated, made for 4 threads on 2 usable cores",
+        "plan 'cut', 1 segment, estimated, made for 4 threads on 2 usable cores",
     )
 
 

@@ -190,7 +190,8 @@ def test_auto_takes_gates_where_a_bundle_has_them(folder: Path) -> None:
 def reason_of(report: RunReport) -> str:
     (option,) = [each for each in report.options if each.name == "mechanism"]
     assert option.requested == "auto"
-    assert f"option mechanism = auto: in force: {option.reason}" in printed(report)
+    assert option.reason.startswith("segments, because ")
+    assert f"option mechanism = auto: {option.reason}\n" in printed(report)
     return option.reason
 
 
@@ -210,6 +211,15 @@ def test_auto_takes_segments_and_says_why(folder: Path) -> None:
 
     write_bundle(folder / "long.bundle", manifest_of((3 * MS,) * 10))
     assert "no bundle has a plan of gates" in reason_of(Bench(folder, "auto").run())
+
+
+def test_a_mode_of_gates_without_gates_has_no_effect_and_it_says_so(folder: Path) -> None:
+    report = Bench(folder, "segments").run(gate_mode="overlap")
+    assert "option gate-mode = overlap: refused: no effect, jobs are preempted between" in (
+        printed(report)
+    )
+    assert "gate-mode" not in printed(Bench(folder, "gates").run(gate_mode="overlap"))
+    assert "gate-mode" not in printed(Bench(folder, "segments").run())
 
 
 def test_who_insists_on_gates_is_refused_instead(folder: Path) -> None:

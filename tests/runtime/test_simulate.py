@@ -30,7 +30,13 @@ from preempt_runtime.simulation.simulate import SimulationOptions, SimulationRep
 from preempt_runtime.taskset import read_taskset
 from preempt_runtime.testing import Recording, lines_from_recording
 from preempt_runtime.trace import TraceRecorder, text_from_trace
-from tests.runtime.fake_bundles import FakeBackend, LoadingFakeDevice, manifest_of, write_bundle
+from tests.runtime.fake_bundles import (
+    FIELDS,
+    FakeBackend,
+    LoadingFakeDevice,
+    manifest_of,
+    write_bundle,
+)
 
 MS = 1_000_000
 PAIR = """
@@ -456,6 +462,39 @@ def test_a_task_without_costs_is_refused(folder: Path, lines: str, message: str)
     text = f'[[task]]\nname = "a"\n{lines}\npriority = 1\nperiod = "1s"\n'
     with pytest.raises(InputError, match=f"task 'a': .*{message}"):
         run(folder, text)
+
+
+def test_gates_on_a_cpu_are_simulated_by_segments_which_is_said(folder: Path) -> None:
+    fields = {**FIELDS, "backend": "ort"}
+    write_bundle(folder / "cpu.bundle", manifest_of((10,) * 3, fields=fields))
+    text = '[taskset]\nmechanism = "gates"\n[[task]]\nname = "a"\nbundle = "cpu.bundle"\n'
+    text += 'priority = 1\nperiod = "1us"\n'
+    report, _ = run(folder, text)
+    (warning,) = report.warnings
+    assert "the bundle of task 'a' is for a CPU, which has no gates" in warning
+    assert not run(folder, text.replace("gates", "segments"))[0].warnings
+
+
+def test_bundles_for_two_devices_are_told(folder: Path) -> None:
+    for name in ("Testium 1", "Testium 2"):
+        fields = {**FIELDS, "cpu_model": name}
+        write_bundle(folder / f"{name[-1]}.bundle", manifest_of((10,) * 3, fields=fields))
+    task = '[[task]]\nname = "NAME"\nbundle = "NAME.bundle"\npriority = 1\nperiod = "1us"\n'
+    text = task.replace("NAME", "1") + task.replace("NAME", "2")
+    (warning,) = run(folder, text)[0].warnings
+    assert "(Testium 1), task '2' for " in warning
+    assert not run(folder, text.replace('"2.bundle"', '"1.bundle"'))[0].warnings
+
+
+def test_bundles_for_a_cpu_have_one_segment_in_flight_as_in_a_run(folder: Path) -> None:
+    fields = {**FIELDS, "backend": "ort"}
+    write_bundle(folder / "cpu.bundle", manifest_of((10,) * 3, fields=fields))
+    text = '[taskset]\ndepth = 2\n[[task]]\nname = "a"\nbundle = "cpu.bundle"\n'
+    report, _ = run(folder, text + 'priority = 1\nperiod = "1us"\n')
+    assert report.run.depth == 1
+    (option,) = report.run.options
+    assert (option.name, option.requested, option.applied) == ("depth", "2", False)
+    assert option.reason == "the CPU that task 'a' is for allows 1"
 
 
 @pytest.mark.parametrize(("depth", "start_ns"), [(1, 5), (2, 10), (3, 15)])

@@ -375,7 +375,10 @@ def test_bounds_over_a_wide_range_are_spread_out(taskset: TaskSetSpec) -> None:
 
 
 def test_policies_alone_stand_side_by_side(taskset: TaskSetSpec) -> None:
-    texts = texts_of(plotted(taskset, "policy=fifo,fixed-priority"))
+    root = plotted(taskset, "policy=fifo,fixed-priority")
+    assert len(root.findall(f"{SVG}circle")) == 2 * 2
+    assert not [path for path in root.iter(f"{SVG}path") if "L" in path.attrib["d"]], "no line"
+    texts = texts_of(root)
     assert [text for text in texts if text in ("fifo", "fixed-priority")] == [
         *("fifo", "fixed-priority"),
         *("fifo", "fixed-priority"),

@@ -625,3 +625,8 @@ def test_a_bundle_to_be_compiled_has_a_name_that_a_folder_can_have(folder: Path)
     (folder / "set.toml").write_text(text.replace("NAME", "x" * 300))
     with pytest.raises(InputError, match=r"x cannot be looked up \(File name too long\); correct"):
         read_taskset(folder / "set.toml")
+
+
+def test_a_task_without_releases_is_told_of_both_ways_to_give_them(folder: Path) -> None:
+    with pytest.raises(InputError, match=r"'arrival' is missing, write a table; or period = \"33m"):
+        read(folder, '[[task]]\nname = "a"\ncost = "1ms"\npriority = 1\n')

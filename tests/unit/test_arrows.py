@@ -157,6 +157,9 @@ ALLOWED: dict[str, set[str]] = {
         *VALUES, "backends", "cache", "compile_options", "machine_speed", "prepare",
         "profile_device",
     },
+    "costs_now": {
+        "backends", "cache", "compile_options", "machine_speed", "prepare", "profile", "profiling",
+    },
     "compile_report": {
         "backends", "candidates", "check", "compile_options", "gate_plan", "goal",
         "machine_speed", "profile", "search", "trials",
@@ -169,18 +172,20 @@ ALLOWED: dict[str, set[str]] = {
     },
     "rebuild": {
         "backends", "cache", "compile_options", "onnx_io.files", "pipeline", "plan_specs",
+        "targets",
     },
     "plan_costs": {
-        "backends", "cache", "compile_options", "goal", "pipeline", "prepare", "profiling",
-        "search",
+        "backends", "cache", "compilation", "compile_options", "costs_now", "goal", "pipeline",
+        "prepare", "profiling", "search",
     },
     "compilation": {"backends", "compile_options", "goal"},
     "plan_depth": {"plan_costs", "targets"},
     "plan_notes": {"backends", "compilation", "compile_options", "targets"},
+    "plan_targets": {"backends", "plan_costs", "targets"},
     "plan_problem": {"plan_costs", "plan_depth"},
     "plan": {
         "backends", "cache", "compilation", "deliver", "pipeline", "plan_costs",
-        "plan_notes", "plan_problem", "targets",
+        "plan_notes", "plan_problem", "plan_targets", "targets",
     },
     "plan_refusal": {"plan"},
     "plan_report": {"plan", "plan_depth", "report"},

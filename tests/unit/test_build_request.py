@@ -8,6 +8,8 @@ import pytest
 from click.testing import CliRunner
 
 from preempt_runtime.bundle import open_bundle
+from preempt_runtime.errors import DeviceError
+from preemptc import targets
 from preemptc.backends import BackendOptions
 from preemptc.cache import BuildCache
 from preemptc.cli import main
@@ -30,6 +32,31 @@ def bundle(tmp_path: Path) -> Path:
     path = onnx_models.save(onnx_models.chain(), tmp_path / "net.onnx")
     compile_model(path, tmp_path / "net.bundle", OPTIONS, BuildCache(tmp_path / "cache"))
     return tmp_path / "net.bundle"
+
+
+def refusal(bundle: Path) -> str:
+    result = CliRunner().invoke(main, ["build", str(bundle)], catch_exceptions=False)
+    assert result.exit_code == 1
+    return result.stderr
+
+
+def test_a_build_without_a_gpu_says_which_one_is_needed_or_that_none_is(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_library(name: str) -> Any:
+        raise DeviceError("no TensorRT")
+
+    monkeypatch.setattr(targets, "open_backend", no_library)
+    message = refusal(bundle)
+    assert "net.bundle: compiled for orin: engines are built on a machine with that GPU" in message
+    assert "`preemptc build` there; here no TensorRT" in message
+    options = CompileOptions(target="cpu", goal=Goal(num_segments=1))
+    compile_model(
+        tmp_path / "net.onnx", tmp_path / "cpu.bundle", options, BuildCache(tmp_path / "cache")
+    )
+    assert "compiled for cpu, so it needs no build and runs as it is" in refusal(
+        tmp_path / "cpu.bundle"
+    )
 
 
 def test_what_was_asked_comes_back(bundle: Path) -> None:

@@ -49,6 +49,18 @@ def test_an_unsound_entry_is_made_again_and_a_sound_one_is_found(tmp_path: Path)
     assert [path.name for path in entry.parent.iterdir()] == [entry.name]
 
 
+def test_a_stage_that_is_wanted_anew_is_made_once_more_and_others_are_found(tmp_path: Path) -> None:
+    for stage in ("stage", "other"):
+        BuildCache(tmp_path).entry(stage, FIELDS, _writes("old"))
+    cache, make = BuildCache(tmp_path, anew={"stage"}), _writes("new")
+    assert cache.find("stage", FIELDS) is None
+    for _ in range(2):
+        assert _holds("new", cache.entry("stage", FIELDS, make))
+    assert _holds("old", cache.entry("other", FIELDS, make))
+    assert (make.num_calls, cache.hits) == (1, 2)
+    assert cache.find("stage", FIELDS) is not None
+
+
 def test_what_fails_to_renew_leaves_the_old_entry(tmp_path: Path) -> None:
     cache = BuildCache(tmp_path)
     entry = cache.entry("stage", FIELDS, _writes("old"))

@@ -283,7 +283,7 @@ def test_another_speed_than_the_profile_s_is_noted_for_good(
     compile_ = ("compile", model, "--segments", "2", "--profile", costs, "-o", output)
     report = run.json(*compile_)
     assert report["measured"]["machine_speed"] < 0.1
-    note = "of the profile's speed; compile again when it is idle"
+    note = "of the profile's speed; measure again when it is idle"
     assert note in report["notes"][0]
     assert note in run(*compile_).stdout, "a result from the cache keeps the note"
     found = run.json("inspect", output)
@@ -637,8 +637,8 @@ def test_analyze_shows_the_first_rows_or_all(
     path = work / "tiny_branchy.onnx"
     num_pruned = len(run.json("analyze", path)["pruned"])
     some, everything = run("analyze", path).stdout, run("analyze", path, "--all").stdout
-    assert f"and {num_pruned - 3} more: --all shows them" in some
-    assert "more: --all" not in everything
+    assert f"and {num_pruned - 3} more rows: --all shows them" in some
+    assert "more rows: --all" not in everything
     assert len(everything.splitlines()) > len(some.splitlines())
 
 
@@ -654,6 +654,7 @@ def test_live_bytes_limit_prunes_with_the_limit_in_the_reason(run: Run, work: Pa
 # --- profile and explore
 
 
+@pytest.mark.usefixtures("steady_machine")
 def test_a_profile_is_measured_once_and_used_again(run: Run, model: Path, tmp_path: Path) -> None:
     path, cache = tmp_path / "p.json", ("--cache", tmp_path / "cache")
     first = run.json("profile", model, "-o", path, *cache)
@@ -677,6 +678,20 @@ def test_a_profile_is_measured_once_and_used_again(run: Run, model: Path, tmp_pa
     found = run.json("analyze", model, "--profile", path, *cache)
     assert found["costs"] == "measured"
     assert found["total_ns"] == sum(json.loads(path.read_text())["node_ns"])
+
+
+@pytest.mark.usefixtures("steady_machine")
+def test_what_the_cache_holds_is_measured_again_when_asked(
+    run: Run, model: Path, tmp_path: Path
+) -> None:
+    path, cache = tmp_path / "p.json", ("--cache", tmp_path / "cache")
+    run("profile", model, "-o", path, *cache)
+    assert run.json("profile", model, "-o", path, *cache)["cached"] is True
+    assert run.json("profile", model, "-o", path, *cache, "--remeasure")["cached"] is False
+    assert run.json("explore", model, *cache, "--remeasure")["cached"] is False
+    compiling = ("compile", model, "--segments", "2", "-o", tmp_path / "b", *cache)
+    found = [run.json(*compiling, *more)["cache_hits"] for more in ((), (), ("--remeasure",))]
+    assert found == [3, 3, 2], "load and lower; the profile or the bundle"
 
 
 def test_analyze_takes_a_measured_profile_from_the_cache(
@@ -809,7 +824,7 @@ def test_explore_shows_evenly_spaced_plans(
     model, profile = chain_costs
     some = run("explore", model, "--profile", profile).stdout
     assert [row.split()[0] for row in some.splitlines()[-5:-2]] == ["8", "3.1", "1.1"]
-    assert "and 3 between: --all" in some
+    assert "and 3 plans between: --all" in some
     assert some.splitlines()[-1].startswith("  the overhead is predicted: built segments have")
     assert "between" not in run("explore", model, "--profile", profile, "--all").stdout
 

@@ -34,6 +34,7 @@ from preemptc.backends.ort import lower, profiler
 from preemptc.backends.ort.lower import source_names
 from preemptc.cache import BuildCache, guard, sha256_of
 from preemptc.compile_options import CompileOptions
+from preemptc.costs_now import costs_now
 from preemptc.goal import Goal
 from preemptc.interface import graph_spec
 from preemptc.pipeline import candidates_of, compile_model
@@ -285,6 +286,21 @@ def test_a_stale_cached_profile_is_measured_again(
     assert (second != first) == is_again
     assert ("profile: the machine has another speed now, again" in shown) == is_again
     assert profile_model(prepared, wanted, cache) == second
+
+
+@pytest.mark.parametrize(("factor", "is_again"), [(1.0, False), (3.0, True), (0.3, True)])
+def test_costs_now_are_those_of_the_cache_at_the_speed_of_now(
+    factor: float, is_again: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = models.save(models.chain(), tmp_path / "net.onnx")
+    wanted, cache = options(num_segments=1), BuildCache(tmp_path / "cache")
+    prepared = prepare(path, wanted, cache)
+    first = costs_now(prepared, wanted, cache, silent)
+    assert (first.is_cached, first.notes) == (False, ())
+    bench = _OtherSpeed(first.profile, factor)
+    monkeypatch.setattr(type(prepared.backend), "bench", lambda *_: bench)
+    second = costs_now(prepared, wanted, cache, silent)
+    assert (second.profile == first.profile) == second.is_cached == (not is_again)
 
 
 def test_a_compile_that_renews_a_faster_profile_keeps_a_note_of_it(tmp_path: Path) -> None:

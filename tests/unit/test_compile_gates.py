@@ -393,9 +393,14 @@ def test_a_portable_bundle_gets_gates_where_the_gpu_is(
     ]
     assert report["notes"][0] in shop.text(*words, "--mechanism", mechanism)
     assert [plan.mechanism for plan in shop.bundle.manifest.plans] == ["segments"]
+    assert "segments until it is built; `preemptc build` puts gates in" in shop.text(
+        "inspect", shop.output
+    )
+    assert shop.compiler.json("inspect", shop.output)["requested_mechanism"] == mechanism
     built = shop.compiler.json("build", shop.output)
     assert (built["mechanism"], built["segments"], built["planned_segments"]) == ("gates", 2, 2)
     assert [plan.id for plan in shop.bundle.manifest.plans] == ["whole", "gates"]
+    assert "until it is built" not in shop.text("inspect", shop.output)
     again = shop.compiler.json("build", shop.output)
     assert (again["mechanism"], again["planned_segments"]) == ("gates", 2)
 

@@ -38,8 +38,8 @@ def test_a_plan_for_a_slower_speed_than_the_cached_profile_s_is_noted() -> None:
 @pytest.mark.parametrize(
     ("speed", "ratio", "found"),
     [
-        (0.26, 1.0, ["the machine ran at 0.26 of the profile's speed; compile again when it is"]),
-        (1.3, 1.0, ["the machine ran at 1.3 of the profile's speed; compile again when it is"]),
+        (0.26, 1.0, ["the machine ran at 0.26 of the profile's speed; measure again when it is"]),
+        (1.3, 1.0, ["the machine ran at 1.3 of the profile's speed; measure again when it is"]),
         (0.9, 0.949, ["the chain took 0.949 of the whole network's time"]),
         (0.5, 0.8, ["the machine ran at 0.5 of", "the chain took 0.800 of"]),
         (0.9, 0.951, []),
@@ -52,4 +52,4 @@ def test_notes_name_what_was_odd(
     notes = speed_notes(speed, ratio)
     assert len(notes) == len(found)
     assert all(note.startswith(text) for note, text in zip(notes, found, strict=True))
-    assert all(note.endswith(", with another --cache: this one keeps the result") for note in notes)
+    assert all(note.endswith(", with --remeasure: the cache keeps this result") for note in notes)

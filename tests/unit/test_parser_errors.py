@@ -78,7 +78,7 @@ def test_a_node_that_is_not_in_the_graph_is_not_named(path: Path, idx: int) -> N
 def test_some_of_many_are_told_once_each(path: Path) -> None:
     errors = [Error(0, "a"), Error(0, "a"), Error(1, "b"), Error(2, "c"), Error(3, "d")]
     assert refusal(path, *errors) == (
-        "operator MatMul of node 'mm0': a; operator Relu of node 'relu0': b; and 2 more"
+        "operator MatMul of node 'mm0': a; operator Relu of node 'relu0': b; and 2 more errors"
     )
 
 

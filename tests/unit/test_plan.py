@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from models.make import make
 from preempt_runtime.bundle import open_bundle
 from preempt_runtime.errors import BundleError, InfeasibleError
-from preempt_runtime.manifest import Latency
+from preempt_runtime.manifest import Latency, Manifest
 from preempt_runtime.policies import POLICIES
 from preempt_runtime.schedulability import ANALYSED_POLICIES
 from preempt_runtime.task_spec import CostSpec
@@ -58,7 +58,7 @@ arrival = { kind = "closed_loop" }
 """
 
 
-pytestmark = pytest.mark.usefixtures("quick_measurements")
+pytestmark = pytest.mark.usefixtures("quick_measurements", "steady_machine")
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +106,16 @@ def test_people_see_the_same_figures_and_where_they_come_from(work: Path) -> Non
     assert "dispatching  50 us" in text
     (row,) = [line.split() for line in text.splitlines() if line.strip().startswith("detector")]
     assert row[1:5] == ["9.65", "ms", "1", "9.65"]
+
+
+def test_bounds_have_three_digits_for_people_and_all_of_them_for_compile(work: Path) -> None:
+    text = NETWORKS.replace("best_effort = true", 'best_effort = true\nmax_segment = "6165487ns"')
+    shown = plan(text, work).stdout
+    (row,) = [line.split() for line in shown.splitlines() if line.startswith("  idle ")]
+    assert "6.17ms" in row
+    assert "6165.487us" not in row
+    assert "--max-segment 6165.487us" in shown
+    assert document(text, work)["tasks"][1]["max_segment_ns"] == 6_165_487
 
 
 def test_what_dispatching_costs_stands_in_the_file_unless_the_command_says_otherwise(
@@ -338,6 +348,36 @@ def test_a_bundle_without_plans_is_refused(tmp_path: Path) -> None:
         bundle_costs(tmp_path / "net.bundle", None, None)
 
 
+def test_a_profile_of_the_cache_is_told_with_its_date(work: Path, tmp_path: Path) -> None:
+    again = ("--cache", str(tmp_path))
+    first = document(NETWORKS, work, *again)
+    assert first["tasks"][0]["cached"] is False
+    at = document(NETWORKS, work, *again)["tasks"][0]["measured_at"]
+    text = " ".join(plan(NETWORKS, work, *again).stdout.split())
+    shown = f"urgent ({at[:10]} {at[11:19]} UTC)"
+    assert f"measured earlier, found in the cache: {shown}" in text
+    assert "--remeasure measures again" in text
+    newer = document(NETWORKS, work, *again, "--remeasure")["tasks"]
+    assert not any(task["cached"] for task in newer)
+
+
+def test_a_set_that_does_not_hold_is_not_compiled_and_says_so(work: Path) -> None:
+    late = NETWORKS.replace('deadline = "50s"', 'deadline = "1us"').replace("urgent.b", "late.b")
+    said = "nothing was compiled: no bounds were found under which every deadline is kept"
+    assert said in plan(late, work, "--compile", code=1).stdout
+    assert not (work / "late.bundle").exists()
+    assert said not in plan(late, work, code=1).stdout
+
+
+def test_progress_names_the_task_whose_network_it_is_of(work: Path, tmp_path: Path) -> None:
+    lines = plan(NETWORKS, work, "--cache", str(tmp_path), "--compile").stderr.splitlines()
+    assert any("urgent (1 of 2): profile: " in line for line in lines)
+    rounds = [line for line in lines if "round " in line]
+    assert rounds[0] == "preemptc: urgent (1 of 2): plan: round 1 of at most 13, 1 segment"
+    assert "preemptc: idle (2 of 2): deliver" in lines
+    assert not [line for line in lines if line.startswith(("preemptc: plan", "preemptc: measure"))]
+
+
 ESTIMATED = NETWORKS.replace("tiny", "long")  # on a GPU that is elsewhere: the same everywhere
 
 
@@ -393,6 +433,22 @@ def test_bundles_to_build_elsewhere_are_named_with_what_to_do_there(work: Path) 
     assert "was compiled with --precision" not in plan(text, work, "--target", "orin").stdout
 
 
+def cpu_manifest() -> Manifest:
+    manifest = manifest_of((1_000_000,))
+    plans = tuple(replace(plan, target="cpu") for plan in manifest.plans)
+    return replace(manifest, plans=plans)
+
+
+def test_networks_for_two_devices_are_told(work: Path) -> None:
+    write_bundle(work / "here.bundle", cpu_manifest())
+    text = ESTIMATED.replace('model = "long.onnx"\nbundle = "urgent', 'bundle = "here')
+    text = text.replace("threads = 1", "")
+    said = "task 'urgent' is for cpu (Testium 1), task 'idle' for orin: a run has one device"
+    assert said in " ".join(document(text, work, "--target", "orin")["notes"])
+    assert said in plan(text, work, "--target", "orin").stdout
+    assert "a run has one device" not in plan(text, work).stdout
+
+
 def test_networks_are_compiled_for_the_mechanism_that_the_set_runs_by(work: Path) -> None:
     text = NETWORKS.replace("idle.bundle", "held.bundle").replace("urgent.b", "holding.b")
     text = text.replace("best_effort = true", 'best_effort = true\nmax_segment = "1s"')
@@ -409,8 +465,16 @@ def test_networks_are_compiled_for_the_mechanism_that_the_set_runs_by(work: Path
     ]
     mechanisms = [each["preemptc"]["request"]["mechanism"] for each in requests]
     assert mechanisms == ["segments", "gates"]
-    refused = plan(text, work, "--compile", code=1).stderr  # for the CPU
-    assert "gates need TensorRT, target 'cpu'" in refused
+    for options in ((), ("--compile",)):  # for the CPU, and nothing needs a bound
+        refused = plan(
+            NETWORKS.replace("threads = 1", 'mechanism = "gates"'), work, *options, code=1
+        )
+        assert "gates need TensorRT, task 'urgent' is for target 'cpu'" in refused.stderr
+    write_bundle(work / "cpu.bundle", cpu_manifest())
+    text = NETWORKS.replace("threads = 1", 'mechanism = "gates"').replace("urgent.b", "cpu.b")
+    text = text.replace('model = "tiny.onnx"\nbundle = "cpu', 'bundle = "cpu')
+    refused = plan(text, work, "--target", "orin", code=1)
+    assert "gates need TensorRT, task 'urgent' is for target 'cpu'" in refused.stderr
 
 
 def test_the_depth_analysed_is_the_one_that_the_device_allows(work: Path) -> None:
@@ -560,6 +624,7 @@ period = "1s"
     profile["boundary"] = {"fixed_ns": 100, "ns_per_byte": 0.0}
     (work / "roomy.json").write_text(json.dumps(profile))
     chosen: list[tuple[float, int | None]] = []
+    told: list[str] = []
 
     def measured(plan: TaskSetPlan, options: PlanOptions, *_: object) -> TaskSetPlan:
         chosen.append((options.headroom_frac, plan.limits_ns["long"]))
@@ -573,7 +638,16 @@ period = "1s"
         read_taskset(work / "roomy.toml"),
         PlanOptions(target="cpu", margin_frac=0.0),
         BuildCache(work / "cache"),
-        lambda what, frac: None,
+        lambda what, frac: told.append(what),
+    )
+    passes = [what for what in told if what.startswith("pass ")]
+    assert [what.split(":")[0] for what in passes] == [
+        "pass 2 of at most 3",
+        "pass 3 of at most 3",
+    ]
+    assert (
+        "by what was measured task 'urgent' late, so bounds are chosen again with 25%"
+        in (passes[0])
     )
     assert found.choice.bound.tasks[0].reason is None
     assert [headroom for headroom, _ in chosen] == [0.0, 0.0, 0.0]  # judged without any
@@ -617,9 +691,14 @@ def test_what_was_measured_before_a_compile_failed_is_shown(
 
 def test_a_bundle_that_is_there_and_not_judged_by_is_told(work: Path) -> None:
     text = NETWORKS.replace("idle.bundle", "there.bundle").replace("urgent.b", "nowhere.b")
-    assert "not judged by the bundles" not in plan(text, work).stdout
+    assert "not judged by" not in plan(text, work).stdout
     (work / "there.bundle").mkdir()
-    assert "not judged by the bundles that idle have already" in plan(text, work).stdout
+    said = "not judged by the bundle that idle has already, but by what its model is predicted"
+    assert said in plan(text, work).stdout
+    (work / "nowhere.bundle").mkdir()
+    said = "not judged by the bundles that urgent, idle have already, but by what their models are"
+    assert said in plan(text, work).stdout
+    (work / "nowhere.bundle").rmdir()
     (work / "there.bundle").rmdir()
 
 

@@ -145,9 +145,22 @@ def test_the_error_counts_all_rounds_that_progress_told() -> None:
             progress=lambda what, frac: told.append(what),
         )
     last = [what for what in told if what.startswith("plan: round ")][-1]
-    num_rounds = last.split("round ")[1].split(",")[0]
+    num_rounds = last.split("round ")[1].split(" of at most 28, ")[0]
     assert int(num_rounds) > 12  # under the bound with its margin, then without
     assert f"after {num_rounds} rounds a segment still takes 2 ms" in str(caught.value)
+
+
+def test_the_trial_that_is_kept_tells_the_figures_of_the_plan() -> None:
+    bench = FakeBench(NUM_NODES, linear)
+    measure, factors = bench.measure, iter((1.07, 0.89, 0.89, 0.89))
+
+    def noisy(split_points: Any, **options: Any) -> Measurement:
+        return replace(measure(split_points, **options), ratio_p50=next(factors))
+
+    bench.measure = noisy  # type: ignore[method-assign]
+    found = plan(bench, Goal(num_segments=2))
+    kept = [t for t in found.trials if t.split_points == found.plan.split_points]
+    assert {trial.ratio_p50 for trial in kept} == {found.measurement.ratio_p50} == {0.89}
 
 
 def test_one_segment_has_no_overhead_whatever_two_sessions_measure() -> None:

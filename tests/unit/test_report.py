@@ -7,6 +7,7 @@ from rich.console import Console
 
 from preempt_runtime.manifest import Latency, PlanSpec, SegmentSpec
 from preemptc.candidates import CandidateCounts
+from preemptc.commands import compile_tables
 from preemptc.report import (
     Table,
     facts,
@@ -126,3 +127,10 @@ def test_the_longest_segment_is_measured_or_said_not_to_be() -> None:
 def test_a_bound_comes_with_its_quantile() -> None:
     assert fmt_bound(3_000_000, "p99") == "3 ms at p99"
     assert fmt_bound(None, "p50") == "none asked"
+
+
+def test_one_of_something_has_no_plural() -> None:
+    report = {"wall_s": 1.0, "cache_hits": 1}
+    assert compile_tables._time(report) == "1 s, 1 result from the cache"
+    plan = {"segments": 1, "longest_ns": 9000, "overhead_ratio": 1.0, "kept": True}
+    assert compile_tables.fmt_tried([plan]) == "1 segment: longest 9 us, overhead 0 % (kept)"

@@ -1,12 +1,15 @@
 """Which GPU this machine is: none, one that has a name, one of two alike, or a stranger."""
 
 import json
+import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from models.make import make
 from preempt_runtime.errors import BundleError, DeviceError
 from preemptc import targets
 from preemptc.cli import main
@@ -156,3 +159,32 @@ def test_an_option_that_a_target_does_not_know_is_refused_before_any_work(
     result = CliRunner().invoke(main, arguments, catch_exceptions=False)
     assert (result.exit_code, result.stderr) == (1, f"preemptc: error: {message}\n")
     assert not cache.exists()
+
+
+def test_a_bundle_for_another_target_is_not_replaced_without_a_word(tmp_path: Path) -> None:
+    model, output = onnx_models.save(onnx_models.chain(), tmp_path / "net.onnx"), tmp_path / "b"
+    arguments = ["compile", str(model), "--segments", "1", "-o", str(output)]
+    arguments += ["--cache", str(tmp_path / "cache")]
+
+    def compiled(*more: str) -> str:
+        result = CliRunner().invoke(main, [*arguments, *more], catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        return " ".join(result.stdout.split())
+
+    assert "replaces" not in compiled("--target", "orin")
+    note = f"replaces {output}, which was compiled for orin; another -o keeps both"
+    assert note in compiled()
+    assert "replaces" not in compiled()
+
+
+def test_the_readme_shows_what_a_compile_for_a_gpu_elsewhere_prints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    (command_line,) = re.findall(r"^ {4}preemptc (compile .* --target orin .*?) *#", readme, re.M)
+    (shown,) = re.findall(r"^ {4}compiled for orin\n(?: {4}.*\n)*", readme, re.M)
+    make("mobilenet_v2", tmp_path / "detector.onnx")
+    words = [*command_line.split(), "--cache", "cache"]
+    monkeypatch.chdir(tmp_path)
+    printed = CliRunner().invoke(main, words, catch_exceptions=False).stdout
+    assert textwrap.dedent(shown) in printed

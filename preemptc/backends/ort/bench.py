@@ -13,6 +13,7 @@ import onnxruntime as ort
 from preempt_runtime.backends.ort import OrtBuffers, bind, open_session
 from preempt_runtime.errors import BuildError, DeviceError
 from preempt_runtime.manifest import TensorSpec
+from preempt_runtime.units import fmt_count
 from preemptc.backends import Artefacts, GateRefusal, Measurement, Progress, Tensors, silent
 from preemptc.backends.ort.profiler import profiling_inputs, whole_buffers
 from preemptc.backends.ort.tolerance import tolerance_of
@@ -94,12 +95,12 @@ class OrtBench:
         chain.write_inputs(inputs)
         whole.write_inputs(inputs)
         num_segments = len(chain.bindings)
-        segments = "1 segment" if num_segments == 1 else f"{num_segments} segments"
+        what = f"measure: {fmt_count(num_segments, 'segment')} beside the whole network"
         rows: list[tuple[list[int], int]] = []
         gc.collect()
         begin_ns = time.perf_counter_ns()
         while len(rows) < min_runs or time.perf_counter_ns() - begin_ns < budget_ns:
-            self._progress(f"measure: {segments} beside the whole network", 0.0)
+            self._progress(what, 0.0)
             rows.append((_time_chain(chain, num_segments), _time_chain(whole, 1)[0]))
         rows = rows[_WARM_UP_RUNS:] if len(rows) > 2 * _WARM_UP_RUNS else rows
         times = np.asarray([row for row, _ in rows], dtype=np.int64)

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from preempt_runtime.units import fmt_count
 from preemptc.onnx_io.files import one_line, read_graph
 
 _MAX_ERRORS = 3
@@ -22,7 +23,9 @@ def parser_refusal(parser: Any, path: Path, otherwise: str) -> str:
     nodes = [(node.name, node.op_type) for node in read_graph(path).graph.node]
     texts = [_refusal(error, nodes) for error in errors[:_MAX_ERRORS]]
     left_out = len(errors) - len(texts)
-    return "; ".join(dict.fromkeys(texts)) + (f"; and {left_out} more" if left_out else "")
+    return "; ".join(dict.fromkeys(texts)) + (
+        f"; and {fmt_count(left_out, 'more error')}" if left_out else ""
+    )
 
 
 def _refusal(error: Any, nodes: list[tuple[str, str]]) -> str:

@@ -7,7 +7,7 @@ from preempt_runtime.doctor.findings import AskedPlan, Finding, Level, Subject, 
 from preempt_runtime.errors import BundleError, DeviceError
 from preempt_runtime.loading import backend_name, plan_to_load
 from preempt_runtime.manifest import PlanSpec
-from preempt_runtime.units import fmt_bytes
+from preempt_runtime.units import fmt_bytes, fmt_count
 
 
 def check_plans(subject: Subject) -> list[Finding]:
@@ -24,7 +24,7 @@ def _check_plan(subject: Subject, asked: AskedPlan) -> Finding:
         plan = plan_to_load(bundle, asked.plan_id, backend, threads, asked.mechanisms)
     except (BundleError, DeviceError) as err:
         return Finding(level="fail", what=what, found=str(err))
-    found = f"plan {plan.id!r}, {len(plan.segments)} segments, {plan.source}"
+    found = f"plan {plan.id!r}, {fmt_count(len(plan.segments), 'segment')}, {plan.source}"
     built_for = bundle.manifest.keys[plan.key].get("threads") if plan.key else None
     if isinstance(built_for, int) and built_for > num_cores:
         return Finding(

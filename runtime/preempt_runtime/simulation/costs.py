@@ -15,7 +15,7 @@ from typing import Literal
 from preempt_runtime.bundle import Bundle, open_bundle
 from preempt_runtime.errors import InputError
 from preempt_runtime.manifest import SEGMENTS, SegmentSpec
-from preempt_runtime.plan_choice import is_measured, machine_of, plan_with_costs
+from preempt_runtime.plan_choice import is_for_cpu, is_measured, machine_of, plan_with_costs
 from preempt_runtime.schedulability import CostSource
 from preempt_runtime.task_spec import CostSpec, TaskSpec
 from preempt_runtime.taskset import TaskSetSpec
@@ -78,7 +78,8 @@ class TaskCosts:
     """What one task's jobs cost, segment by segment, and where that is known from.
 
     `bundle` and `plan` are None where the task set gives the numbers. `machine` is what the plan
-    was made for, as far as its key says so.
+    was made for, as far as its key says so, `is_for_cpu` if that is a CPU,
+    `target` its name there.
     """
 
     segments: tuple[SegmentCost, ...]
@@ -86,6 +87,8 @@ class TaskCosts:
     bundle: str | None = None
     plan: str | None = None
     machine: str | None = None
+    is_for_cpu: bool = False
+    target: str | None = None
 
     def mean_job_ns(self, mode: CostMode) -> float:
         """What a job costs on average, if nothing preempts it."""
@@ -141,6 +144,8 @@ def costs_from_bundle(
         bundle=bundle.root.name,
         plan=plan.id,
         machine=machine_of(bundle.manifest, plan),
+        is_for_cpu=is_for_cpu(bundle.manifest, plan),
+        target=plan.target,
     )
 
 

@@ -32,10 +32,14 @@ class _Line:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Horizontal:
-    """Where values lie on the horizontal axis, and what stands below it."""
+    """Where values lie on the horizontal axis, and what stands below it.
+
+    `is_ordered` is False of names: nothing lies between two of them, so no line joins them.
+    """
 
     at: Scale
     ticks: tuple[tuple[float, str], ...]
+    is_ordered: bool = True
 
 
 def sweep_svg(
@@ -123,7 +127,8 @@ def _horizontal(axis: SweepAxis) -> _Horizontal:
     start, end = _LEFT, _WIDTH - _RIGHT
     if axis.key == "policy":
         at = scale(-0.5, len(places) - 0.5, start, end)
-        return _Horizontal(at=at, ticks=tuple((at(_place(axis, v)), str(v)) for v in axis.values))
+        ticks_of_names = tuple((at(_place(axis, v)), str(v)) for v in axis.values)
+        return _Horizontal(at=at, ticks=ticks_of_names, is_ordered=False)
     if axis.key == "max_segment" and places[-1] >= _LOG_FROM * places[0]:
         ticks = log_ticks(places[0], places[-1])
         log_at = scale(math.log(ticks[0]), math.log(ticks[-1]), start, end)
@@ -154,24 +159,26 @@ def _panel(
         parts.append(f'<path d="M{x:.1f},{top:.1f}V{bottom + 4:.1f}" stroke="{GRID}"/>')
         parts.append(words(x, bottom + 18, text, "middle"))
     for line in lines:
-        parts += _drawn(line, figure, horizontal.at, up)
+        parts += _drawn(line, figure, horizontal, up)
     return parts
 
 
-def _drawn(line: _Line, figure: Figure, across: Scale, up: Scale) -> list[str]:
+def _drawn(line: _Line, figure: Figure, horizontal: _Horizontal, up: Scale) -> list[str]:
     """The line, its points with their values as tooltips, and their intervals."""
     places = [
-        (across(place), up(found.mean), found)
+        (horizontal.at(place), up(found.mean), found)
         for place, result in line.points
         if (found := figure(result)) is not None
     ]
     if not places:
         return []
-    route = "L".join(f"{x:.1f},{y:.1f}" for x, y, _ in places)
-    parts = [
-        f'<path d="M{route}" fill="none" stroke="{line.colour}" stroke-width="1.5"'
-        f' stroke-dasharray="{line.style}"/>'
-    ]
+    parts = []
+    if horizontal.is_ordered:
+        route = "L".join(f"{x:.1f},{y:.1f}" for x, y, _ in places)
+        parts.append(
+            f'<path d="M{route}" fill="none" stroke="{line.colour}" stroke-width="1.5"'
+            f' stroke-dasharray="{line.style}"/>'
+        )
     for x, y, found in places:
         if found.low is not None and found.high is not None:
             low, high = up(found.low), up(found.high)

@@ -31,6 +31,7 @@ from preempt_runtime.simulation.backlog import MAX_BACKLOG, BacklogWatch
 from preempt_runtime.simulation.costs import CostMode, TaskCosts
 from preempt_runtime.simulation.device import SimulatedDevice, network_from_costs
 from preempt_runtime.simulation.load import check_length, offered_load
+from preempt_runtime.simulation.notes import depth_in_force, depth_options, notes_on_run
 from preempt_runtime.source import Arrivals
 from preempt_runtime.taskset import TaskSetSpec
 
@@ -97,10 +98,11 @@ def simulate(
     clock = VirtualClock()
     watch = BacklogWatch(taskset.tasks, options.duration_ns, options.max_backlog)
     collector, tally = MetricsCollector(MAX_SAMPLES), RunTally()
+    depth = depth_in_force(taskset, costs)
     device = SimulatedDevice(clock, taskset.resume_cost_ns)
     observers: tuple[Instrument, ...] = (collector, tally, watch, *instruments)
     with Executor(
-        device, policy, clock, observers, switch_interval_s=None, depth=taskset.depth
+        device, policy, clock, observers, switch_interval_s=None, depth=depth
     ) as executor:
         _add_tasks(executor, taskset, costs, options.mode, watch)
         ended_by = _run(executor, taskset, options.duration_ns, watch, catches_signals)
@@ -173,7 +175,10 @@ def _report(
             task.name: offered_load(task, costs[task.name], mode) for task in taskset.tasks
         },
         max_backlogs={task.name: watch.most(task.name) for task in taskset.tasks},
-        warnings=() if run.ended_by is not None else watch.warnings(),
+        warnings=(
+            *notes_on_run(taskset, costs),
+            *(() if run.ended_by is not None else watch.warnings()),
+        ),
     )
 
 
@@ -193,7 +198,7 @@ def _run_report(
         seed=taskset.seed,
         duration_ns=elapsed_ns,
         device=SimulatedDevice.name,
-        depth=taskset.depth,
+        depth=depth_in_force(taskset, costs),
         device_busy_frac=tally.busy_ns / elapsed_ns if elapsed_ns else 0.0,
         tasks={
             task.name: TaskReport(
@@ -208,6 +213,6 @@ def _run_report(
             )
             for task in taskset.tasks
         },
-        options=(),
+        options=depth_options(taskset, costs),
         ended_by=ended_by,
     )
