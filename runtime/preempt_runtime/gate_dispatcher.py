@@ -10,6 +10,7 @@ from preempt_runtime.clock import Clock
 from preempt_runtime.device import Array, JobBuffers
 from preempt_runtime.errors import DeviceError, InputError
 from preempt_runtime.gate_completion import Ended, GateCompletion
+from preempt_runtime.gate_limits import ANNOUNCED_NS
 from preempt_runtime.gate_progress import ProgressWatch
 from preempt_runtime.gated_device import GatedDevice
 from preempt_runtime.hold_off import HoldOff, Work
@@ -25,7 +26,6 @@ from preempt_runtime.warm_up import warm_up
 _log = logging.getLogger(__name__)
 _LOOK_NS = 50_000  # between two looks, while nobody urgent is on the device
 _AUDIT_NS = 1_000_000_000
-_ANNOUNCED_NS = 2_000_000  # how long others are held back for a job that does not come
 _FAILED = JobState.FAILED
 
 
@@ -160,7 +160,7 @@ class GateDispatcher:
         now_ns = self._now_ns()
         job = Job(id=-1, task=queue.task, inputs={}, release_ns=now_ns)
         buffers = queue.pool.free[0]
-        self._announced[id(buffers)] = (now_ns + _ANNOUNCED_NS, queue, buffers)
+        self._announced[id(buffers)] = (now_ns + ANNOUNCED_NS, queue, buffers)
         try:
             self._device.announce(buffers, self._policy.gate_rank(job, self._num_starts))
         except DeviceError as err:  # the job will wait for the stretch that runs

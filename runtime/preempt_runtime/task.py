@@ -9,12 +9,12 @@ import numpy as np
 
 from preempt_runtime.device import MAX_BUFFERS, Array, Network, check_array, is_device_array
 from preempt_runtime.errors import InputError
+from preempt_runtime.gate_limits import ANNOUNCED_NS
 
 Mailbox = Literal["queue", "latest"]
 LatePolicy = Literal["run", "skip", "drop"]
 LATE: tuple[LatePolicy, ...] = ("run", "skip", "drop")
 Outputs = Literal["host", "device"]
-MAX_ANNOUNCE_NS = 2_000_000
 Admit = Literal["refuse", "warn", "off"]
 ADMIT: tuple[Admit, ...] = ("refuse", "warn", "off")
 Pre = Callable[[Mapping[str, Array], object | None], Mapping[str, Array]]
@@ -112,10 +112,10 @@ class Task:
                 )
         if self.jitter_ns < 0:
             raise InputError(f"task {self.name!r}: jitter {self.jitter_ns} ns, expected 0 or more")
-        if not 0 <= self.announce_ns <= MAX_ANNOUNCE_NS:
+        if not 0 <= self.announce_ns <= ANNOUNCED_NS:
             raise InputError(
                 f"task {self.name!r}: announced {self.announce_ns} ns ahead, allowed 0 to"
-                f" {MAX_ANNOUNCE_NS}: then an announcement expires"
+                f" {ANNOUNCED_NS}: then an announcement expires"
             )
         if self.late not in LATE:
             raise InputError(f"task {self.name!r}: late {self.late!r}, expected one of {LATE}")
