@@ -132,12 +132,6 @@ class GateDispatcher:
             self._books.cancel_jobs(queue)
         self.complete_all()
 
-    def reap(self, job: Job) -> None:
-        """Do the books of a job that was cancelled; one not yet admitted is met at its release."""
-        queue = self._books.queues.get(job.task.name)
-        if queue is not None and job.is_admitted and not job.is_settled:
-            self._books.stop(job, queue, JobState.CANCELLED, self._now_ns())
-
     def quiesce(self) -> None:
         """After an error, leave nothing on the device that would still use a job's buffers.
 
@@ -219,7 +213,7 @@ class GateDispatcher:
         start_ns = self._now_ns()
         if self._running and self._is_held_off(job, start_ns):
             return False
-        if job.late_ns <= start_ns and self._is_given_up(job, queue):
+        if job.late_ns <= start_ns and queue.gives_up(job):
             self._books.stop(job, queue, LATE_STATES[queue.task.late], start_ns)
             return True
         if not job.is_started:
@@ -263,12 +257,6 @@ class GateDispatcher:
         return job.priority is None and self._hold_off.leaves(
             "launch", job.task.name, self._running, now_ns
         )
-
-    def _is_given_up(self, job: Job, queue: TaskQueue) -> bool:
-        """Whether a job that is late need not run any more."""
-        if queue.task.late == "drop":
-            return True
-        return not job.is_started and queue.jobs[-1] is not job
 
     # Ends
 
