@@ -125,7 +125,7 @@ ALLOWED: dict[str, set[str]] = {
     "segment_costs": set(),
     "segment_paths": {"segment_costs"},
     "search": {"candidates", "profile", "segment_costs", "segment_paths"},
-    "gate_search": {"search", "segment_costs"},
+    "gate_search": {"segment_costs"},
     "gate_plan": {"backends", "gate_search", "goal", "search", "trials", "under_bound"},
     "gate_check": {"backends", "check"},
     "learnt_costs": {"backends", "search", "segment_costs"},
