@@ -131,7 +131,7 @@ ALLOWED: dict[str, set[str]] = {
     "learnt_costs": {"backends", "search", "segment_costs"},
     "goal": {"search", "segment_costs"},
     "trials": {"backends", "learnt_costs", "search", "segment_costs"},
-    "under_bound": {"goal", "learnt_costs", "search", "trials"},
+    "under_bound": {"learnt_costs", "search", "trials"},
     "improve": {"search", "segment_costs", "trials"},
     "replan": {
         "backends", "goal", "improve", "search", "segment_costs", "trials", "under_bound",
