@@ -1,6 +1,6 @@
 """What placing gates costs: stretches between kernel nodes, in the terms of segments' searches.
 
-EXPERIMENTAL: one GPU has run such plans so far, an H200.
+EXPERIMENTAL: one kind of GPU has run such plans so far, the H200.
 
 A gate costs the same wherever it stands and hands nothing over. So of positions between which no
 time passes one is as good as another, and no other position can be left out.

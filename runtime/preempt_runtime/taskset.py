@@ -38,7 +38,7 @@ DRIFT: tuple[Drift, ...] = ("say", "readmit", "shed")
 Mechanism = Literal["auto", "segments", "gates"]
 MECHANISMS: tuple[Mechanism, ...] = ("auto", "segments", "gates")
 DEFAULT_MECHANISM: Mechanism = "segments"
-"""No GPU has run gates yet; `auto` once they have been measured."""
+"""Gates are experimental (docs/gates.md): nothing uses them unless it is asked for."""
 GateMode = Literal["exclusive", "overlap"]
 GATE_MODES: tuple[GateMode, ...] = ("exclusive", "overlap")
 

@@ -1,6 +1,6 @@
 """One captured graph with gates in it: preemption points inside one TensorRT engine.
 
-EXPERIMENTAL: one GPU has run this so far, an H200.
+EXPERIMENTAL: one kind of GPU has run this so far, the H200.
 """
 
 from collections.abc import Callable, Sequence
