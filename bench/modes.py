@@ -12,8 +12,9 @@ from preempt_runtime.executor import Executor
 from preempt_runtime.gated_device import GatedDevice
 from preempt_runtime.policies import Fifo, FixedPriority, Policy
 from preempt_runtime.process import ProcessOptions, apply_memory
-from preempt_runtime.records import JobRecord, JobState, SegmentRecord
+from preempt_runtime.records import JobState, SegmentRecord
 from preempt_runtime.task import Task
+from preempt_runtime.testing import Recording
 
 URGENT, BEST_EFFORT = "urgent", "best_effort"
 MODES = ("alone", "best_effort_alone", "fifo", "preemptive")
@@ -55,27 +56,6 @@ class Workload:
     def duration_ns(self) -> int:
         """From the start of a run to its last release, at the latest."""
         return (self.num_warm_up + self.num_jobs) * self.period_ns
-
-
-class Recording:
-    """An instrument that keeps every record."""
-
-    def __init__(self) -> None:
-        self.releases: list[tuple[int, str, int]] = []
-        self.segments: list[SegmentRecord] = []
-        self.jobs: list[JobRecord] = []
-
-    def job_released(self, job_id: int, task: str, release_ns: int) -> None:
-        """Keep it."""
-        self.releases.append((job_id, task, release_ns))
-
-    def segment_ended(self, record: SegmentRecord) -> None:
-        """Keep it."""
-        self.segments.append(record)
-
-    def job_ended(self, record: JobRecord) -> None:
-        """Keep it."""
-        self.jobs.append(record)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

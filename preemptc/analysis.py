@@ -10,36 +10,32 @@ from preemptc.model import Graph
 
 
 class TensorLife(NamedTuple):  # large graphs have 100,000 of them: it is made fastest
-    """A tensor that a node reads, and the split points that it lives across.
+    """A tensor that one node makes and another reads, and the split points that it lives across.
 
     It lives across split point k when `first <= k <= last`: `first` is its producer's position
-    plus one (0 for a graph input), `last` the position of its last reader. `num_bytes` is None
-    where the shape depends on the data: such a tensor cannot be handed over.
+    plus one, `last` the position of its last reader. `num_bytes` is None where the shape depends on
+    the data: such a tensor cannot be handed over.
     """
 
     name: str
     num_bytes: int | None
     first: int
     last: int
-    is_input: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Liveness:
-    """What lives across each split point k, 0 <= k <= num_nodes.
+    """What lives across each split point k, from 0 to the number of nodes.
 
-    `lives` are in the order of first appearance. `live_bytes[k]` and `num_live[k]` count what a
-    cut at k hands over: tensors that a node before k produces and a node at or after k reads.
-    Two kinds of tensors stay where they are whether or not there is a cut, and are not charged
-    to it: graph inputs that are still needed (`inputs_carried`), and graph outputs that no
-    later node reads, which were written to their own buffers. `num_unsized[k]` of the live ones
-    have no static shape.
+    `lives` are in the order of first appearance. `live_bytes[k]` is the size of what a cut at k
+    hands over: tensors that a node before k produces and a node at or after k reads. Two kinds of
+    tensors stay where they are whether or not there is a cut, and are not charged to it: graph
+    inputs that are still needed, and graph outputs that no later node reads, which were written to
+    their own buffers. `num_unsized[k]` of the live ones have no static shape.
     """
 
-    num_nodes: int
     lives: tuple[TensorLife, ...]
     live_bytes: tuple[int, ...]
-    num_live: tuple[int, ...]
     num_unsized: tuple[int, ...]
 
     def boundary_tensors(self, positions: Sequence[int]) -> Iterator[tuple[str, ...]]:
@@ -47,14 +43,7 @@ class Liveness:
 
         One sweep: the time is that of the lives and of the names that come out.
         """
-        return self._names_at(positions, is_input=False)
-
-    def inputs_carried(self, positions: Sequence[int]) -> Iterator[tuple[str, ...]]:
-        """The graph inputs that a node at or after each of the ascending split points reads."""
-        return self._names_at(positions, is_input=True)
-
-    def _names_at(self, positions: Sequence[int], *, is_input: bool) -> Iterator[tuple[str, ...]]:
-        pending = iter([life for life in self.lives if life.is_input == is_input])
+        pending = iter(self.lives)
         upcoming = next(pending, None)
         alive: list[TensorLife] = []
         for position in positions:
@@ -72,24 +61,17 @@ def analyze_liveness(graph: Graph) -> Liveness:
         for name in node.inputs:
             last_reader[name] = position
     lives = [
-        _life(graph, name, first=0, last=last_reader[name], is_input=True)
-        for name in graph.inputs
+        _life(graph, name, first=position + 1, last=last_reader[name])
+        for position, node in enumerate(graph.nodes)
+        for name in node.outputs
         if name in last_reader
     ]
-    for position, node in enumerate(graph.nodes):
-        lives += [
-            _life(graph, name, first=position + 1, last=last_reader[name], is_input=False)
-            for name in node.outputs
-            if name in last_reader
-        ]
-    assert len(lives) == len(last_reader), "a node reads a tensor that nothing produces"
-    made = [life for life in lives if not life.is_input]
-    unsized = [life for life in made if life.num_bytes is None]
+    num_read = sum(name in last_reader for name in graph.inputs) + len(lives)
+    assert num_read == len(last_reader), "a node reads a tensor that nothing produces"
+    unsized = [life for life in lives if life.num_bytes is None]
     return Liveness(
-        num_nodes=graph.num_nodes,
         lives=tuple(lives),
-        live_bytes=_sums(graph.num_nodes, made, [life.num_bytes or 0 for life in made]),
-        num_live=_sums(graph.num_nodes, made, [1] * len(made)),
+        live_bytes=_sums(graph.num_nodes, lives, [life.num_bytes or 0 for life in lives]),
         num_unsized=_sums(graph.num_nodes, unsized, [1] * len(unsized)),
     )
 
@@ -97,7 +79,7 @@ def analyze_liveness(graph: Graph) -> Liveness:
 def _sums(num_nodes: int, lives: Sequence[TensorLife], values: Sequence[int]) -> tuple[int, ...]:
     """The sum of the values of what lives across each split point."""
     change = [0] * (num_nodes + 2)
-    for (_, _, first, last, _), value in zip(lives, values, strict=True):
+    for (_, _, first, last), value in zip(lives, values, strict=True):
         change[first] += value
         change[last + 1] -= value
     return tuple(accumulate(change[:-1]))
@@ -148,9 +130,9 @@ def _edges(graph: Graph) -> Iterator[tuple[int, int]]:
             yield producer[name], graph.num_nodes
 
 
-def _life(graph: Graph, name: str, *, first: int, last: int, is_input: bool) -> TensorLife:
+def _life(graph: Graph, name: str, *, first: int, last: int) -> TensorLife:
     num_bytes = graph.tensors[name].num_bytes if name in graph.tensors else None
-    return TensorLife(name, num_bytes, first, last, is_input)
+    return TensorLife(name, num_bytes, first, last)
 
 
 def topological_order(graph: Graph, rank: Sequence[int]) -> list[int]:

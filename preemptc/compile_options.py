@@ -19,7 +19,7 @@ EXTENSION = "preemptc"
 Mechanism = Literal["auto", "segments", "gates"]
 MECHANISM_CHOICES: tuple[Mechanism, ...] = get_args(Mechanism)
 DEFAULT_MECHANISM: Mechanism = "segments"
-"""Gates have not been run on a GPU yet; once they have, this becomes `auto`."""
+"""Gates are experimental (docs/gates.md): nothing uses them unless it is asked for."""
 
 _AGAIN = "compile it again with `preemptc compile`"
 

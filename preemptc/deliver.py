@@ -81,8 +81,8 @@ def read_built(entry: Path, cache: BuildCache) -> BuiltBundle | None:
     return BuiltBundle(manifest=manifest, files=files)
 
 
-def deliver(built: BuiltBundle, output: Path, cache: BuildCache) -> bool:
-    """Put a copy of the finished bundle at `output`; False if it already stands there unchanged.
+def deliver(built: BuiltBundle, output: Path, cache: BuildCache) -> None:
+    """Put a copy of the finished bundle at `output`, unless it already stands there unchanged.
 
     The copy is written beside its place and renamed. An older bundle at `output` is replaced,
     anything else is not. Of several processes that deliver to one place, one does it at a time;
@@ -96,7 +96,7 @@ def deliver(built: BuiltBundle, output: Path, cache: BuildCache) -> bool:
     with guard(cache.root), cache.lock("output", {"output": str(place)}), guard(output):
         _sweep(output)
         if _is_same(built, output, cache):
-            return False
+            return
         check_place(output, cache)
         output.parent.mkdir(parents=True, exist_ok=True)
         with _partial(output) as partial:
@@ -104,7 +104,6 @@ def deliver(built: BuiltBundle, output: Path, cache: BuildCache) -> bool:
             for name, sha256 in _digests(built).items():  # another cache's process may soon follow
                 cache.remember_digest(partial / name, sha256, place=output / name)
             swap_in(partial, output)
-    return True
 
 
 def check_place(output: Path, cache: BuildCache, *, option: str = "-o") -> None:

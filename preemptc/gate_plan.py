@@ -1,6 +1,6 @@
 """Stage gates: where they stand in one engine, by measured times.
 
-EXPERIMENTAL: one GPU has run such plans so far, an H200.
+EXPERIMENTAL: one kind of GPU has run such plans so far, the H200.
 
 A gate at every position tells what each kernel takes. The searches for segments then choose gates;
 what they choose is measured. A stretch that takes more than was asked makes its kernels dearer, and

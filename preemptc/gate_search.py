@@ -1,6 +1,6 @@
-"""Where gates stand: the searches for segments, on the kernel nodes of a captured graph.
+"""What placing gates costs: stretches between kernel nodes, in the terms of segments' searches.
 
-EXPERIMENTAL: one GPU has run such plans so far, an H200.
+EXPERIMENTAL: one kind of GPU has run such plans so far, the H200.
 
 A gate costs the same wherever it stands and hands nothing over. So of positions between which no
 time passes one is as good as another, and no other position can be left out.
@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from itertools import accumulate, pairwise
 
 from preempt_runtime.errors import InputError
-from preemptc.search import SplitPlan, search_bound
 from preemptc.segment_costs import SegmentCosts
 
 
@@ -45,32 +44,6 @@ def gate_costs(node_ns: Sequence[int], cuts: Sequence[int], gate_ns: int) -> Seg
         work_ns=tuple(elapsed_ns[end] - elapsed_ns[start] for start, end in pairwise(positions)),
         boundary_ns=(0, *[gate_ns] * (len(positions) - 2)),
     )
-
-
-def place_gates(
-    node_ns: Sequence[int],
-    cuts: Sequence[int],
-    gate_ns: int,
-    max_stretch_ns: int,
-    names: Sequence[str | None] = (),
-) -> SplitPlan:
-    """The fewest gates such that no stretch exceeds the bound; of those the shortest maximum.
-
-    Args:
-        node_ns: The time of each node of the captured graph, in its order.
-        cuts: The positions before which a gate may stand.
-        gate_ns: What a gate costs that nobody has to wait at.
-        max_stretch_ns: The bound.
-        names: The nodes' names, for the message.
-
-    Raises:
-        InfeasibleError: a stretch without a position in it exceeds the bound; names its nodes.
-
-    >>> place_gates([5, 5, 7, 3], [1, 2, 3], 1, 11).split_points
-    (2,)
-    """
-    costs = gate_costs(node_ns, cuts, gate_ns)
-    return search_bound(costs, max_stretch_ns, describe=describe_kernels(names))
 
 
 def describe_kernels(names: Sequence[str | None]) -> Callable[[int, int], str]:

@@ -1,12 +1,9 @@
 """What a compile is asked to keep, and the plan that does by the costs alone."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from preemptc.search import SplitPlan, search_bound, search_count, search_overhead
+from preemptc.search import Describe, SplitPlan, search_bound, search_count, search_overhead
 from preemptc.segment_costs import SegmentCosts
-
-Describe = Callable[[int, int], str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,10 +10,10 @@ from dataclasses import replace
 
 from preempt_runtime.errors import BuildError, InfeasibleError
 from preemptc.backends import Bench, Progress
-from preemptc.goal import Describe, Goal
+from preemptc.goal import Goal
 from preemptc.improve import MAX_ROUNDS as IMPROVING_ROUNDS
 from preemptc.improve import improved
-from preemptc.search import SplitPlan, search_count, search_overhead
+from preemptc.search import Describe, SplitPlan, search_count, search_overhead
 from preemptc.segment_costs import SegmentCosts
 from preemptc.trials import MeasuredPlan, Trials
 from preemptc.under_bound import MARGIN_FRAC, first_kept

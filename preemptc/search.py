@@ -19,6 +19,7 @@ from preemptc.segment_costs import SegmentCosts, Span, chain_costs, needed_bound
 from preemptc.segment_paths import Path, exact_count_path, segment_paths
 
 __all__ = [
+    "Describe",
     "SegmentCosts",
     "SplitPlan",
     "fmt_at_least",
@@ -32,7 +33,9 @@ __all__ = [
 ]
 
 Describe = Callable[[int, int], str]
+"""Names the nodes [start, end) in an error."""
 Advise = Callable[[int], str]
+"""What to say of the smallest feasible bound, in ns, in an error."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

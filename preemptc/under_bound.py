@@ -5,9 +5,8 @@ from dataclasses import replace
 
 from preempt_runtime.errors import BuildError, InfeasibleError
 from preempt_runtime.units import fmt_ns
-from preemptc.goal import Describe
 from preemptc.learnt_costs import doubtful_stretches
-from preemptc.search import SplitPlan, fmt_at_least, search_bound
+from preemptc.search import Describe, SplitPlan, fmt_at_least, search_bound
 from preemptc.trials import MeasuredPlan, Trials
 
 MARGIN_FRAC = 0.03  # of the bound, for medians that differ between two processes

@@ -227,6 +227,12 @@ class Books:
                 self._busy.job.value = None
         self._settle(job, queue)
 
+    def reap(self, job: Job) -> None:
+        """Settle a job that was cancelled; one not yet admitted is met at its release."""
+        queue = self.queues.get(job.task.name)
+        if queue is not None and job.is_admitted and not job.is_settled:
+            self.stop(job, queue, JobState.CANCELLED, self._now_ns())
+
     def relist(self, queue: TaskQueue) -> None:
         """Have the queue's head, and no other job of it, among the ready ones."""
         head = queue.head()

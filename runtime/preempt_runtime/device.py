@@ -16,6 +16,7 @@ from preempt_runtime.manifest import GraphSpec, SegmentSpec
 Array = NDArray[Any]
 MAX_DEPTH = 16  # segments in flight; each one more blocks an urgent job longer
 MAX_BUFFERS = 64  # jobs of one task in flight, those whose outputs are held on the device included
+MAX_THREADS = 1024  # of a segment on a CPU
 _DLPACK_CUDA = (2, 13)  # kDLCUDA, kDLCUDAManaged
 
 

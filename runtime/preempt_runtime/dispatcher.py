@@ -76,7 +76,7 @@ class Dispatcher:
         job = self._policy.pick(books.ready, now_ns)
         queue = books.queue_of_picked(job)
         start_ns = self._now_ns()
-        if job.late_ns <= start_ns and self._is_given_up(job, queue):
+        if job.late_ns <= start_ns and queue.gives_up(job):
             books.stop(job, queue, LATE_STATES[queue.task.late], start_ns)
             return True
         step = queue.steps[job.step_idx]
@@ -109,12 +109,6 @@ class Dispatcher:
             self._books.cancel_jobs(queue)
         self.complete_all()
 
-    def reap(self, job: Job) -> None:
-        """Do the books of a job that was cancelled; one not yet admitted is met at its release."""
-        queue = self._books.queues.get(job.task.name)
-        if queue is not None and job.is_admitted and not job.is_settled:
-            self._books.stop(job, queue, JobState.CANCELLED, self._now_ns())
-
     def quiesce(self) -> None:
         """After an error, leave nothing in flight that would still use a job's buffers."""
         self.complete_all()
@@ -127,12 +121,6 @@ class Dispatcher:
         warm_up(queue, inputs, self._steps, self._run_network, self.quiesce, now_ns=self._now_ns())
 
     # Steps
-
-    def _is_given_up(self, job: Job, queue: TaskQueue) -> bool:
-        """Whether a job that is late need not run any more."""
-        if queue.task.late == "drop":
-            return True
-        return not job.is_started and queue.jobs[-1] is not job
 
     def _run_step(self, launch: Launch) -> None:
         """Launch a segment, and wait if as many as allowed are in flight; or call `pre`, `post`."""

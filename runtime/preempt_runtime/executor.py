@@ -409,7 +409,7 @@ class Executor:
         if is_cancelled:
             if job.is_done:
                 job.notify()
-            self._inbox.post(self._dispatcher.reap, job)
+            self._inbox.post(self._books.reap, job)
         return is_cancelled
 
     def _check(self, *tasks: Task) -> None:

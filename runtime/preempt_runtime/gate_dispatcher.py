@@ -10,6 +10,7 @@ from preempt_runtime.clock import Clock
 from preempt_runtime.device import Array, JobBuffers
 from preempt_runtime.errors import DeviceError, InputError
 from preempt_runtime.gate_completion import Ended, GateCompletion
+from preempt_runtime.gate_limits import ANNOUNCED_NS
 from preempt_runtime.gate_progress import ProgressWatch
 from preempt_runtime.gated_device import GatedDevice
 from preempt_runtime.hold_off import HoldOff, Work
@@ -25,7 +26,6 @@ from preempt_runtime.warm_up import warm_up
 _log = logging.getLogger(__name__)
 _LOOK_NS = 50_000  # between two looks, while nobody urgent is on the device
 _AUDIT_NS = 1_000_000_000
-_ANNOUNCED_NS = 2_000_000  # how long others are held back for a job that does not come
 _FAILED = JobState.FAILED
 
 
@@ -132,12 +132,6 @@ class GateDispatcher:
             self._books.cancel_jobs(queue)
         self.complete_all()
 
-    def reap(self, job: Job) -> None:
-        """Do the books of a job that was cancelled; one not yet admitted is met at its release."""
-        queue = self._books.queues.get(job.task.name)
-        if queue is not None and job.is_admitted and not job.is_settled:
-            self._books.stop(job, queue, JobState.CANCELLED, self._now_ns())
-
     def quiesce(self) -> None:
         """After an error, leave nothing on the device that would still use a job's buffers.
 
@@ -160,7 +154,7 @@ class GateDispatcher:
         now_ns = self._now_ns()
         job = Job(id=-1, task=queue.task, inputs={}, release_ns=now_ns)
         buffers = queue.pool.free[0]
-        self._announced[id(buffers)] = (now_ns + _ANNOUNCED_NS, queue, buffers)
+        self._announced[id(buffers)] = (now_ns + ANNOUNCED_NS, queue, buffers)
         try:
             self._device.announce(buffers, self._policy.gate_rank(job, self._num_starts))
         except DeviceError as err:  # the job will wait for the stretch that runs
@@ -219,7 +213,7 @@ class GateDispatcher:
         start_ns = self._now_ns()
         if self._running and self._is_held_off(job, start_ns):
             return False
-        if job.late_ns <= start_ns and self._is_given_up(job, queue):
+        if job.late_ns <= start_ns and queue.gives_up(job):
             self._books.stop(job, queue, LATE_STATES[queue.task.late], start_ns)
             return True
         if not job.is_started:
@@ -263,12 +257,6 @@ class GateDispatcher:
         return job.priority is None and self._hold_off.leaves(
             "launch", job.task.name, self._running, now_ns
         )
-
-    def _is_given_up(self, job: Job, queue: TaskQueue) -> bool:
-        """Whether a job that is late need not run any more."""
-        if queue.task.late == "drop":
-            return True
-        return not job.is_started and queue.jobs[-1] is not job
 
     # Ends
 

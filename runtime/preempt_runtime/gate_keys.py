@@ -50,11 +50,6 @@ def announced(key: int) -> int:
     return key | _ANNOUNCED
 
 
-def is_announced(key: int) -> bool:
-    """Whether it is the key of a job that is not released yet."""
-    return bool(key & _ANNOUNCED)
-
-
 def slot_of(key: int) -> int:
     """The slot whose job has this key."""
     return key % NUM_SLOTS

@@ -2,10 +2,9 @@
 
 from collections.abc import Callable, Iterable
 
+from preempt_runtime.gate_limits import COST_FACTOR, PATIENCE_NS
 from preempt_runtime.job import Job
 
-LEAST_NS = 10_000_000_000
-_FACTOR = 10  # as gates do with a job's cost, before they take its key away
 LOOK_NS = 10_000_000  # a process that was stopped has not looked meanwhile
 
 
@@ -30,10 +29,10 @@ class ProgressWatch:
         now_ns = self._now_ns()
         self._stalled_ns += min(now_ns - self._looked_ns, LOOK_NS)
         self._looked_ns = now_ns
-        if self._stalled_ns <= LEAST_NS:
+        if self._stalled_ns <= PATIENCE_NS:
             return None
         jobs = tuple(running)
-        limit_ns = LEAST_NS + _FACTOR * sum(job.task.cost_ns for job in jobs)
+        limit_ns = PATIENCE_NS + COST_FACTOR * sum(job.task.cost_ns for job in jobs)
         if self._stalled_ns <= limit_ns:
             return None
         names = ", ".join(f"{job.task.name} {job.id}" for job in jobs)

@@ -105,6 +105,12 @@ class TaskQueue:
         )
         return list(late)
 
+    def gives_up(self, late: Job) -> bool:
+        """Whether a job of this task that is late, and would be next, need not run any more."""
+        if self.task.late == "drop":
+            return True
+        return not late.is_started and self.jobs[-1] is not late
+
     def offer(self, job: Job) -> list[Job]:
         """Take the job in by its release; the jobs that must be skipped for it."""
         first = self.num_started()

@@ -115,6 +115,11 @@ def metrics_from_records(records: Iterable[JobRecord], duration_ns: int) -> dict
     return collector.metrics(duration_ns)
 
 
+def no_jobs(task: str) -> TaskMetrics:
+    """The metrics of a task that released nothing."""
+    return _metrics_from_tally(task, _Tally(None), duration_ns=0)
+
+
 def quantiles_from_samples(samples_ns: Iterable[int]) -> Quantiles | None:
     """Nearest-rank quantiles; None of an empty sample.
 

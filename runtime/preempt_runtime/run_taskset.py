@@ -12,7 +12,7 @@ from preempt_runtime.executor import Executor
 from preempt_runtime.interruption import caught_signals
 from preempt_runtime.load_taskset import LoadedTaskSet, load_taskset, open_bundles
 from preempt_runtime.loading import FindBackend
-from preempt_runtime.metrics import MetricsCollector, TaskMetrics
+from preempt_runtime.metrics import MetricsCollector, TaskMetrics, no_jobs
 from preempt_runtime.policies import (
     Policy,
     check_needs,
@@ -288,21 +288,3 @@ def arrivals_of(task: TaskSpec) -> Arrivals:
     if isinstance(task.arrival, ClosedLoop):
         return task.arrival
     return release_offsets(task.arrival, seed=task.seed, task=task.name)
-
-
-def no_jobs(task: str) -> TaskMetrics:
-    """The metrics of a task that released nothing."""
-    return TaskMetrics(
-        task=task,
-        released=0,
-        finished=0,
-        missed=0,
-        skipped=0,
-        dropped=0,
-        cancelled=0,
-        failed=0,
-        num_preemptions=0,
-        response=None,
-        blocking=None,
-        rate_per_s=0.0,
-    )

@@ -9,13 +9,13 @@ import numpy as np
 
 from preempt_runtime.device import MAX_BUFFERS, Array, Network, check_array, is_device_array
 from preempt_runtime.errors import InputError
+from preempt_runtime.gate_limits import ANNOUNCED_NS
 from preempt_runtime.whole_number import checked_whole
 
 Mailbox = Literal["queue", "latest"]
 LatePolicy = Literal["run", "skip", "drop"]
 LATE: tuple[LatePolicy, ...] = ("run", "skip", "drop")
 Outputs = Literal["host", "device"]
-MAX_ANNOUNCE_NS = 2_000_000
 MAX_PRIORITY = (1 << 63) - 1  # and its negative; task sets, admission and gates allow less
 _MAX_NS = 10**18  # 31 years, as in units.py
 _MAX_PENDING = 1_000_000
@@ -121,7 +121,7 @@ class Task:
             if duration_ns is not None:
                 self._check(what, duration_ns, 1, _MAX_NS, "of ns")
         self._check("jitter", self.jitter_ns, 0, _MAX_NS, "of ns")
-        self._check("time of its announcement", self.announce_ns, 0, MAX_ANNOUNCE_NS, "of ns")
+        self._check("time of its announcement", self.announce_ns, 0, ANNOUNCED_NS, "of ns")
         if self.late not in LATE:
             raise InputError(f"task {self.name!r}: late {self.late!r}, expected one of {LATE}")
         if self.late != "run" and self.implicit_deadline_ns is None:

@@ -9,8 +9,9 @@ from typing import Any, cast
 from preempt_runtime.arrival_table import read_period, read_releases
 from preempt_runtime.device import MAX_BUFFERS
 from preempt_runtime.errors import InputError
+from preempt_runtime.gate_limits import ANNOUNCED_NS
 from preempt_runtime.schedulability.model import MAX_PRIORITY
-from preempt_runtime.task import LATE, MAX_ANNOUNCE_NS, LatePolicy, Mailbox
+from preempt_runtime.task import LATE, LatePolicy, Mailbox
 from preempt_runtime.task_spec import MAX_SEGMENTS, CostSpec, NamedShape, TaskSpec
 from preempt_runtime.toml_table import TomlTable
 from preempt_runtime.units import fmt_ns
@@ -194,8 +195,8 @@ def _read_max_pending(table: TomlTable) -> int | None:
 
 def _read_announce(table: TomlTable) -> int:
     announce_ns = table.duration_ns("announce", default="0ns")
-    if announce_ns > MAX_ANNOUNCE_NS:
-        what = f"at most {fmt_ns(MAX_ANNOUNCE_NS)}: then an announcement expires"
+    if announce_ns > ANNOUNCED_NS:
+        what = f"at most {fmt_ns(ANNOUNCED_NS)}: then an announcement expires"
         raise table.error("announce", what)
     return announce_ns
 

@@ -396,7 +396,7 @@ def test_at_every_gate_the_device_goes_on_with_the_job_that_the_policy_would_pic
 def test_a_run_on_a_gpu_that_hangs_ends_and_names_the_jobs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(gate_progress, "LEAST_NS", 40_000)
+    monkeypatch.setattr(gate_progress, "PATIENCE_NS", 40_000)
     world = GatedWorld(BE, RT)
     first = world.executor.submit("rt", EXAMPLE_INPUTS)
     world.executor.run()
@@ -421,7 +421,7 @@ def test_a_run_on_a_gpu_that_hangs_ends_and_names_the_jobs(
 
 
 def test_an_executor_on_a_gpu_that_hangs_can_be_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gate_progress, "LEAST_NS", 40_000)
+    monkeypatch.setattr(gate_progress, "PATIENCE_NS", 40_000)
     monkeypatch.setattr(gate_progress, "LOOK_NS", 10_000)
     world = GatedWorld(BE, RT)
     jobs = [world.executor.submit(name, EXAMPLE_INPUTS) for name in ("be", "rt")]
@@ -437,7 +437,7 @@ def test_an_executor_on_a_gpu_that_hangs_can_be_closed(monkeypatch: pytest.Monke
 
 
 def test_a_warm_up_on_a_gpu_that_hangs_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gate_progress, "LEAST_NS", 40_000)
+    monkeypatch.setattr(gate_progress, "PATIENCE_NS", 40_000)
     world = GatedWorld(RT)
     world.device.hangs = True
     with pytest.raises(DeviceError, match="still there: rt"):
@@ -446,7 +446,7 @@ def test_a_warm_up_on_a_gpu_that_hangs_ends(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_long_jobs_are_waited_for_while_they_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each takes far longer than the least limit; ten times what they take counts."""
-    monkeypatch.setattr(gate_progress, "LEAST_NS", 1000)
+    monkeypatch.setattr(gate_progress, "PATIENCE_NS", 1000)
     world = GatedWorld(BE, RT)
     jobs = [world.executor.submit("be", EXAMPLE_INPUTS) for _ in range(20)]
     world.executor.run()

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from preempt_runtime.arrivals import Periodic, Poisson, Recorded, Sporadic
 from preempt_runtime.errors import InputError
-from preempt_runtime.metrics import Quantiles, TaskMetrics
-from preempt_runtime.run_taskset import no_jobs
+from preempt_runtime.metrics import Quantiles, TaskMetrics, no_jobs
 from preempt_runtime.simulation.costs import read_costs
 from preempt_runtime.simulation.load import mean_interval_ns, offered_load
 from preempt_runtime.simulation.plot import sweep_svg

@@ -477,7 +477,7 @@ def test_a_gpu_that_hangs_hangs_no_process(
     trt: FakeTensorRT, kept: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No call that waits for the GPU is made from then on; what it uses is kept."""
-    monkeypatch.setattr(gate_progress, "LEAST_NS", 50_000_000)
+    monkeypatch.setattr(gate_progress, "PATIENCE_NS", 50_000_000)
     bundle = gated_bundle(tmp_path / "net.bundle")
     device = GatedTrtDevice()
     network = device.load(bundle)
@@ -511,7 +511,7 @@ def test_a_gpu_that_hangs_hangs_no_process(
 def test_what_does_not_end_while_all_gates_are_open_is_told(
     trt: FakeTensorRT, kept: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gate_board, "_PATIENCE_NS", 50_000_000)
+    monkeypatch.setattr(gate_board, "PATIENCE_NS", 50_000_000)
     bundle = gated_bundle(tmp_path / "net.bundle")
     device = GatedTrtDevice()
     network = device.load(bundle)

@@ -48,14 +48,11 @@ def random_graph(rng: random.Random) -> Graph:
     return graph_of(nodes, inputs=inputs, outputs=" ".join(sorted(outputs)))
 
 
-def reference_live(graph: Graph, position: int) -> tuple[list[str], list[str]]:
-    """Boundary tensors and carried inputs, from the definition."""
+def reference_live(graph: Graph, position: int) -> list[str]:
+    """Boundary tensors, from the definition."""
     later = {name for node in graph.nodes[position:] for name in node.inputs}
     before = [name for node in graph.nodes[:position] for name in node.outputs]
-    return (
-        [name for name in before if name in later],
-        [name for name in graph.inputs if name in later],
-    )
+    return [name for name in before if name in later]
 
 
 def has_path(graph: Graph, without: int | None) -> bool:
@@ -73,17 +70,14 @@ RESIDUAL = [("x", "a"), ("a", "b"), ("b", "c"), ("a c", "d"), ("d", "y")]
 def test_a_residual_block_keeps_its_shortcut_alive() -> None:
     liveness = analyze_liveness(graph_of(RESIDUAL, outputs="y"))
     assert liveness.live_bytes == (0, 10, 20, 20, 10, 0)
-    assert liveness.num_live == (0, 1, 2, 2, 1, 0)
     names = list(liveness.boundary_tensors(range(1, 5)))
     assert names == [("a",), ("a", "b"), ("a", "c"), ("d",)]
-    assert list(liveness.inputs_carried([0, 1])) == [("x",), ()]
 
 
 def test_a_written_output_is_not_handed_over_unless_it_is_read_again() -> None:
     nodes = [("x", "y0"), ("x", "y1"), ("y1", "z"), ("x", "w")]
     liveness = analyze_liveness(graph_of(nodes, outputs="y0 y1 z w"))
     assert list(liveness.boundary_tensors([1, 2, 3])) == [(), ("y1",), ()]
-    assert list(liveness.inputs_carried([1, 2, 3])) == [("x",), ("x",), ("x",)]
 
 
 def test_liveness_equals_its_definition_on_random_graphs() -> None:
@@ -94,10 +88,8 @@ def test_liveness_equals_its_definition_on_random_graphs() -> None:
         positions = range(graph.num_nodes + 1)
         expected = [reference_live(graph, position) for position in positions]
         names = list(liveness.boundary_tensors(positions))
-        assert names == [tuple(live) for live, _ in expected]
-        assert list(liveness.inputs_carried(positions)) == [tuple(c) for _, c in expected]
-        assert liveness.live_bytes == tuple(10 * len(live) for live, _ in expected)
-        assert liveness.num_live == tuple(len(live) for live, _ in expected)
+        assert names == [tuple(live) for live in expected]
+        assert liveness.live_bytes == tuple(10 * len(live) for live in expected)
 
 
 def test_critical_nodes_of_a_residual_block() -> None:
@@ -135,7 +127,7 @@ def test_100_000_nodes_are_analysed_in_under_a_second() -> None:
     (liveness, critical), taken_s = least_cpu_time(
         lambda: (analyze_liveness(graph), critical_nodes(graph))
     )
-    assert max(liveness.num_live) == 7
+    assert max(liveness.live_bytes) == 70
     assert critical == {0, num_nodes - 1}
     assert taken_s < 1
 

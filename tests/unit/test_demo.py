@@ -13,7 +13,7 @@ from bench import compiling, demo, networks
 from bench.compiling import bound_of, bound_text, compile_at_speed
 from bench.intervals import MedianInterval, median_interval, quantiles_of
 from bench.machine import steal_frac
-from bench.modes import MODES, ModeRun, Recording, rate_per_s
+from bench.modes import MODES, ModeRun, rate_per_s
 from bench.paired import PairedTimes, is_bitwise_equal
 from bench.publish import README, RESULTS, price_of_points, published
 from bench.report import (
@@ -33,6 +33,7 @@ from preempt_runtime.manifest import Latency
 from preempt_runtime.metrics import metrics_from_records
 from preempt_runtime.records import JobRecord, JobState
 from preempt_runtime.system_view import CpuTimes
+from preempt_runtime.testing import Recording
 from preemptc.backends import Progress
 from preemptc.cache import BuildCache
 from preemptc.profile import BoundaryCost, LatencyProfile

@@ -1,17 +1,26 @@
 """Gates are placed as segments are cut: against every choice of positions there is."""
 
+from collections.abc import Sequence
 from itertools import combinations, pairwise
 from random import Random
 
 import pytest
 
 from preempt_runtime.errors import InfeasibleError, InputError
-from preemptc.gate_search import gate_costs, node_times, place_gates
+from preemptc.gate_search import describe_kernels, gate_costs, node_times
+from preemptc.search import SplitPlan, search_bound
 
 
 def stretches(node_ns: list[int], points: tuple[int, ...], gate_ns: int) -> list[int]:
     pieces = list(pairwise((0, *points, len(node_ns))))
     return [sum(node_ns[a:b]) + (gate_ns if a else 0) for a, b in pieces]
+
+
+def place_gates(
+    node_ns: list[int], cuts: list[int], gate_ns: int, bound_ns: int, names: Sequence[str] = ()
+) -> SplitPlan:
+    costs = gate_costs(node_ns, cuts, gate_ns)
+    return search_bound(costs, bound_ns, describe=describe_kernels(names))
 
 
 @pytest.mark.parametrize("seed", range(60))

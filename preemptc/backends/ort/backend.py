@@ -6,6 +6,7 @@ from pathlib import Path
 import onnxruntime as ort
 
 from preempt_runtime.backends.ort import default_threads, local_fields
+from preempt_runtime.device import MAX_THREADS
 from preempt_runtime.errors import InputError
 from preempt_runtime.manifest import hash_key
 from preemptc.backends import BackendOptions, Progress, silent
@@ -16,7 +17,6 @@ from preemptc.backends.ort.profiler import profile
 from preemptc.model import Lowered, Model
 from preemptc.profile import LatencyProfile
 
-_MAX_THREADS = 1024
 _FATAL = 4  # severity in ONNX Runtime's own scale
 
 
@@ -27,8 +27,8 @@ class OrtBackend:
     is_portable = False
 
     def __init__(self, threads: int | None) -> None:
-        if threads is not None and not 1 <= threads <= _MAX_THREADS:
-            raise InputError(f"--threads {threads}: allowed are 1 to {_MAX_THREADS}")
+        if threads is not None and not 1 <= threads <= MAX_THREADS:
+            raise InputError(f"--threads {threads}: allowed are 1 to {MAX_THREADS}")
         self.threads = threads or default_threads()
         ort.set_default_logger_severity(_FATAL)  # it tells errors in colours that it raises, too
 

@@ -1,8 +1,8 @@
 """Gates in a whole engine: its enqueue as one graph, measured and compared with and without them.
 
-EXPERIMENTAL: one GPU has run this so far, an H200. What is captured runs whole and in its own
-order, never a piece of it: a kernel may wait for ever for what an earlier node prepares. Nothing
-else runs meanwhile, and a gate that waits all the same passes by itself after a while.
+EXPERIMENTAL: one kind of GPU has run this so far, the H200. What is captured runs whole and in its
+own order, never a piece of it: a kernel may wait for ever for what an earlier node prepares.
+Nothing else runs meanwhile, and a gate that waits all the same passes by itself after a while.
 """
 
 import time

@@ -55,11 +55,11 @@ class Kernel:
         shape = (grid, 1, 1, block, 1, 1, 0)
         call("cuLaunchKernel", self.raw, *shape, stream._raw, _packed(args), 0)
 
-    def node_params(self, args: Sequence[Arg], *, grid: int = 1, block: int = 32) -> Any:
-        """The same as parameters of a graph's node, in the bindings' structure."""
+    def node_params(self, args: Sequence[Arg], *, block: int = 32) -> Any:
+        """The launch of one block as parameters of a graph's node, in the bindings' structure."""
         params = new_struct("CUDA_KERNEL_NODE_PARAMS")
         params.func = self.raw
-        params.gridDimX, params.gridDimY, params.gridDimZ = grid, 1, 1
+        params.gridDimX, params.gridDimY, params.gridDimZ = 1, 1, 1
         params.blockDimX, params.blockDimY, params.blockDimZ = block, 1, 1
         params.sharedMemBytes = 0
         params.kernelParams = _packed(args)

@@ -21,6 +21,7 @@ from preempt_runtime.backends.cuda_module import Kernel, Module, pointer_arg, ui
 from preempt_runtime.backends.cuda_wait import await_streams
 from preempt_runtime.errors import GatesError
 from preempt_runtime.gate_keys import EMPTY, NUM_SLOTS, announced, slot_of
+from preempt_runtime.gate_limits import ANNOUNCED_NS, COST_FACTOR, PATIENCE_NS
 
 Mode = Literal["overlap", "exclusive"]
 Raising = Literal["write", "copy", "kernel"]
@@ -29,11 +30,9 @@ PTX = Path(__file__).parent / "kernels" / "gate.ptx"
 MAX_REGISTERS = 32
 BOARD_BYTES = 1024
 DEFAULT_LIMIT_NS = 50_000_000
-DEFAULT_ANNOUNCE_NS = 2_000_000
 _TICK_NS = 1024
 _IS_OPEN, _ANNOUNCE, _LIMITS, _NUM_RECORDS, _RECORDS = 260, 264, 272, 400, 408
 _MAX_RECORDS = 16
-_PATIENCE_NS = 10_000_000_000
 _RECORD = struct.Struct("<QQII")
 _TIMED_WAIT_NS = 500_000_000  # drivers that limit kernels stop them after two seconds or more
 _KINDS = {
@@ -81,7 +80,7 @@ class GateBoard:
         *,
         mode: Mode,
         raising: Raising | None = None,
-        announce_ns: int = DEFAULT_ANNOUNCE_NS,
+        announce_ns: int = ANNOUNCED_NS,
         max_wait_ns: int | None = None,
     ) -> None:
         self.mode = mode
@@ -151,7 +150,8 @@ class GateBoard:
 
         Ten times what the jobs of all slots take, as their plans have it, and ten seconds.
         """
-        return _PATIENCE_NS + 10 * sum(cost_ns for cost_ns, _ in tuple(self._costs.values()))
+        costs_ns = sum(cost_ns for cost_ns, _ in tuple(self._costs.values()))
+        return PATIENCE_NS + COST_FACTOR * costs_ns
 
     def raise_key(self, key: int, stream: Stream, *, stamp: int = 0) -> None:
         """Enqueue that others wait for this job from now on.
@@ -275,7 +275,9 @@ class GateBoard:
     def _write_limits(self) -> None:
         longest_ns = max((stretch_ns for _, stretch_ns in self._costs.values()), default=0)
         costs_ns = [self._costs.get(slot, (0, 0))[0] for slot in range(NUM_SLOTS)]
-        limits_ns = [max(10 * (cost_ns + longest_ns), DEFAULT_LIMIT_NS) for cost_ns in costs_ns]
+        limits_ns = [
+            max(COST_FACTOR * (cost_ns + longest_ns), DEFAULT_LIMIT_NS) for cost_ns in costs_ns
+        ]
         self._set_words(_LIMITS, [limit_ns // _TICK_NS for limit_ns in limits_ns])
 
     def _set_words(self, offset: int, values: Sequence[int]) -> None:

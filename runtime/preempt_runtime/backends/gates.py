@@ -1,6 +1,6 @@
 """One captured graph with gates in it: preemption points inside one TensorRT engine.
 
-EXPERIMENTAL: one GPU has run this so far, an H200.
+EXPERIMENTAL: one kind of GPU has run this so far, the H200.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ import numpy as np
 from preempt_runtime.backends.cuda import DeviceMemory, GraphExec, PinnedMemory, Stream, copy_async
 from preempt_runtime.backends.cuda_graph import CudaGraph
 from preempt_runtime.backends.gate_board import GateBoard
-from preempt_runtime.backends.graph_shape import GraphShape, Stretch, stretches
+from preempt_runtime.backends.graph_shape import Stretch, stretches
 from preempt_runtime.errors import DeviceError, GatesError
 from preempt_runtime.gated_device import StretchTimes
 
@@ -100,7 +100,7 @@ class GatedGraph:
                 stamps = stack.enter_context(Stamps(self.num_gates))
             self._stamps = stamps
             with captured.clone() as clone:
-                self._insert(clone, shape, pieces, board, first_gate, is_last=is_last)
+                self._insert(clone, pieces, board, first_gate, is_last=is_last)
                 self.graph: GraphExec = stack.enter_context(clone.instantiate())
             self.graph.upload(stream)
             stream.synchronize()
@@ -135,7 +135,6 @@ class GatedGraph:
     def _insert(
         self,
         clone: CudaGraph,
-        shape: GraphShape,
         pieces: Sequence[Stretch],
         board: GateBoard,
         first_gate: int,

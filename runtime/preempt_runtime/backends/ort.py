@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from preempt_runtime.bundle import Bundle, choose_plan
-from preempt_runtime.device import Array, JobBuffers, check_array, check_open
+from preempt_runtime.device import MAX_THREADS, Array, JobBuffers, check_array, check_open
 from preempt_runtime.errors import BundleError, DeviceError
 from preempt_runtime.manifest import GraphSpec, PlanSpec, SegmentSpec, TensorSpec
 from preempt_runtime.memory import exceeds_memory
@@ -24,7 +24,6 @@ except ImportError:  # the module can be imported, and its absence reported, wit
 
 _USED_PROVIDERS = ("CPUExecutionProvider", "AzureExecutionProvider")  # the latter is no device
 _ALIGNMENT = 64
-_MAX_THREADS = 1024
 _ISA_FLAGS = (
     "avx2",
     "avx512f",
@@ -321,10 +320,10 @@ class OrtDevice:
 def _threads(bundle: Bundle, plan: PlanSpec) -> int:
     assert plan.key is not None, "a plan that fits this machine has a key"
     found = bundle.manifest.keys[plan.key].get("threads")
-    if type(found) is not int or not 1 <= found <= _MAX_THREADS:
+    if type(found) is not int or not 1 <= found <= MAX_THREADS:
         raise BundleError(
             f"{bundle.root}: key {plan.key}: threads is {brief(found)}, allowed 1 to"
-            f" {_MAX_THREADS}; compile it again"
+            f" {MAX_THREADS}; compile it again"
         )
     return found
 

@@ -1,6 +1,6 @@
 """TensorRT with gates: whole jobs on the GPU, which decides at its gates who goes on.
 
-EXPERIMENTAL: one GPU has run this so far, an H200.
+EXPERIMENTAL: one kind of GPU has run this so far, the H200.
 """
 
 import logging

@@ -1,6 +1,6 @@
 """One job behind gates: its tensors, its slot, its stream, and its graphs with gates in them.
 
-EXPERIMENTAL: one GPU has run this so far, an H200.
+EXPERIMENTAL: one kind of GPU has run this so far, the H200.
 """
 
 import threading

@@ -16,7 +16,7 @@ from preempt_runtime.errors import InputError
 from preempt_runtime.executor import Executor
 from preempt_runtime.interruption import Interruption, caught_signals
 from preempt_runtime.load_taskset import task_from_spec
-from preempt_runtime.metrics import MetricsCollector
+from preempt_runtime.metrics import MetricsCollector, no_jobs
 from preempt_runtime.policies import Policy, check_needs, policy_from_name
 from preempt_runtime.records import Instrument
 from preempt_runtime.run_taskset import (
@@ -25,7 +25,6 @@ from preempt_runtime.run_taskset import (
     TaskReport,
     arrivals_of,
     cancel_everything,
-    no_jobs,
 )
 from preempt_runtime.simulation.backlog import MAX_BACKLOG, BacklogWatch
 from preempt_runtime.simulation.costs import CostMode, TaskCosts
