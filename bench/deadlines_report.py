@@ -10,7 +10,7 @@ from bench.intervals import median_interval, quantiles_of
 from bench.publish import where
 from preempt_runtime.cost_watch import CostDrift
 from preempt_runtime.schedulability import SetBound
-from preempt_runtime.units import fmt_bytes, fmt_ns
+from preempt_runtime.units import fmt_bytes, fmt_count, fmt_ns
 
 MAX_OVERLOAD_RATIO = 1.15
 LOAD, OVERLOAD = 0.70, 1.50
@@ -193,10 +193,10 @@ def set_table(result: Mapping[str, Any]) -> list[str]:
 def variant_table(name: str, result: Mapping[str, Any], *, heading: str = "") -> list[str]:
     """How each task fared in a variant, under a heading: the variant's name by default."""
     variant = result["variants"][name]
-    blocks = "1 block" if variant["blocks"] == 1 else f"{variant['blocks']} blocks"
     lines = [
         f"## {heading or name.capitalize()}\n",
-        f"{blocks}, the device busy {variant['busy_frac']:.0%} of the time.\n",
+        f"{fmt_count(variant['blocks'], 'block')}, the device busy"
+        f" {variant['busy_frac']:.0%} of the time.\n",
         "| task | jobs | missed | of them with steal | dropped | response p50 | p99 | max |"
         " max over bound | segments over the allowed time |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from bench.deadline_runs import say
 from bench.gpu_modes import SPIN_NS
 from preempt_runtime.arrivals import Periodic, release_offsets
 from preempt_runtime.bundle import open_bundle
@@ -86,7 +87,7 @@ def costs_alone(bundles: Sequence[Path], cut: Path, num_jobs: int) -> Costs:
     pieces = _alone(cut, None, num_jobs)
     for path, each in zip((*bundles, cut), (*found, pieces), strict=True):
         excess = ", ".join(f"p{100 * q:g} {fmt_ns(each.excess_ns(q))}" for q in _TOLD)
-        print(f"{path.name}: {fmt_ns(each.device_ns)} on the device, more by {excess}", flush=True)
+        say(f"{path.name}: {fmt_ns(each.device_ns)} on the device, more by {excess}")
     more = [pieces.excess_ns(each) - found[0].excess_ns(each) for each in (0.5, _QUANTILE)]
     return Costs(
         whole_ns=tuple(each.device_ns for each in found),

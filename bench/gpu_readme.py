@@ -19,7 +19,7 @@ _PAIRED = (
 
 
 def gpu_part(
-    rows: Sequence[Mapping[str, Any]], pair: Mapping[str, Any] | None, *, source: str = ""
+    rows: Sequence[Mapping[str, Any]], pair: Mapping[str, Any] | None, *, source: str
 ) -> str:
     """A table of the networks, and one of two networks side by side if that was measured.
 

@@ -16,10 +16,9 @@ from typing import Any
 
 from preempt_runtime.errors import InputError
 from preempt_runtime.input_file import read_regular
-from preempt_runtime.units import parse_duration_ns
+from preempt_runtime.units import MAX_NS, parse_duration_ns
 
 MAX_TRACE_BYTES = 64 << 20
-_MAX_OFFSET_NS = 10**18  # 31 years, as in units.py: longer is a typing error
 _NS_PER_S = 1_000_000_000
 
 
@@ -56,7 +55,7 @@ class Poisson:
     rate_per_s: float
 
     def __post_init__(self) -> None:
-        if not _NS_PER_S / _MAX_OFFSET_NS <= self.rate_per_s <= _NS_PER_S:
+        if not _NS_PER_S / MAX_NS <= self.rate_per_s <= _NS_PER_S:
             raise InputError(
                 f"rate is {self.rate_per_s:g} per second, allowed 1e-9 (one in 31 years) to 1e9"
             )
@@ -81,10 +80,10 @@ class Recorded:
     def __post_init__(self) -> None:
         last_ns = 0
         for idx, offset_ns in enumerate(self.offsets_ns):
-            if not last_ns <= offset_ns <= _MAX_OFFSET_NS:
+            if not last_ns <= offset_ns <= MAX_NS:
                 raise InputError(
                     f"release {idx} is at {offset_ns} ns, allowed {last_ns} (the release before"
-                    f" it, or the start) to {_MAX_OFFSET_NS}; sort the trace and check its unit"
+                    f" it, or the start) to {MAX_NS}; sort the trace and check its unit"
                 )
             last_ns = offset_ns
 
@@ -117,7 +116,7 @@ def release_offsets(arrival: OpenArrival, *, seed: int, task: str) -> Iterator[i
 def releases_per_s(arrival: Arrival) -> float:
     """How many jobs are released a second on average, whatever becomes of them.
 
-    None for a closed loop, which waits for its jobs, and a recorded arrival, which ends.
+    0 of a closed loop, which waits for its jobs, and of a recorded arrival, which ends.
 
     >>> releases_per_s(Periodic(period_ns=20_000_000))
     50.0
@@ -232,7 +231,7 @@ def _offset_ns(entry: object, where: str) -> int:
 
 
 def _require(what: str, found_ns: int, *, at_least: int) -> None:
-    if not at_least <= found_ns <= _MAX_OFFSET_NS:
+    if not at_least <= found_ns <= MAX_NS:
         raise InputError(
-            f"{what} is {found_ns} ns, allowed {at_least} ns to {_MAX_OFFSET_NS} ns (31 years)"
+            f"{what} is {found_ns} ns, allowed {at_least} ns to {MAX_NS} ns (31 years)"
         )

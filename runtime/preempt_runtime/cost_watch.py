@@ -16,8 +16,9 @@ from preempt_runtime.units import fmt_ns
 
 _log = logging.getLogger(__name__)
 _LEAST_STEP_FRAC = 0.01
-_WINDOW = 16  # runs over which a segment's time is smoothed: one outlier moves it by a sixteenth;
-# of fewer runs it is their mean
+_WINDOW = 16
+"""Runs over which a segment's time is smoothed: one outlier moves it by a sixteenth; of fewer runs
+it is their mean."""
 _NEVER_OVER_NS = 1 << 62  # nothing takes 146 years
 _FINISHED = JobState.FINISHED  # looked up once, as in job.py
 

@@ -15,8 +15,6 @@ from preempt_runtime.mailbox import TaskQueue
 from preempt_runtime.records import JobState
 
 _FINISHED, _FAILED = JobState.FINISHED, JobState.FAILED
-
-
 _AT_ONCE = 8  # stretches that are told in one piece
 _ALL = 1 << 62
 

@@ -23,11 +23,6 @@ class StretchTimes:
     passed_ns: tuple[int, ...]
     end_ns: int
 
-    def stretch(self, idx: int) -> tuple[int, int]:
-        """Begin and end of one of `stretches`."""
-        is_last = idx == len(self.passed_ns) - 1
-        return self.passed_ns[idx], self.end_ns if is_last else self.arrived_ns[idx + 1]
-
     @property
     def stretches(self) -> tuple[tuple[int, int], ...]:
         """Begin and end of each stretch, the way to the next gate included."""

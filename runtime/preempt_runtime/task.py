@@ -10,6 +10,7 @@ import numpy as np
 from preempt_runtime.device import MAX_BUFFERS, Array, Network, check_array, is_device_array
 from preempt_runtime.errors import InputError
 from preempt_runtime.gate_limits import ANNOUNCED_NS
+from preempt_runtime.units import MAX_NS
 from preempt_runtime.whole_number import checked_whole
 
 Mailbox = Literal["queue", "latest"]
@@ -17,8 +18,7 @@ LatePolicy = Literal["run", "skip", "drop"]
 LATE: tuple[LatePolicy, ...] = ("run", "skip", "drop")
 Outputs = Literal["host", "device"]
 MAX_PRIORITY = (1 << 63) - 1  # and its negative; task sets, admission and gates allow less
-_MAX_NS = 10**18  # 31 years, as in units.py
-_MAX_PENDING = 1_000_000
+MAX_PENDING = 1_000_000
 Admit = Literal["refuse", "warn", "off"]
 ADMIT: tuple[Admit, ...] = ("refuse", "warn", "off")
 Pre = Callable[[Mapping[str, Array], object | None], Mapping[str, Array]]
@@ -96,7 +96,7 @@ class Task:
                 " leave one of them out"
             )
         if self.max_pending is not None:
-            self._check("max_pending", self.max_pending, 1, _MAX_PENDING)
+            self._check("max_pending", self.max_pending, 1, MAX_PENDING)
         self._check("buffers", self.buffers, 1, MAX_BUFFERS)
         if self.outputs not in ("host", "device"):
             raise InputError(
@@ -119,8 +119,8 @@ class Task:
         }
         for what, duration_ns in durations.items():
             if duration_ns is not None:
-                self._check(what, duration_ns, 1, _MAX_NS, "of ns")
-        self._check("jitter", self.jitter_ns, 0, _MAX_NS, "of ns")
+                self._check(what, duration_ns, 1, MAX_NS, "of ns")
+        self._check("jitter", self.jitter_ns, 0, MAX_NS, "of ns")
         self._check("time of its announcement", self.announce_ns, 0, ANNOUNCED_NS, "of ns")
         if self.late not in LATE:
             raise InputError(f"task {self.name!r}: late {self.late!r}, expected one of {LATE}")

@@ -11,13 +11,12 @@ from preempt_runtime.device import MAX_BUFFERS
 from preempt_runtime.errors import InputError
 from preempt_runtime.gate_limits import ANNOUNCED_NS
 from preempt_runtime.schedulability.model import MAX_PRIORITY
-from preempt_runtime.task import LATE, LatePolicy, Mailbox
+from preempt_runtime.task import LATE, MAX_PENDING, LatePolicy, Mailbox
 from preempt_runtime.task_spec import MAX_SEGMENTS, CostSpec, NamedShape, TaskSpec
 from preempt_runtime.toml_table import TomlTable
 from preempt_runtime.units import fmt_ns
 
 MAX_SEED = 2**63 - 1
-_MAX_PENDING = 1_000_000
 _SHAPE = re.compile(r"[1-9]\d{0,17}(?:x[1-9]\d{0,17})*", re.ASCII)
 TASK_KEYS = (
     *("name", "bundle", "plan", "model", "profile", "shapes", "cost", "segments", "max_segment"),
@@ -190,7 +189,7 @@ def _read_max_pending(table: TomlTable) -> int | None:
         raise InputError(
             f"{table.where}: max_pending is for mailbox = 'queue'; 'latest' keeps one job"
         )
-    return table.integer("max_pending", 1, _MAX_PENDING)
+    return table.integer("max_pending", 1, MAX_PENDING)
 
 
 def _read_announce(table: TomlTable) -> int:

@@ -6,7 +6,7 @@ from preempt_runtime.errors import InputError
 
 _NS_PER_UNIT = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000, "min": 60_000_000_000}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ns|us|ms|s|min)", re.ASCII)
-_MAX_NS = 10**18  # 31 years: longer is a typing error, and int64 holds it
+MAX_NS = 10**18  # 31 years: longer is a typing error, and int64 holds it
 
 
 def parse_duration_ns(text: str) -> int:
@@ -22,7 +22,7 @@ def parse_duration_ns(text: str) -> int:
     if match is None:
         raise InputError(f"{text!r} is not a duration; write a number and ns, us, ms, s or min")
     value_ns = float(match[1]) * _NS_PER_UNIT[match[2]]
-    if value_ns > _MAX_NS:  # before it is rounded: so many digits may make infinity
+    if value_ns > MAX_NS:  # before it is rounded: so many digits may make infinity
         raise InputError(f"{text[:40]!r} is longer than 31 years; check the unit")
     return round(value_ns)
 

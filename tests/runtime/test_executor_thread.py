@@ -159,6 +159,16 @@ def test_a_task_is_removed_from_another_thread_while_the_executor_runs() -> None
             executor.submit("t", EXAMPLE_INPUTS)
 
 
+def require_crash(executor: Executor, reason: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The first job of task `t` ends the dispatcher, and whoever waits for it is told."""
+    executor.start()
+    with pytest.raises(JobCancelledError):
+        executor.submit("t", EXAMPLE_INPUTS).result(timeout=60)
+    with pytest.raises(LookupError, match=reason):
+        executor.stop()
+    assert "the dispatcher ended" in caplog.text
+
+
 def test_a_policy_that_raises_ends_the_dispatcher_and_leaves_nobody_waiting(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -168,14 +178,9 @@ def test_a_policy_that_raises_ends_the_dispatcher_and_leaves_nobody_waiting(
 
     executor = Executor(NoopDevice(), Broken(), MonotonicClock())
     executor.add_task(task("t", 1))
-    executor.start()
-    with pytest.raises(JobCancelledError):
-        executor.submit("t", EXAMPLE_INPUTS).result(timeout=60)
-    with pytest.raises(LookupError, match="cannot decide"):
-        executor.stop()
+    require_crash(executor, "cannot decide", caplog)
     with pytest.raises(PreemptError, match="is closed: cannot decide"):
         executor.submit("t", EXAMPLE_INPUTS)
-    assert "the dispatcher ended" in caplog.text
 
 
 @pytest.mark.parametrize("release_ns", ["soon", 1.5, float("nan"), True, -1, 1 << 63, [1]])
@@ -198,12 +203,7 @@ def test_a_job_that_the_dispatcher_cannot_take_in_is_cancelled(
     monkeypatch.setattr(Books, "admit", refuse)
     executor = Executor(NoopDevice(), FixedPriority(), MonotonicClock())
     executor.add_task(task("t", 1))
-    executor.start()
-    with pytest.raises(JobCancelledError):
-        executor.submit("t", EXAMPLE_INPUTS).result(timeout=60)
-    with pytest.raises(LookupError, match="cannot admit"):
-        executor.stop()
-    assert "the dispatcher ended" in caplog.text
+    require_crash(executor, "cannot admit", caplog)
 
 
 def test_a_callback_may_remove_a_task_when_the_dispatcher_has_crashed() -> None:

@@ -5,14 +5,13 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from preempt_runtime.errors import InputError
-from preempt_runtime.units import fmt_ns
+from preempt_runtime.units import MAX_NS, fmt_ns
 
 CostSource = Literal["measured", "given", "predicted", "estimated"]
 SOURCES: tuple[CostSource, ...] = ("measured", "given", "predicted", "estimated")
 """Where costs come from, the most trustworthy first: maxima measured on the device, numbers of the
 task set, predictions from a measured profile, and the estimate of a device that is elsewhere."""
 MAX_PRIORITY = 1_000_000
-MAX_NS = 10**18  # 31 years: longer is a typing error, and int64 holds it
 MAX_DEPTH = 1_000
 _MILLIONTHS = 1_000_000
 _FLOAT_ERROR = 1e-12  # of a product of two factors: 1.5 * 1.1 is 1.6500000000000001
