@@ -402,6 +402,15 @@ def test_what_was_seen_on_the_device_is_not_inflated_twice() -> None:
     assert (found.segment_ns, found.total_ns) == ((400, 400, 600), None)
 
 
+def test_what_a_job_pays_once_is_seen_in_its_first_and_its_last_segment_and_is_no_cost() -> None:
+    long = replace(LONG, network=FakeNetwork(segment_ns=(400, 400, 400)), total_ns=900)
+    rules = admission(job_dispatch_ns=50)
+    seen = Observed(segment_ns=(450, 400, 450), job_ns=950)
+    assert analysed_task(long, seen, rules.assumptions) == analysed_task(long)
+    found = analysed_task(long, Observed(segment_ns=(450, 450, 450)), rules.assumptions)
+    assert found.segment_ns == (400, 450, 400)
+
+
 def test_a_misspelt_mode_does_not_admit_everything() -> None:
     with pytest.raises(InputError, match="mode 'Refuse', expected one of refuse, warn, off"):
         admission("Refuse")

@@ -621,11 +621,14 @@ def test_a_task_set_that_cannot_keep_its_deadlines_is_refused(measured_folder: P
     assert "task 'urgent' (deadline 4 ms): may end 1 ms after its deadline" in out.getvalue()
 
 
-def test_what_dispatching_costs_counts_in_what_a_run_promises(measured_folder: Path) -> None:
+@pytest.mark.parametrize("key", ["dispatch", "job_dispatch"])  # each has one segment, and blocks
+def test_what_dispatching_costs_counts_in_what_a_run_promises(
+    key: str, measured_folder: Path
+) -> None:
     text = ADMITTED.replace("short.bundle", "m2.bundle").replace("long.bundle", "m3.bundle")
     text = text.replace('deadline = "4ms"', 'deadline = "5ms"')
     with pytest.raises(AdmissionError, match=r"task 'urgent' .deadline 5 ms.: may end 2 us after"):
-        Bench(measured_folder, text.replace("[taskset]", '[taskset]\ndispatch = "1us"')).run()
+        Bench(measured_folder, text.replace("[taskset]", f'[taskset]\n{key} = "1us"')).run()
 
 
 @pytest.mark.parametrize("drift", ["say", "readmit", "shed"])

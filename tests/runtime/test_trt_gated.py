@@ -30,7 +30,7 @@ from preempt_runtime.gated_device import GatedDevice
 from preempt_runtime.records import JobState
 from preempt_runtime.task import Task
 from preempt_runtime.testing import Recording
-from tests.runtime.fake_cuda import OUT_OF_MEMORY
+from tests.runtime.fake_cuda import NOT_READY, OUT_OF_MEMORY
 from tests.runtime.fake_graphs import GraphDriver
 from tests.runtime.fake_tensorrt import FakeTensorRT
 from tests.runtime.gated_trt_world import gated_bundle, install_graphs, open_device
@@ -103,6 +103,34 @@ def test_jobs_of_two_networks_interleave_and_compute_what_they_should(
         assert device.give_ups() == ()
         for each in (urgent, other):
             each.close()
+
+
+def test_times_are_waited_for_where_the_outputs_are_there_first(
+    trt: FakeTensorRT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    query, bundle = GraphDriver.cuEventQuery, gated_bundle(tmp_path / "net.bundle")
+    with open_device() as device:
+        network = device.load(bundle)
+        buffers = network.new_buffers()
+        for number in range(1, 6):
+            buffers.write_inputs(inputs_of(number))
+            begin_ns = trt.driver.now_ns
+            device.start(buffers, ("real-time", number), is_urgent=True)
+            monkeypatch.setattr(GraphDriver, "cuEventQuery", _query_one_step)
+            while not device.is_done(buffers):
+                pass
+            times = device.times(buffers)
+            monkeypatch.setattr(GraphDriver, "cuEventQuery", query)
+            assert float(buffers.read_outputs()["y"]) == result_of(number)
+            assert begin_ns <= times.arrived_ns[0] <= times.end_ns <= trt.driver.now_ns
+        buffers.close()
+        network.close()
+
+
+def _query_one_step(driver: GraphDriver, event: int) -> tuple[int]:
+    """As the driver's, but little happens meanwhile: what comes after the event has not ended."""
+    driver.advance(1)
+    return (0 if driver._recorded[event] in driver._finished else NOT_READY,)
 
 
 def test_at_most_one_stretch_runs_at_a_time_in_exclusive_mode(

@@ -124,6 +124,9 @@ def test_what_dispatching_costs_stands_in_the_file_unless_the_command_says_other
     slower = ROBOT.replace('name = "robot"', 'name = "robot"\ndispatch = "50us"', 1)
     assert document(slower, work)["tasks"][0]["cost_ns"] == 8_850_000
     assert document(slower, work, "--dispatch", "70us")["tasks"][0]["cost_ns"] == 8_870_000
+    once = slower.replace("[taskset]", '[taskset]\njob_dispatch = "300us"', 1)
+    assert document(once, work)["tasks"][0]["cost_ns"] == 9_150_000
+    assert "of a job     300 us" in plan(once, work).stdout
 
 
 @pytest.mark.parametrize(
