@@ -32,6 +32,9 @@ _MAX_DIGEST_BYTES = 1 << 10
 _SMALL_BYTES = 1 << 20  # hashed in about a millisecond: sooner than its digest is looked up
 
 
+FOLDERS = frozenset({"load", "lower", "profile", "bundle", "timing", "digests", "locks"})
+"""What stands in a cache's folder; whatever else is there is a user's."""
+
 MEASURED_STAGES = frozenset({"profile", "bundle"})
 """Stages whose entries depend on how fast the machine was when they were made."""
 
@@ -49,8 +52,8 @@ class BuildCache:
         self._made: set[Path] = set()
 
     def holds(self, path: Path) -> bool:
-        """Whether the path leads to a place in the cache, where anything may be deleted."""
-        return lies_in(path, self.root)
+        """Whether the path leads into what the cache keeps; a user may put his own beside that."""
+        return any(lies_in(path, self.root / name) for name in FOLDERS)
 
     def entry(
         self,

@@ -9,6 +9,7 @@ from preempt_runtime.errors import DeviceError
 from preemptc.backends import Progress
 from preemptc.cache import BuildCache
 from preemptc.compile_options import Mechanism, compiled_target, options_from_request
+from preemptc.deliver import check_place
 from preemptc.onnx_io.files import MODEL_FILE
 from preemptc.pipeline import compile_model
 from preemptc.plan_specs import main_plan
@@ -37,6 +38,7 @@ def rebuild(
     bundle.verify_artefacts(None)
     options = options_from_request(bundle, target)
     options = replace(options, mechanism=mechanism or options.mechanism)
+    check_place(output or bundle.root, cache)
     _require_here(path, options.target)
     model = bundle.verified_path(f"graph/{MODEL_FILE}")
     # A newer version's bundle may have no plan that this one knows.

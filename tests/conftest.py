@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from preempt_runtime.backends import trt_library
+
 _GOLDEN = Path(__file__).parent / "golden"
 
 
@@ -38,6 +40,13 @@ def no_forced_terminal() -> Iterator[None]:
         for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
             patch.delenv(name, raising=False)
         yield
+
+
+@pytest.fixture(autouse=True)
+def no_remembered_device() -> Iterator[None]:
+    """What a test's fakes said of the device stays no other's."""
+    yield
+    trt_library.local_fields.cache_clear()
 
 
 @pytest.fixture(scope="module")

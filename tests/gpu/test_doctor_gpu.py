@@ -23,7 +23,6 @@ _NVML_LINES = ("GPU processes", "GPU clocks", "GPU throttling", "GPU memory erro
 
 @pytest.fixture(autouse=True)
 def _gpu() -> None:
-    local_fields.cache_clear()  # what fakes of other tests said
     try:
         local_fields()
     except DeviceError as err:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from preempt_runtime.backends import cuda_driver, trt_gated, trt_library
+from preempt_runtime.backends import cuda_driver, trt_gated
 from preempt_runtime.backends.gate_board import Mode
 from preempt_runtime.backends.gate_canary import held_up
 from preempt_runtime.backends.trt_gated import GatedTrtDevice
@@ -35,7 +35,6 @@ def install_graphs(
     monkeypatch.setattr(cuda_driver, "driver", driver)
     monkeypatch.setattr(cuda_driver, "library", lambda: driver.library)
     monkeypatch.setitem(sys.modules, "tensorrt", found.module)
-    trt_library.local_fields.cache_clear()
     patient = partial(held_up, timeout_ns=5_000_000_000)  # the fake's steps are slow
     monkeypatch.setattr(trt_gated, "held_up", patient)
     return found

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from preempt_runtime.backends import cuda_driver, trt_library
+from preempt_runtime.backends import cuda_driver
 from preempt_runtime.bundle import Bundle, open_bundle
 from preempt_runtime.manifest import (
     MANIFEST_NAME,
@@ -82,7 +82,6 @@ def install(
     monkeypatch.setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32")
     monkeypatch.setattr(cuda_driver, "driver", driver)
     monkeypatch.setitem(sys.modules, "tensorrt", trt.module)
-    trt_library.local_fields.cache_clear()
     return trt
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from preempt_runtime import cli
-from preempt_runtime.backends import trt_library
 from preempt_runtime.bundle import open_bundle
 from tests.gpu import bad_bundles
 from tests.runtime.fake_tensorrt import FakeTensorRT
@@ -17,7 +16,6 @@ from tests.runtime.tensorrt_world import install, write_bundle
 def trt(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTensorRT]:
     found = install(monkeypatch)
     yield found
-    trt_library.local_fields.cache_clear()
     assert found.driver.open == {}, "left open"
 
 

@@ -10,7 +10,6 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from preempt_runtime.backends import trt_library
 from preempt_runtime.backends.cuda import CudaContext, DeviceMemory, Stream, open_cuda
 from preempt_runtime.backends.tensorrt import (
     Scratch,
@@ -52,7 +51,6 @@ INPUTS: dict[str, Array] = {"x": X, "scale": SCALE}
 def trt(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTensorRT]:
     found = install(monkeypatch, request.param)
     yield found
-    trt_library.local_fields.cache_clear()
     assert found.driver.open == {}, "left open"
 
 

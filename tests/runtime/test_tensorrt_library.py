@@ -3,11 +3,10 @@
 import logging
 import sys
 import types
-from collections.abc import Iterator
 
 import pytest
 
-from preempt_runtime.backends import cuda_driver, trt_library
+from preempt_runtime.backends import cuda_driver
 from preempt_runtime.backends.tensorrt import (
     EngineLogger,
     deserialize,
@@ -22,12 +21,6 @@ from tests.runtime.fake_tensorrt import FakeTensorRT, Severity, blob_of
 from tests.runtime.tensorrt_world import FIELDS, install, tensor
 
 BLOB = blob_of([tensor("x")], [tensor("y")])
-
-
-@pytest.fixture(autouse=True)
-def _forget() -> Iterator[None]:
-    yield
-    trt_library.local_fields.cache_clear()
 
 
 @pytest.fixture

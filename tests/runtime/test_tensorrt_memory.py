@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from preempt_runtime.backends import trt_library
 from preempt_runtime.backends.cuda import DeviceMemory
 from preempt_runtime.backends.device_arrays import DeviceArray, checked_device_array
 from preempt_runtime.backends.tensorrt import TrtDevice, TrtNetwork
@@ -38,7 +37,6 @@ BOUNDARY_BYTES = 8 + 2
 def trt(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTensorRT]:
     found = install(monkeypatch, request.param)
     yield found
-    trt_library.local_fields.cache_clear()
     gc.collect()
     assert found.driver.open == {}, "left open"
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from preempt_runtime import gate_progress
-from preempt_runtime.backends import cuda_driver, cuda_wait, gate_board, trt_gated, trt_library
+from preempt_runtime.backends import cuda_driver, cuda_wait, gate_board, trt_gated
 from preempt_runtime.backends.cuda import open_cuda
 from preempt_runtime.backends.gate_board import Mode
 from preempt_runtime.backends.gate_canary import held_up
@@ -48,7 +48,6 @@ def trt(
     """A fake TensorRT on a driver whose streams make progress when somebody looks."""
     found = install_graphs(monkeypatch, tmp_path, **getattr(request, "param", {}))
     yield found
-    trt_library.local_fields.cache_clear()
     assert found.driver.open == {}, "left open"
 
 

@@ -21,7 +21,6 @@ from bench import (
     gpu_gates,
 )
 from bench.gate_workshop import Sizes
-from preempt_runtime.backends import trt_library
 from preemptc.backends.tensorrt import gate_bench, timing
 from tests.runtime.fake_graphs import GraphDriver
 from tests.runtime.fake_tensorrt import FakeTensorRT
@@ -52,7 +51,6 @@ def installed(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[FakeTen
     monkeypatch.setattr(gate_bench, "_MAX_CLOCK_RATIO", 1e9)  # events of this fake are constant
     monkeypatch.setattr("faulthandler.dump_traceback_later", lambda *_, **__: None)
     yield found
-    trt_library.local_fields.cache_clear()
     assert fake.open == {}, "left open"
 
 

@@ -15,7 +15,6 @@ from bench.gated_pair import GatedWay, run_gated_way
 from bench.gpu_modes import WAYS, ways
 from bench.gpu_pair_page import way_table
 from bench.modes import Workload
-from preempt_runtime.backends import trt_library
 from preempt_runtime.backends.tensorrt import TrtDevice
 from preempt_runtime.bundle import open_bundle
 from preempt_runtime.clock import MonotonicClock
@@ -41,7 +40,6 @@ INPUTS = {
 def trt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeTensorRT]:
     found = install_graphs(monkeypatch, tmp_path)
     yield found
-    trt_library.local_fields.cache_clear()
     assert found.driver.open == {}, "left open"
 
 

@@ -28,6 +28,7 @@ from preempt_runtime.backends import ort
 from preempt_runtime.bundle import open_bundle
 from preempt_runtime.errors import BuildError, BundleError, DeviceError
 from preemptc import cli, targets, terminal
+from preemptc.cache import FOLDERS
 from preemptc.cli import SUMMARIES, main
 from preemptc.commands import analyze, compile, explore, inspect
 from preemptc.targets import CPU, LocalDevice, local_device
@@ -365,7 +366,7 @@ def test_nothing_is_written_into_a_bundle_or_the_cache(
         work / "cache": f"lies in the cache {work / 'cache'}, which may be deleted at any time",
     }
     for folder, message in places.items():
-        place = folder / "graph" / "out"
+        place = folder / ("graph" if folder == bundle else "profile") / "out"
         for arguments in (
             ("profile", model, "-o", place),
             ("explore", model, "--plot", place),
@@ -374,6 +375,16 @@ def test_nothing_is_written_into_a_bundle_or_the_cache(
         ):
             assert f"{place}: {message}" in run.refused(*arguments)
     assert sorted(bundle.rglob("*")) == before
+
+
+def test_beside_what_the_cache_keeps_there_is_room_for_bundles(
+    run: Run, model: Path, tmp_path: Path
+) -> None:
+    cache, place = tmp_path / "cache", tmp_path / "cache" / "mine" / "net.bundle"
+    for _ in range(2):
+        run("compile", model, "--segments", "2", "--cache", cache, "-o", place)
+        run("verify", place)
+    assert {each.name for each in cache.iterdir()} <= {*FOLDERS, "mine"}
 
 
 def test_a_deleted_working_directory_is_one_line(

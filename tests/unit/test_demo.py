@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench import compiling, demo, networks
+from bench import compiling, deadlines, demo, networks
 from bench.compiling import bound_of, bound_text, compile_at_speed
 from bench.intervals import MedianInterval, median_interval, quantiles_of
 from bench.machine import steal_frac
@@ -36,6 +36,7 @@ from preempt_runtime.system_view import CpuTimes
 from preempt_runtime.testing import Recording
 from preemptc.backends import Progress
 from preemptc.cache import BuildCache
+from preemptc.deliver import check_place
 from preemptc.profile import BoundaryCost, LatencyProfile
 
 MACHINE = {
@@ -364,6 +365,15 @@ def test_the_price_of_a_point_is_the_table_s_range_of_what_it_cost() -> None:
     )
     assert price_of_points(rows[:1]).endswith("200 us to 200 us, median 200 us.")
     assert price_of_points(rows[3:]) == "No network was slower for its preemption points."
+
+
+def test_the_demo_and_the_deadlines_may_write_where_they_do(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options, (times, _) = demo._options([]), deadlines._options([])
+    for folder, cache in ((options.out, options.cache), (times.folder, times.cache)):
+        check_place(folder / "urgent.bundle", BuildCache(cache))
 
 
 def test_the_readme_holds_the_published_results() -> None:

@@ -535,7 +535,7 @@ def test_a_network_without_a_bundle_cannot_be_compiled(work: Path) -> None:
     [
         ("notes", "{work}/notes: exists and holds 'mine.txt', which is not part of the bundle"),
         ("first.bundle/inner", "lies in that of task 'urgent', {work}/first.bundle; give each"),
-        ("cache/inner", "lies in the cache {work}/cache, which may be deleted"),
+        ("cache/lower/inner", "lies in the cache {work}/cache, which may be deleted"),
     ],
 )
 def test_every_place_is_looked_at_before_any_network_is_compiled(

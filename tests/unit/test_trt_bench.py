@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from models.make import make
-from preempt_runtime.backends import trt_library
 from preempt_runtime.errors import BuildError
 from preemptc.backends import BackendOptions
 from preemptc.backends.tensorrt import bench as bench_module
@@ -28,7 +27,6 @@ WHOLE_NS = 1000
 def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeBuilder]:
     yield FakeBuilder(install(monkeypatch, memory_bytes=1 << 26))
     engine_builder.shared_builder.cache_clear()
-    trt_library.local_fields.cache_clear()
 
 
 def prepared_of(path: Path, tmp_path: Path, *, precision: str = "fp16") -> Prepared:
@@ -138,4 +136,3 @@ def test_fp16_of_a_quantised_network_is_in_the_graph_from_tensorrt_10_on(
     assert tensors["conv1"].dtype == "float16"
     assert tensors["x"].dtype == tensors["y"].dtype == "float32"
     engine_builder.shared_builder.cache_clear()
-    trt_library.local_fields.cache_clear()

@@ -13,7 +13,7 @@ from typing import Any
 import onnxruntime
 import pytest
 
-from preempt_runtime.backends import cuda_driver, trt_library
+from preempt_runtime.backends import cuda_driver
 from preemptc import gate_plan, trials
 from preemptc.backends.tensorrt import bench, engine_builder, profiler, timing
 from tests.runtime.fake_graphs import Graph, GraphDriver
@@ -107,8 +107,6 @@ def installed(
     monkeypatch.setattr(profiler, "_BUSY_NS", 0)
     monkeypatch.setattr(bench, "_GLANCE_RUNS", 3)
     engine_builder.shared_builder.cache_clear()
-    trt_library.local_fields.cache_clear()
     yield gpu
     engine_builder.shared_builder.cache_clear()
-    trt_library.local_fields.cache_clear()
     assert gpu.driver.open == {}, "something was not given back"
