@@ -74,6 +74,26 @@ def test_memory_is_applied_and_put_back() -> None:
     assert gc.get_freeze_count() == 0
 
 
+def test_what_a_run_keeps_is_collected_in_short_steps() -> None:
+    before, found, kept = gc.get_threshold(), [], []
+
+    def note(phase: str, info: dict[str, int]) -> None:
+        if phase == "stop":
+            found.append(info["generation"])
+
+    with apply_memory(ProcessOptions(), FakeCalls()):
+        gc.callbacks.append(note)
+        try:
+            kept = [[each] for each in range(100_000)]
+        finally:
+            gc.callbacks.remove(note)
+        old = gc.get_count()[0] + 3 * 701 * 2  # what collections of young objects look at
+        assert len(gc.get_objects(generation=0)) + len(gc.get_objects(generation=1)) <= old
+    assert set(found) == {0, 1}
+    assert len(kept) == 100_000
+    assert gc.get_threshold() == before
+
+
 def test_nothing_asked_is_nothing_done() -> None:
     calls = FakeCalls()
     nothing = ProcessOptions()
