@@ -35,17 +35,17 @@ def leaves(found: HoldOff, *running: Any, now_ns: int = NOW_NS) -> bool:
 def test_work_that_fits_before_the_release_with_room_is_done() -> None:
     found = hold_off()
     found.took("completion", "be", 20_000)
-    assert not leaves(found, now_ns=69_000)
-    assert leaves(found, now_ns=71_000)  # 20 us would fit, a time and a half does not
+    assert not leaves(found, now_ns=49_000)
+    assert leaves(found, now_ns=51_000)  # 20 us would fit, two and a half times that does not
 
 
 def test_work_that_fits_before_an_urgent_jobs_end_is_done() -> None:
     found = hold_off()
-    found.took("completion", "be", 20_000)
+    found.took("completion", "be", 10_000)
     urgent = on_device(job(40_000, priority=1), launch_ns=10_000)
-    assert not leaves(found, urgent, now_ns=19_000)
-    assert leaves(found, urgent, now_ns=21_000)
-    assert not leaves(found, on_device(job(40_000), launch_ns=10_000), now_ns=21_000)
+    assert not leaves(found, urgent, now_ns=24_000)
+    assert leaves(found, urgent, now_ns=26_000)
+    assert not leaves(found, on_device(job(40_000), launch_ns=10_000), now_ns=26_000)
 
 
 def test_what_took_long_once_is_taken_to_be_long_for_a_while() -> None:
