@@ -171,8 +171,8 @@ ALLOWED: dict[str, set[str]] = {
         "profiling", "replan", "search",
     },
     "rebuild": {
-        "backends", "cache", "compile_options", "onnx_io.files", "pipeline", "plan_specs",
-        "targets",
+        "backends", "cache", "compile_options", "deliver", "onnx_io.files", "pipeline",
+        "plan_specs", "targets",
     },
     "plan_costs": {
         "backends", "cache", "compilation", "compile_options", "costs_now", "goal", "pipeline",
