@@ -38,12 +38,13 @@ def rebuild(
     bundle.verify_artefacts(None)
     options = options_from_request(bundle, target)
     options = replace(options, mechanism=mechanism or options.mechanism)
-    check_place(output or bundle.root, cache)
+    place = output or bundle.root
+    check_place(place, cache)  # here, too: whatever is here, nothing may be written there
     _require_here(path, options.target)
     model = bundle.verified_path(f"graph/{MODEL_FILE}")
     # A newer version's bundle may have no plan that this one knows.
     planned = len(main_plan(bundle.manifest).segments) if bundle.manifest.plans else 0
-    report = compile_model(model, output or bundle.root, options, cache, progress)
+    report = compile_model(model, place, options, cache, progress)
     return {**report, "planned_segments": planned}
 
 

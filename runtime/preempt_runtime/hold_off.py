@@ -9,7 +9,7 @@ from preempt_runtime.in_flight import Launch
 _MAX_HOLD_NS = 1_000_000
 """No work is left for longer, lest dense releases starve best effort."""
 _FADE = 4  # by this part an estimate comes nearer to what took less; to what took more at once
-_ROOM = 2.5  # times what work took of late has to fit: p99 is 2.4 times p50, a cold host longer
+_ROOM = 2.5  # times what work took of late has to fit: its p99 is more than twice its p50
 Work = Literal["launch", "completion", "telling", "closing", "audit"]
 
 

@@ -1,6 +1,7 @@
 """The build cache: an entry is there as a whole, is made once, and is renewed under its readers."""
 
 import os
+import re
 import socket
 import threading
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import pytest
 from preempt_runtime.errors import BuildError
 from preemptc import cache as cache_module
 from preemptc import swap
-from preemptc.cache import BuildCache, sha256_of
+from preemptc.cache import FOLDERS, BuildCache, sha256_of
 
 FIELDS = {"a": 1}
 T = TypeVar("T")
@@ -263,3 +264,13 @@ def _in_time(action: Callable[[], T]) -> T:
     thread.join(20.0)
     assert results, "it waits, or failed"
     return results[0]
+
+
+def test_what_the_cache_keeps_is_known_by_name(tmp_path: Path) -> None:
+    sources = Path(cache_module.__file__).parent.rglob("*.py")
+    stages = set(re.findall(r'cache\.entry\("(\w+)"', "".join(map(Path.read_text, sources))))
+    assert stages >= {"load", "profile", "bundle"}
+    assert stages <= FOLDERS
+    cache = BuildCache(tmp_path)
+    assert all(cache.holds(tmp_path / name / "below") for name in FOLDERS)
+    assert not cache.holds(tmp_path / "mine")
