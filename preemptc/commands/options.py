@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import click
 
-from preempt_runtime.errors import InputError
-from preempt_runtime.output_file import check_output
+from preempt_runtime.errors import BuildError, InputError
+from preempt_runtime.output_file import bundle_around, check_output
 from preemptc.backends import BackendOptions
 from preemptc.cache import MEASURED_STAGES, BuildCache
 from preemptc.commands.values import named_shape, size_bytes, target_name
@@ -118,7 +118,16 @@ class Request:
 
 
 def build_cache(root: Path, *, remeasure: bool) -> BuildCache:
-    """The cache at `root`; with `remeasure`, what was measured there is measured again."""
+    """The cache at `root`; with `remeasure`, what was measured there is measured again.
+
+    Raises:
+        BuildError: it would be part of a finished bundle.
+    """
+    if (bundle := bundle_around(root / "stage")) is not None:
+        raise BuildError(
+            f"{root}: the cache would lie in the bundle {bundle}, which holds nothing else; choose"
+            " another place with --cache"
+        )
     return BuildCache(root, anew=MEASURED_STAGES if remeasure else ())
 
 

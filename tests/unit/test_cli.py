@@ -377,6 +377,17 @@ def test_nothing_is_written_into_a_bundle_or_the_cache(
     assert sorted(bundle.rglob("*")) == before
 
 
+def test_no_cache_is_put_into_a_bundle(run: Run, model: Path, bundle: Path, tmp_path: Path) -> None:
+    before, place = sorted(bundle.rglob("*")), tmp_path / "other.bundle"
+    (tmp_path / "link").symlink_to(bundle)
+    for cache in (bundle, bundle / "cache", tmp_path / "link" / "graph"):
+        for arguments in (("compile", model, "--segments", "2"), ("profile", model)):
+            error = run.refused(*arguments, "-o", place, "--cache", cache)
+            assert f"{cache}: the cache would lie in the bundle {bundle}, which holds" in error
+    assert sorted(bundle.rglob("*")) == before
+    assert not place.exists()
+
+
 def test_beside_what_the_cache_keeps_there_is_room_for_bundles(
     run: Run, model: Path, tmp_path: Path
 ) -> None:
