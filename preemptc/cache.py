@@ -21,7 +21,7 @@ from typing import Any
 
 from preempt_runtime.errors import BuildError, InputError
 from preempt_runtime.input_file import lost_working_directory, read_regular
-from preempt_runtime.output_file import lies_in, write_output
+from preempt_runtime.output_file import bundle_around, lies_in, write_output
 from preemptc.swap import swap_in
 
 _FILES = "files.json"
@@ -33,7 +33,7 @@ _SMALL_BYTES = 1 << 20  # hashed in about a millisecond: sooner than its digest 
 
 
 FOLDERS = frozenset({"load", "lower", "profile", "bundle", "timing", "digests", "locks"})
-"""What stands in a cache's folder; whatever else is there is a user's."""
+"""What a cache keeps, below its root; whatever else is there is a user's."""
 
 MEASURED_STAGES = frozenset({"profile", "bundle"})
 """Stages whose entries depend on how fast the machine was when they were made."""
@@ -51,9 +51,19 @@ class BuildCache:
         self._anew = frozenset(anew)
         self._made: set[Path] = set()
 
+    def folder(self, name: str) -> Path:
+        """One of the `FOLDERS`, whether it is there yet or not."""
+        assert name in FOLDERS, name
+        return self.root / name
+
     def holds(self, path: Path) -> bool:
         """Whether the path leads into what the cache keeps; a user may put his own beside that."""
-        return any(lies_in(path, self.root / name) for name in FOLDERS)
+        return any(lies_in(path, self.folder(name)) for name in FOLDERS)
+
+    def bundle_around(self) -> Path | None:
+        """The finished bundle into which something that the cache keeps would be written."""
+        places = (self.folder(name) / "entry" for name in FOLDERS)
+        return next(filter(None, map(bundle_around, places)), None)
 
     def entry(
         self,
@@ -100,7 +110,7 @@ class BuildCache:
         return path if self._is_whole(path) and is_sound(path) else None
 
     def _path(self, stage: str, fields: Mapping[str, Any]) -> Path:
-        return self.root / stage / digest_of(fields)
+        return self.folder(stage) / digest_of(fields)
 
     def _is_whole(self, entry: Path) -> bool:
         """Whether every file that was made is there, and holds what was written."""
@@ -170,12 +180,12 @@ class BuildCache:
         found = path.stat()
         times = (found.st_mtime_ns, found.st_ctime_ns)
         fields = [str((place or path).resolve()), found.st_size, *times, found.st_ino]
-        return self.root / "digests" / digest_of({"file": fields})
+        return self.folder("digests") / digest_of({"file": fields})
 
     @contextlib.contextmanager
     def lock(self, stage: str, fields: Mapping[str, Any]) -> Iterator[None]:
         """Hold what is named so alone, among all processes that use this cache."""
-        path = self.root / "locks" / f"{stage}-{digest_of(fields)}"
+        path = self.folder("locks") / f"{stage}-{digest_of(fields)}"
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = _open_lock(path)
         try:

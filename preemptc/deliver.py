@@ -54,7 +54,7 @@ def save_built(entry: Path, folder: Path, elsewhere: Mapping[str, Path], root: P
     """
     os.replace(folder, entry / _FOLDER)
     references = {
-        name: path.resolve().relative_to(root.resolve()).as_posix()
+        name: Path(os.path.abspath(path)).relative_to(os.path.abspath(root)).as_posix()
         for name, path in elsewhere.items()
     }
     (entry / _ELSEWHERE_FILE).write_text(json.dumps(references))

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import click
 
 from preempt_runtime.errors import BuildError, InputError
-from preempt_runtime.output_file import bundle_around, check_output
+from preempt_runtime.output_file import check_output
 from preemptc.backends import BackendOptions
 from preemptc.cache import MEASURED_STAGES, BuildCache
 from preemptc.commands.values import named_shape, size_bytes, target_name
@@ -123,12 +123,13 @@ def build_cache(root: Path, *, remeasure: bool) -> BuildCache:
     Raises:
         BuildError: it would be part of a finished bundle.
     """
-    if (bundle := bundle_around(root / "stage")) is not None:
+    cache = BuildCache(root, anew=MEASURED_STAGES if remeasure else ())
+    if (bundle := cache.bundle_around()) is not None:
         raise BuildError(
             f"{root}: the cache would lie in the bundle {bundle}, which holds nothing else; choose"
             " another place with --cache"
         )
-    return BuildCache(root, anew=MEASURED_STAGES if remeasure else ())
+    return cache
 
 
 def refuse_overwrite(output: Path, request: Request, *inputs: Path | None) -> None:

@@ -16,7 +16,7 @@ from typing import Protocol
 
 _MCL_CURRENT, _MCL_FUTURE = 1, 2
 _GC_THRESHOLDS = 700, 1, 1000
-"""What outlives two collections is looked at again when there are 1.4 million more objects."""
+"""What outlives two collections is looked at again when there are 2.1 million more objects."""
 _LOGGER = logging.getLogger(__name__)
 
 _FIFO_ADVICE = "needs CAP_SYS_NICE, or `ulimit -r {priority}` (rtprio in limits.conf)"

@@ -380,7 +380,9 @@ def test_nothing_is_written_into_a_bundle_or_the_cache(
 def test_no_cache_is_put_into_a_bundle(run: Run, model: Path, bundle: Path, tmp_path: Path) -> None:
     before, place = sorted(bundle.rglob("*")), tmp_path / "other.bundle"
     (tmp_path / "link").symlink_to(bundle)
-    for cache in (bundle, bundle / "cache", tmp_path / "link" / "graph"):
+    (tmp_path / "within").mkdir()
+    (tmp_path / "within" / "digests").symlink_to(bundle)
+    for cache in (bundle, bundle / "cache", tmp_path / "link" / "graph", tmp_path / "within"):
         for arguments in (("compile", model, "--segments", "2"), ("profile", model)):
             error = run.refused(*arguments, "-o", place, "--cache", cache)
             assert f"{cache}: the cache would lie in the bundle {bundle}, which holds" in error
@@ -396,6 +398,20 @@ def test_beside_what_the_cache_keeps_there_is_room_for_bundles(
         run("compile", model, "--segments", "2", "--cache", cache, "-o", place)
         run("verify", place)
     assert {each.name for each in cache.iterdir()} <= {*FOLDERS, "mine"}
+
+
+def test_a_folder_of_the_cache_may_be_a_link_to_a_larger_disk(
+    run: Run, model: Path, tmp_path: Path
+) -> None:
+    for name in ("cache", *FOLDERS):
+        (tmp_path / "disk" / name).mkdir(parents=True)
+    (tmp_path / "cache").symlink_to(tmp_path / "disk" / "cache")
+    for name in FOLDERS:
+        (tmp_path / "cache" / name).symlink_to(tmp_path / "disk" / name)
+    for _ in range(2):
+        arguments = ("--segments", "2", "--cache", tmp_path / "cache", "-o", tmp_path / "b")
+        run("compile", model, *arguments)
+        run("verify", tmp_path / "b")
 
 
 def test_a_deleted_working_directory_is_one_line(

@@ -30,7 +30,7 @@ class TimingFile:
 
     def __init__(self, root: Path, fields: Mapping[str, str | int]) -> None:
         self._places, self._fields = BuildCache(root), dict(fields)
-        self.path = root / _STAGE / digest_of(fields) / "timing.cache"
+        self.path = self._places.folder(_STAGE) / digest_of(fields) / "timing.cache"
         self._is_warned = False
 
     def read(self) -> bytes:
