@@ -395,7 +395,7 @@ def test_beside_what_the_cache_keeps_there_is_room_for_bundles(
 ) -> None:
     cache, place = tmp_path / "cache", tmp_path / "cache" / "mine" / "net.bundle"
     for _ in range(2):
-        run("compile", model, "--segments", "2", "--cache", cache, "-o", place)
+        run("compile", model, "--segments", "1", "--cache", cache, "-o", place)
         run("verify", place)
     assert {each.name for each in cache.iterdir()} <= {*FOLDERS, "mine"}
 
@@ -409,7 +409,7 @@ def test_a_folder_of_the_cache_may_be_a_link_to_a_larger_disk(
     for name in FOLDERS:
         (tmp_path / "cache" / name).symlink_to(tmp_path / "disk" / name)
     for _ in range(2):
-        arguments = ("--segments", "2", "--cache", tmp_path / "cache", "-o", tmp_path / "b")
+        arguments = ("--segments", "1", "--cache", tmp_path / "cache", "-o", tmp_path / "b")
         run("compile", model, *arguments)
         run("verify", tmp_path / "b")
 
