@@ -32,6 +32,7 @@ CASES = (
     NetworkCase(network="resnet50", batch=1, stretch_us=50, goal=1.03),
     NetworkCase(network="resnet152", batch=32, stretch_us=100, goal=1.02),
     NetworkCase(network="vit_b_16", batch=1, stretch_us=100, goal=1.02),
+    NetworkCase(network="bert_base", batch=1, stretch_us=100, goal=1.02),
     NetworkCase(network="distilbert", batch=1, stretch_us=100, goal=1.02),
 )
 QUICK_CASES = (NetworkCase(network="light/squeezenet", batch=1, stretch_us=50, goal=1.03),)

@@ -68,8 +68,9 @@ def high(context: CudaContext) -> Iterator[Stream]:
 @pytest.mark.parametrize("mode", MODES)
 def test_a_the_kernels_load_and_a_gate_passes_an_idle_board(mode: Mode, low: Stream) -> None:
     with open_board(mode) as board:
-        assert board.gate.num_registers <= 32
-        assert board.gate.local_bytes == 0
+        for kernel in (board.first_gate, board.gate, board.clear):
+            assert kernel.num_registers <= 32
+            assert kernel.local_bytes == 0
         assert board.slots() == (EMPTY,) * 32
         taken = sorted(pass_idle(board, low) for _ in range(50))
         assert taken[25] < 20_000

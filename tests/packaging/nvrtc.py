@@ -8,16 +8,30 @@ import ctypes
 import importlib.metadata
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-SOURCES = (
-    ROOT / "runtime/preempt_runtime/backends/kernels/gate.cu",
-    ROOT / "bench/kernels/work.cu",
-)
 VERSION = "12.2.140"
 _DISTRIBUTION = "nvidia-cuda-nvrtc-cu12"
-_OPTIONS = (b"--gpu-architecture=compute_75", b"--std=c++03")  # newer: tables of nv/target
+_STANDARD = b"--std=c++03"  # newer: tables of nv/target
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PtxFile:
+    """A committed PTX file: what it is made of, and the oldest GPU that takes it."""
+
+    path: Path
+    source: Path
+    capability: int = 75
+
+
+_GATES, _WORK = ROOT / "runtime/preempt_runtime/backends/kernels", ROOT / "bench/kernels"
+FILES = (
+    PtxFile(path=_GATES / "gate.ptx", source=_GATES / "gate.cu"),
+    PtxFile(path=_GATES / "gate_sm90.ptx", source=_GATES / "gate.cu", capability=90),
+    PtxFile(path=_WORK / "work.ptx", source=_WORK / "work.cu"),
+)
 
 
 def missing() -> str | None:
@@ -31,26 +45,25 @@ def missing() -> str | None:
     return None if found == VERSION else f"{_DISTRIBUTION} is {found}, the PTX is made by {VERSION}"
 
 
-def compiled_elsewhere(source: Path) -> str:
-    """The PTX of a CUDA C file, by another process: NVRTC changes the locale of its own."""
-    command = [sys.executable, "-m", "tests.packaging.nvrtc", str(source)]
+def compiled_elsewhere(file: PtxFile) -> str:
+    """What is made of its source, by another process: NVRTC changes the locale of its own."""
+    command = [sys.executable, "-m", "tests.packaging.nvrtc", file.path.name]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
     return done.stdout.decode()
 
 
-def compiled(source: Path) -> str:
-    """The PTX of a CUDA C file."""
+def compiled(file: PtxFile) -> str:
+    """What is made of its source."""
     library = _library()
     program = ctypes.c_void_p()
-    text = source.read_bytes()
-    _check(
-        library.nvrtcCreateProgram(ctypes.byref(program), text, source.name.encode(), 0, None, None)
-    )
-    options = (ctypes.c_char_p * len(_OPTIONS))(*_OPTIONS)
-    code = library.nvrtcCompileProgram(program, len(_OPTIONS), options)
+    text, name = file.source.read_bytes(), file.source.name
+    _check(library.nvrtcCreateProgram(ctypes.byref(program), text, name.encode(), 0, None, None))
+    architecture = f"--gpu-architecture=compute_{file.capability}".encode()
+    options = (ctypes.c_char_p * 2)(architecture, _STANDARD)
+    code = library.nvrtcCompileProgram(program, len(options), options)
     log = _text(library, program, "ProgramLog")
     if code != 0:
-        raise RuntimeError(f"{source.name}: NVRTC error {code}: {log}")
+        raise RuntimeError(f"{name}: NVRTC error {code}: {log}")
     return _text(library, program, "PTX")
 
 
@@ -76,15 +89,16 @@ def _check(code: int) -> None:
 
 
 def main() -> None:
-    """Write the PTX beside each source; of the one named, to stdout."""
+    """Write all PTX; that of the name given, to stdout."""
     if reason := missing():
         sys.exit(reason)
     if sys.argv[1:]:
-        sys.stdout.buffer.write(compiled(Path(sys.argv[1])).encode())
+        (file,) = [file for file in FILES if file.path.name == sys.argv[1]]
+        sys.stdout.buffer.write(compiled(file).encode())
         return
-    for source in SOURCES:
-        source.with_suffix(".ptx").write_text(compiled(source), encoding="utf-8")
-        print(source.with_suffix(".ptx").relative_to(ROOT))
+    for file in FILES:
+        file.path.write_text(compiled(file), encoding="utf-8")
+        print(file.path.relative_to(ROOT))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import ctypes
 import enum
 import threading
 from collections.abc import Callable, Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -24,7 +25,7 @@ NOT_FOUND = 500
 UNSUPPORTED_PTX = 222
 LOSSY_QUERY = 912
 HANG = 702  # CUDA_ERROR_LAUNCH_TIMEOUT
-PROGRAMMATIC = 1
+PROGRAMMATIC, ALL_BEGUN = 1, 2
 _SIZES = {4: ctypes.c_uint32, 8: ctypes.c_uint64}
 
 
@@ -87,7 +88,7 @@ class Node:
 @dataclass
 class Graph:
     nodes: dict[int, Node] = field(default_factory=dict)
-    edges: dict[tuple[int, int], int] = field(default_factory=dict)
+    edges: dict[tuple[int, int], int] = field(default_factory=dict)  # 0, or an edge's port
     clone_of: dict[int, int] = field(default_factory=dict)
 
     def copy(self) -> "Graph":
@@ -226,11 +227,15 @@ class GraphDriver(FakeDriver):
         yield
 
     def _warped(
-        self, stream: int, launch: tuple[Kernel, tuple[int, ...], int], note: str = ""
+        self,
+        stream: int,
+        launch: tuple[Kernel, tuple[int, ...], int],
+        note: str = "",
+        is_alone: Callable[[], bool] = lambda: True,
     ) -> Iterator[None]:
         kernel, args, lanes = launch
         self.log.append(f"{self._streams.get(stream, stream)}: {kernel.name}{note}")
-        warp = Warp(kernel, args, num_lanes=lanes)
+        warp = Warp(kernel, args, num_lanes=lanes, is_alone=is_alone)
         while not warp.is_done:
             warp.step(self)
             if not warp.is_done:
@@ -238,14 +243,21 @@ class GraphDriver(FakeDriver):
         self.log.append(f"{self._streams.get(stream, stream)}: end of {kernel.name}")
 
     def _walked(self, stream: int, graph: Graph) -> Iterator[None]:
-        """Its nodes, each after those that it depends on, otherwise as the seed has it."""
+        """Its nodes, each after those that it depends on, otherwise as the seed has it.
+
+        Behind an edge from `ALL_BEGUN` a node starts with the one before, and what a warp does
+        there behind `griddepcontrol.wait` comes after that one's end.
+        """
         ended: set[int] = set()
         running: dict[int, Iterator[None]] = {}
         while len(ended) < len(graph.nodes):
             for idx, node in graph.nodes.items():
-                needs = {start for start, end in graph.edges if end == idx}
-                if idx not in ended and idx not in running and needs <= ended:
-                    running[idx] = self._started(stream, node)
+                if idx in ended or idx in running:
+                    continue
+                needs = {start: port for (start, end), port in graph.edges.items() if end == idx}
+                begun = {*ended, *running}
+                if all(s in (begun if port == ALL_BEGUN else ended) for s, port in needs.items()):
+                    running[idx] = self._started(stream, node, needs.keys(), ended)
             idx = self.rng.choice(list(running))
             if next(running[idx], self) is self:
                 ended.add(idx)
@@ -253,9 +265,11 @@ class GraphDriver(FakeDriver):
             if len(ended) < len(graph.nodes):
                 yield
 
-    def _started(self, stream: int, node: Node) -> Iterator[None]:
+    def _started(
+        self, stream: int, node: Node, needs: AbstractSet[int], ended: AbstractSet[int]
+    ) -> Iterator[None]:
         if node.launch is not None:
-            return self._warped(stream, node.launch)
+            return self._warped(stream, node.launch, is_alone=lambda: needs <= ended)
         assert node.work is not None
         return self._worked(stream, node.label, node.work)
 
@@ -440,7 +454,7 @@ class GraphDriver(FakeDriver):
             for idx, (pair, kind) in enumerate(edges.items() if starts else ()):
                 starts[idx], ends[idx] = pair
                 if data:
-                    data[idx].from_port = data[idx].type = kind
+                    data[idx].from_port, data[idx].type = kind, min(kind, 1)
             count._obj.value = len(edges)
             return 0
 
@@ -586,14 +600,13 @@ class GraphDriver(FakeDriver):
         known = all({*pair} <= nodes.keys() and pair not in edges for pair in pairs)
         if number != len(pairs) or not known:
             return (INVALID_VALUE,)
-        edges |= {pair: data[idx].type if data else 0 for idx, pair in enumerate(pairs)}
+        edges |= {pair: _port(data[idx]) if data else 0 for idx, pair in enumerate(pairs)}
         return (0,)
 
     def _remove(self, graph: int, starts: Any, ends: Any, data: Any, number: int) -> tuple[int]:
         pairs = list(zip(starts, ends, strict=True))
         edges = self._shapes[graph].edges
-        kinds = [each.type for each in data] if data else [0] * len(pairs)
-        assert not data or all(each.from_port == each.type for each in data)
+        kinds = [_port(each) for each in data] if data else [0] * len(pairs)
         if number != len(pairs) or [edges.get(pair) for pair in pairs] != kinds:
             return (INVALID_VALUE,)
         for pair in pairs:
@@ -609,6 +622,11 @@ class GraphDriver(FakeDriver):
         assert self.open[executable] == "graph exec"
         self._put(stream, "graph", self._walked(stream, self._shapes[executable]))
         return (0,)
+
+
+def _port(data: Any) -> int:
+    assert (data.from_port, data.to_port, data.type) in ((0, 0, 0), (1, 0, 1), (2, 0, 1))
+    return int(data.from_port)
 
 
 def _kernels_of(image: bytes) -> dict[str, Kernel]:

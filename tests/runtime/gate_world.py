@@ -16,6 +16,7 @@ from preempt_runtime.gate_keys import EMPTY
 from tests.runtime.ptx_machine import Warp, kernels
 
 PTX = Path(preempt_runtime.__file__).parent / "backends/kernels/gate.ptx"
+EARLY_PTX = PTX.with_name("gate_sm90.ptx")
 KERNELS = kernels(PTX)
 OWNER, IS_OPEN, ANNOUNCE, MAX_WAIT, LIMITS, NUM_RECORDS, RECORDS = 256, 260, 264, 268, 272, 400, 408
 TICK_NS = 1024
@@ -39,13 +40,14 @@ class BoardMemory:
 
 
 Board = tuple[tuple[int, int], ...]
+KERNEL_STEPS = ("gate_exclusive_first", "gate_exclusive", "gate_overlap", "clear")
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
     """One entry of an actor's program: `what` and, for some, a value.
 
-    raise, cancel: write to the slot. raise-high, raise-low: half of it. gate_*, clear: kernels of
+    raise, cancel: write to the slot. raise-high, raise-low: half of it. `KERNEL_STEPS`: kernels of
     the board. start, end: of a stretch of the network. tick: let time pass. open: let all pass.
     """
 
@@ -56,7 +58,8 @@ class Step:
 def job(key: int, mode: str, num_stretches: int = 2) -> tuple[Step, ...]:
     """What is enqueued on a stream for one job: raise, a gate before each stretch, clear."""
     stretch = (Step(f"gate_{mode}"), Step("start"), Step("end"))
-    return (Step("raise", key), *stretch * num_stretches, Step("clear"))
+    first = (Step("gate_exclusive_first"), *stretch[1:]) if mode == "exclusive" else stretch
+    return (Step("raise", key), *first, *stretch * (num_stretches - 1), Step("clear"))
 
 
 class Actor:
@@ -132,7 +135,7 @@ class Moment:
 def _advanced(actor: Actor, board: Board, now_ns: int) -> tuple[Actor, Board, int]:
     memory = BoardMemory(dict(board), now_ns)
     step, warp = actor.program[actor.at], None
-    if step.what in ("gate_overlap", "gate_exclusive", "clear"):
+    if step.what in KERNEL_STEPS:
         warp = _launched(actor.slot, step.what) if actor.warp is None else actor.warp.copy()
         warp.step(memory)
     elif step.what not in ("start", "end"):

@@ -15,6 +15,7 @@ from typing import Protocol
 
 LANES = 32
 ALL = (1 << LANES) - 1
+_WITHOUT_RESULT = ("st", "bra", "ret", "bar", "nanosleep", "griddepcontrol")
 Value = int | tuple[int, ...]
 
 
@@ -112,7 +113,7 @@ def _liveness(code: Sequence[Instruction], labels: dict[str, int]) -> tuple[froz
                 after |= live[labels[each.operands[0]]]
             if each.name != "ret" and (each.guard or not each.name.startswith("bra")):
                 after |= live[pc + 1]
-            writes = each.name.split(".")[0] not in ("st", "bra", "ret", "bar", "nanosleep")
+            writes = each.name.split(".")[0] not in _WITHOUT_RESULT
             written = _registers(each.operands[0]) if writes and not each.guard else set()
             reads = {reg for operand in each.operands[int(writes) :] for reg in _registers(operand)}
             found = (after - written) | reads | _registers(each.guard)
@@ -122,11 +123,22 @@ def _liveness(code: Sequence[Instruction], labels: dict[str, int]) -> tuple[froz
 
 
 class Warp:
-    """32 lanes in one kernel; `is_done` once all have returned."""
+    """32 lanes in one kernel; `is_done` once all have returned.
 
-    def __init__(self, kernel: Kernel, args: Sequence[int], *, num_lanes: int = LANES) -> None:
+    `is_alone` says whether the nodes before its own have ended, for which a warp can wait.
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        args: Sequence[int],
+        *,
+        num_lanes: int = LANES,
+        is_alone: Callable[[], bool] = lambda: True,
+    ) -> None:
         assert len(args) == len(kernel.params)
         self.kernel = kernel
+        self.is_alone = is_alone
         self.args = tuple(args)
         self.registers: dict[str, Value] = {}
         self.at: dict[int, int] = {0: (1 << num_lanes) - 1}  # address -> mask of the lanes there
@@ -139,6 +151,7 @@ class Warp:
     def copy(self) -> "Warp":
         other = Warp.__new__(Warp)
         other.kernel, other.args, other.lanes = self.kernel, self.args, self.lanes
+        other.is_alone = self.is_alone
         other.registers, other.at = dict(self.registers), dict(self.at)
         return other
 
@@ -158,6 +171,8 @@ class Warp:
         while self.at:
             pc, mask = self._next()
             instruction = self.kernel.code[pc]
+            if instruction.name == "griddepcontrol.wait" and not self.is_alone():
+                break
             if instruction.is_access and self._active(instruction, mask):
                 if made:
                     break
@@ -384,7 +399,7 @@ def _atom(warp: Warp, instruction: Instruction, mask: int, memory: Memory) -> No
 
 
 def _nothing(warp: Warp, instruction: Instruction, mask: int, memory: Memory) -> None:
-    assert instruction.name in ("bar.warp.sync", "nanosleep.u32")
+    assert instruction.name in ("bar.warp.sync", "nanosleep.u32", "griddepcontrol.wait")
 
 
 _HANDLERS: dict[str, Callable[[Warp, Instruction, int, Memory], None]] = {
@@ -397,5 +412,6 @@ _HANDLERS: dict[str, Callable[[Warp, Instruction, int, Memory], None]] = {
     "st": _st,
     "atom": _atom,
     "bar": _nothing,
+    "griddepcontrol": _nothing,
     "nanosleep": _nothing,
 }

@@ -91,7 +91,7 @@ def test_the_most_urgent_job_passes_without_any_other_going_on(mode: str) -> Non
     num_tried = 0
     for here in explore(two_jobs(mode)).moments:
         is_free = mode == "overlap" or here.read(OWNER) in (0, 1)
-        if here.actors[0].what.startswith("gate") and here.held(0) == URGENT and is_free:
+        if "gate" in here.actors[0].what and here.held(0) == URGENT and is_free:
             after, place = here, here.actors[0].at
             for _ in range(16):
                 if after.actors[0].at == place:
@@ -177,7 +177,7 @@ def test_an_announcement_holds_others_back_and_expires_by_itself(mode: str) -> N
     start = moment(client, Actor(1, job(LATER, mode, 1)), announce=3, limit=1).advanced(0)
     for _ in range(30):
         start = start.advanced(1)
-    assert start.actors[1].what == f"gate_{mode}"
+    assert "gate" in start.actors[1].what
     explored = explore(Moment((*start.actors, Actor(2, (Step("tick", 4),))), start.board))
     done = [each for each in explored.moments if each.actors[1].is_done]
     assert {tuple(records(each)) for each in done} == {((ANNOUNCEMENT_EXPIRED, 1),)}

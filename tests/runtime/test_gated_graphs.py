@@ -1,5 +1,6 @@
 """Graphs with gates on a fake driver: cut, put together, run beside each other, in every order."""
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,7 +14,7 @@ from preempt_runtime.backends.gate_board import GateBoard, Mode
 from preempt_runtime.backends.gates import GatedGraph, run_gated
 from preempt_runtime.errors import DeviceError
 from preempt_runtime.gate_keys import key_of
-from tests.runtime.fake_graphs import PROGRAMMATIC, CUgraphNodeType, GraphDriver
+from tests.runtime.fake_graphs import ALL_BEGUN, PROGRAMMATIC, CUgraphNodeType, GraphDriver
 
 Edges = dict[tuple[int, int], int]
 DIAMOND: Edges = {(0, 1): 0, (0, 2): 0, (1, 3): 0, (2, 3): 0, (3, 4): 0, (4, 5): 0, (2, 5): 0}
@@ -39,19 +40,23 @@ class Gpu:
 
     @property
     def kernels(self) -> list[str]:
-        """What ran on the device, in order, by label and kernel."""
-        return [line.partition(": ")[2] for line in self.driver.log if "end of" not in line]
+        """What ran on the device, by label and kernel, in the order in which it ended."""
+        what = [line.partition(": ")[2] for line in self.driver.log]
+        ends = [each for each in what if not each.startswith("preempt_")]
+        return [each.removeprefix("end of ") for each in ends]
 
 
 Opener = Callable[..., Gpu]
 
 
-@pytest.fixture
-def gpu_of(monkeypatch: pytest.MonkeyPatch) -> Iterator[Opener]:
+@pytest.fixture(params=[8, 9], ids=["sm_80", "sm_90"])
+def gpu_of(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Opener]:
+    """GPUs on which gates wait for the node before them, and on which they start beside it."""
     opened: list[Gpu] = []
 
     def make(**how: int) -> Gpu:
         driver = GraphDriver(**how)
+        driver.attributes[75] = request.param
         monkeypatch.setattr(cuda_driver, "driver", driver)
         monkeypatch.setattr(cuda_driver, "library", lambda: driver.library)
         opened.append(Gpu(driver, open_cuda(), Stream(priority="low")))
@@ -85,8 +90,8 @@ def test_gates_stand_between_the_kernels_of_a_chain(
         assert (shape.is_chain, shape.cuts()) == (True, (1, 2, 3))
         assert shape.nodes[0].name == (None if version < 12030 else "a")
         run_alone(gpu, captured, (1, 3))
-    gate = "preempt_gate_exclusive"
-    assert gpu.kernels[1:-1] == [gate, "a", gate, "b", "c", gate, "d", "preempt_clear"]
+    gate, first = "preempt_gate_exclusive", "preempt_gate_exclusive_first"
+    assert gpu.kernels[1:-1] == [first, "a", gate, "b", "c", gate, "d", "preempt_clear"]
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -103,7 +108,7 @@ def test_parallel_branches_are_joined_at_a_gate(
     place = {label: idx for idx, label in enumerate(gpu.ran)}
     assert all(place["abcdef"[start]] < place["abcdef"[end]] for start, end in DIAMOND)
     ran = [each for each in gpu.kernels if len(each) == 1 or "gate" in each]
-    pieces = [piece.split() for piece in " ".join(ran).split("preempt_gate_exclusive")[1:]]
+    pieces = [piece.split() for piece in re.split(r"\w+gate_exclusive\w*", " ".join(ran))[1:]]
     assert [len(piece) for piece in pieces] == [
         end - start for start, end in zip((0, *cuts), (*cuts, 6), strict=True)
     ]
@@ -140,13 +145,63 @@ def test_a_programmatic_edge_becomes_a_full_one_at_a_gate_alone(
                 kinds = {
                     (labels[start], labels[end]): kind for (start, end), kind in shape.edges.items()
                 }
+                early = ALL_BEGUN if board.starts_early else 0
                 assert kinds == {
                     ("preempt_gate_overlap", "a"): 0,
-                    ("a", "preempt_gate_overlap"): 0,
+                    ("a", "preempt_gate_overlap"): early,
                     ("preempt_gate_overlap", "b"): 0,
                     ("b", "c"): PROGRAMMATIC,
-                    ("c", "preempt_clear"): 0,
+                    ("c", "preempt_clear"): early,
                 }
+
+
+def test_a_gate_starts_early_behind_one_kernel_alone(gpu_of: Opener) -> None:
+    """Behind branches, and behind what no kernel does, it waits for their ends."""
+    gpu = gpu_of()
+    gpu.driver.kinds = {"copy": CUgraphNodeType.CU_GRAPH_NODE_TYPE_MEMCPY}
+    gpu.driver.captured_edges = {(0, 1): 0, (0, 2): 0, (1, 3): 0, (2, 3): 0, (3, 4): 0, (4, 5): 0}
+    with (
+        gpu.captured("a", "b", "c", "d", "e", "copy") as captured,
+        GateBoard(mode="exclusive") as board,
+        GatedGraph(captured, (1, 3, 4), board, board.take_slot(), gpu.stream) as graph,
+    ):
+        shape = gpu.driver._shapes[int(graph.graph._raw)]
+        into = {
+            shape.nodes[start].label: port
+            for (start, end), port in shape.edges.items()
+            if shape.nodes[end].launch
+        }
+    assert into == {
+        "a": ALL_BEGUN if board.starts_early else 0,
+        "b": 0,
+        "c": 0,
+        "d": ALL_BEGUN if board.starts_early else 0,
+        "copy": 0,
+    }
+
+
+def test_gates_start_early_where_gpu_and_driver_can_do_it(gpu_of: Opener) -> None:
+    found = {}
+    for version in (12020, 13000):
+        gpu = gpu_of(bindings=12, version=version)
+        with GateBoard(mode="exclusive") as board:
+            found[version] = board.starts_early
+    is_new = gpu.driver.attributes[75] >= 9
+    assert found == {12020: False, 13000: is_new}
+
+
+def test_what_a_gate_that_starts_early_does_comes_after_the_node_before_it(gpu_of: Opener) -> None:
+    """In some order both run at once; the gate looks, and says so, when the other has ended."""
+    has_begun_early = False
+    for seed in range(20):
+        gpu = gpu_of(seed=seed)
+        with gpu.captured("a", "b") as captured:
+            run_alone(gpu, captured, (1,))
+        what = [line.partition(": ")[2] for line in gpu.driver.log]
+        gate = what.index("preempt_gate_exclusive"), what.index("end of preempt_gate_exclusive")
+        assert what.index("a") < gate[1] < what.index("b")
+        has_begun_early |= gate[0] < what.index("a")
+    assert has_begun_early == (gpu.driver.attributes[75] >= 9)
 
 
 def test_an_old_driver_says_what_it_cannot_tell(gpu_of: Opener) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 from preempt_runtime.backends.cuda import GraphExec, Stream, captured
 from preempt_runtime.backends.cuda_driver import (
+    attribute,
     call,
     constant,
     driver_version,
@@ -17,6 +18,8 @@ from preempt_runtime.backends.graph_shape import GraphEdge, GraphNode, GraphShap
 from preempt_runtime.errors import DeviceError
 
 _EDGE_DATA = 12_030  # the first driver with it, and with names of functions
+_EARLY_CAPABILITY = 9  # the first GPUs on which a kernel can wait for those before it
+_ALL_BEGUN, _PROGRAMMATIC = 2, 1  # CU_GRAPH_KERNEL_NODE_PORT_LAUNCH_ORDER, an edge's type
 
 
 class CudaGraph(Handle):
@@ -55,9 +58,26 @@ class CudaGraph(Handle):
             raise
         return copy
 
-    def add_kernel(self, params: Any, after: Sequence[Any]) -> Any:
-        """A new node that waits for those nodes; it is none of `nodes`."""
-        return call("cuGraphAddKernelNode", self._raw, list(after), len(after), params)
+    def add_kernel(self, params: Any, after: Sequence[Any], *, is_early: bool = False) -> Any:
+        """A new node that waits for those nodes; it is none of `nodes`.
+
+        Args:
+            params: of its launch.
+            after: what it waits for.
+            is_early: it may start as soon as all blocks of those nodes, which are kernels, have
+                begun, and waits itself for what they do (`griddepcontrol.wait`); where
+                `has_early_starts` says so.
+
+        Raises:
+            DeviceError: the driver's own text.
+        """
+        if not is_early:
+            return call("cuGraphAddKernelNode", self._raw, list(after), len(after), params)
+        made = call("cuGraphAddKernelNode", self._raw, [], 0, params)
+        data = _new_edge_data(_ALL_BEGUN, 0, _PROGRAMMATIC)
+        pairs = [(each, made) for each in after]
+        self._change("cuGraphAddDependencies", pairs, [data] * len(pairs))
+        return made
 
     def add_edges(self, pairs: Sequence[tuple[Any, Any]]) -> None:
         """Let the second node of each pair wait for the end of the first."""
@@ -71,7 +91,7 @@ class CudaGraph(Handle):
         ]
         pairs = [(self.nodes[index[edge.start]], self.nodes[index[edge.end]]) for edge in gone]
         is_ordinary = all(edge.is_ordinary for edge in gone)
-        data = None if is_ordinary else [_edge_data(edge) for edge in gone]
+        data = None if is_ordinary else [_data_of(edge) for edge in gone]
         self._change("cuGraphRemoveDependencies", pairs, data)
 
     def instantiate(self) -> GraphExec:
@@ -95,6 +115,18 @@ class CudaGraph(Handle):
         call("cuGraphDestroy", self._raw)
 
 
+def has_early_starts(device: Any) -> bool:
+    """Whether a kernel's node may start before the kernels in front of it have ended.
+
+    That takes compute capability 9.0 and a driver for CUDA 12.3.
+
+    Raises:
+        DeviceError: no bindings or no driver.
+    """
+    capability = attribute("COMPUTE_CAPABILITY_MAJOR", device)
+    return capability >= _EARLY_CAPABILITY and driver_version() >= _EDGE_DATA
+
+
 def capture_graph(stream: Stream, enqueue: Callable[[], None]) -> CudaGraph:
     """What `enqueue` puts on the stream, as a graph that can be read and edited.
 
@@ -110,9 +142,13 @@ def _nodes(graph: Any) -> list[Any]:
     return list(nodes)[: int(found)]
 
 
-def _edge_data(edge: DriverEdge) -> Any:
+def _data_of(edge: DriverEdge) -> Any:
+    return _new_edge_data(edge.from_port, edge.to_port, edge.kind)
+
+
+def _new_edge_data(from_port: int, to_port: int, kind: int) -> Any:
     data = new_struct("CUgraphEdgeData")
-    data.from_port, data.to_port, data.type = edge.from_port, edge.to_port, edge.kind
+    data.from_port, data.to_port, data.type = from_port, to_port, kind
     return data
 
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from preempt_runtime.backends.cuda import DeviceMemory, PinnedMemory, Stream, copy_async
 from preempt_runtime.backends.cuda_driver import attribute, call
+from preempt_runtime.backends.cuda_graph import has_early_starts
 from preempt_runtime.backends.cuda_module import Kernel, Module, pointer_arg, uint32_arg
 from preempt_runtime.backends.cuda_wait import await_streams
 from preempt_runtime.errors import GatesError
@@ -27,6 +28,9 @@ Mode = Literal["overlap", "exclusive"]
 Raising = Literal["write", "copy", "kernel"]
 
 PTX = Path(__file__).parent / "kernels" / "gate.ptx"
+EARLY_PTX = PTX.with_name("gate_sm90.ptx")
+"""The same kernels, which wait themselves for the nodes before them: those may still run."""
+
 MAX_REGISTERS = 32
 BOARD_BYTES = 1024
 DEFAULT_LIMIT_NS = 50_000_000
@@ -62,6 +66,10 @@ class GiveUp:
 class GateBoard:
     """32 slots on the device, the kernels that look at them, and one mode for all of them.
 
+    A job's graph begins with `first_gate`, has `gate` before every later stretch and ends with
+    `clear`. Where `starts_early` says so, the last two may start while the kernel in front of them
+    ends: they wait for it themselves, which hides the way from one kernel to the next.
+
     Args:
         mode: `exclusive`: one job at a time is past its gate. `overlap`: an urgent job starts
             while the stretch that runs comes to its end.
@@ -87,6 +95,7 @@ class GateBoard:
         device = call("cuCtxGetDevice")
         has_write = attribute("CAN_USE_64_BIT_STREAM_MEM_OPS", device)
         self.raising: Raising = raising or ("write" if has_write else "copy")
+        self.starts_early = has_early_starts(device)
         if max_wait_ns is None:
             max_wait_ns = _TIMED_WAIT_NS if attribute("KERNEL_EXEC_TIMEOUT", device) else 0
         self._free = list(range(NUM_SLOTS))
@@ -94,8 +103,12 @@ class GateBoard:
         self._num_read = 0
         self._lock = threading.Lock()  # of what the host and the board hand to each other
         with ExitStack() as stack:
-            module = stack.enter_context(Module(PTX, max_registers=MAX_REGISTERS))
+            ptx = EARLY_PTX if self.starts_early else PTX
+            module = stack.enter_context(Module(ptx, max_registers=MAX_REGISTERS))
             self.gate = _kernel(module, f"preempt_gate_{mode}")
+            self.first_gate = self.gate
+            if mode == "exclusive":
+                self.first_gate = _kernel(module, "preempt_gate_exclusive_first")
             self.clear = _kernel(module, "preempt_clear")
             self._raise = _kernel(module, "preempt_raise")
             self.control: Stream = stack.enter_context(Stream(priority="high"))

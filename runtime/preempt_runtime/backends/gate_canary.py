@@ -48,6 +48,7 @@ def held_up(
             copy_async(host.pointer + 8, memory.pointer + 8, 8, stream)
 
         for stream in every:  # loads the kernels; a gate of an idle board passes
+            board.first_gate.launch(stream, board.kernel_args(_WAITING))
             board.gate.launch(stream, board.kernel_args(_WAITING))
             board.clear_slot(_WAITING, stream)
             copy_both_ways(stream)

@@ -88,10 +88,10 @@ class GatedGraph:
         first_gate: int = 0,
         is_last: bool = True,
     ) -> None:
-        shape = captured.shape()
-        if reason := shape.unfit():
+        self._shape = captured.shape()
+        if reason := self._shape.unfit():
             raise GatesError(f"no gates: {reason}; run this network by segments")
-        pieces = stretches(shape, cuts)
+        pieces = stretches(self._shape, cuts)
         self.slot = slot
         self.num_gates = len(pieces)
         self._stream = stream
@@ -144,15 +144,24 @@ class GatedGraph:
         """Let every stretch wait for a gate, and the gate for the stretch before it."""
         piece_of = {idx: at for at, piece in enumerate(pieces) for idx in piece.nodes}
         clone.remove_edges(lambda start, end: piece_of[start] != piece_of[end])
-        before: list[object] = []
+        before: tuple[int, ...] = ()
         for number, piece in enumerate(pieces, first_gate):
             args = board.kernel_args(self.slot, self._stamp_address(number))
-            gate = clone.add_kernel(board.gate.node_params(args), before)
+            kernel = board.gate if number else board.first_gate
+            gate = self._add_behind(clone, before, kernel.node_params(args), board)
             clone.add_edges([(gate, clone.nodes[idx]) for idx in piece.sources])
-            before = [clone.nodes[idx] for idx in piece.sinks]
+            before = piece.sinks
         if is_last:
             args = board.kernel_args(self.slot, self._stamp_address(first_gate + len(pieces)))
-            clone.add_kernel(board.clear.node_params(args, block=1), before)
+            self._add_behind(clone, before, board.clear.node_params(args, block=1), board)
+
+    def _add_behind(
+        self, clone: CudaGraph, before: Sequence[int], params: object, board: GateBoard
+    ) -> object:
+        """A kernel of the board behind those nodes, early where it stands behind one kernel."""
+        kinds = [self._shape.nodes[idx].kind for idx in before]
+        is_early = board.starts_early and kinds == ["kernel"]
+        return clone.add_kernel(params, [clone.nodes[idx] for idx in before], is_early=is_early)
 
     def _stamp_address(self, gate: int) -> int:
         return 0 if self._stamps is None else self._stamps.address(gate)

@@ -4,6 +4,9 @@
 // gate is one warp, one slot per lane; it waits while any slot holds a smaller key than its own.
 // In `exclusive` mode it also waits for `owner`, so that at most one job is past its gate.
 // No thread of a gate takes another path than its warp, except lane 0 for atomics and records.
+//
+// What a gate does where nobody has to be waited for stands first and in one piece: its code comes
+// from far away, for the kernels of a network have taken its place in the SM's cache.
 
 typedef unsigned int u32;
 typedef unsigned long long u64;
@@ -48,6 +51,14 @@ static __device__ __forceinline__ u64 now_ns() {
     return time_ns;
 }
 
+// A node before may still run when this one starts, where an edge says so: nothing of the board is
+// read or written before all that it did is done. Elsewhere this does nothing.
+static __device__ __forceinline__ void await_nodes_before() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 // A tick is 1,024 ns; their difference is right for an hour.
 static __device__ __forceinline__ u32 ticks() { return (u32)(now_ns() >> 10); }
 
@@ -71,16 +82,15 @@ static __device__ void take_away(Board* board, u64 cause, u32 slot) {
 }
 
 template <bool IS_EXCLUSIVE>
-static __device__ __forceinline__ void gate(Board* board, u32 slot, u64* stamps) {
+static __device__ __forceinline__ void wait_for_turn(Board* board, u32 slot, u64* stamps) {
     const u32 lane = threadIdx.x;
     u64 seen = 0;
     u32 since = 0, start = 0;
     u32 pause_ns = MIN_PAUSE_NS;
-    const u64 arrived_ns = stamps ? now_ns() : 0;
     for (;;) {
         const u64 held = load(&board->slots[lane]);
         const u32 owner = IS_EXCLUSIVE ? load(&board->owner) : 0;
-        const u64 own = __shfl_sync(WARP, held, slot);  // cancelled: EMPTY, behind every key
+        const u64 own = __shfl_sync(WARP, held, slot);
         u64 cause;
         if (__ballot_sync(WARP, held < own) == 0) {
             if (!IS_EXCLUSIVE) break;
@@ -123,22 +133,48 @@ static __device__ __forceinline__ void gate(Board* board, u32 slot, u64* stamps)
         __nanosleep(pause_ns);
         pause_ns = min(pause_ns * 2, MAX_PAUSE_NS);
     }
-    if (stamps && lane == 0) {  // equal where nobody had to be waited for
-        stamps[0] = arrived_ns;
-        stamps[1] = start == 0 ? arrived_ns : now_ns();
+    if (stamps && lane == 0) stamps[1] = now_ns();
+}
+
+// `IS_FIRST`: its job cannot be the owner yet. It takes what is free before it looks, not after.
+template <bool IS_EXCLUSIVE, bool IS_FIRST>
+static __device__ __forceinline__ void gate(Board* board, u32 slot, u64* stamps) {
+    const u32 lane = threadIdx.x;
+    await_nodes_before();
+    u32 owner = slot + 1;
+    if (IS_EXCLUSIVE && IS_FIRST) {
+        u32 before = 0;
+        if (lane == 0) before = atomicCAS(&board->owner, 0, slot + 1);
+        before = __shfl_sync(WARP, before, 0);
+        if (before != 0) owner = before;
     }
+    const u64 held = load(&board->slots[lane]);
+    if (IS_EXCLUSIVE && !IS_FIRST) owner = load(&board->owner);
+    if (stamps && lane == 0) {  // equal where nobody has to be waited for
+        const u64 arrived_ns = now_ns();
+        stamps[0] = arrived_ns;
+        stamps[1] = arrived_ns;
+    }
+    const u64 own = __shfl_sync(WARP, held, slot);  // cancelled: EMPTY, behind every key
+    if (__ballot_sync(WARP, held < own || owner != slot + 1) == 0) return;
+    wait_for_turn<IS_EXCLUSIVE>(board, slot, stamps);
 }
 
 extern "C" __global__ void preempt_gate_overlap(Board* board, u32 slot, u64* stamps) {
-    gate<false>(board, slot, stamps);
+    gate<false, false>(board, slot, stamps);
 }
 
 extern "C" __global__ void preempt_gate_exclusive(Board* board, u32 slot, u64* stamps) {
-    gate<true>(board, slot, stamps);
+    gate<true, false>(board, slot, stamps);
+}
+
+extern "C" __global__ void preempt_gate_exclusive_first(Board* board, u32 slot, u64* stamps) {
+    gate<true, true>(board, slot, stamps);
 }
 
 // The last node of a gated graph, one thread: the next in line may pass.
 extern "C" __global__ void preempt_clear(Board* board, u32 slot, u64* stamps) {
+    await_nodes_before();
     if (stamps) stamps[0] = now_ns();
     *(volatile u64*)&board->slots[slot] = EMPTY;
     atomicCAS(&board->owner, slot + 1, 0);
