@@ -100,8 +100,9 @@ SECTIONS = (
         text="By the device's clock, from the raise until the job that runs has come to the gate"
         " that holds it. Raised by a kernel, that kernel reads the clock right after it has"
         " written the key. Raised by a memory operation, a kernel before it in the stream does, so"
-        " the way between the two counts. Either needs a place on an SM: beside a chain that fills"
-        " the GPU (*full*) raises come when a block ends.",
+        " the way between the two counts, and the host's from one call to the next. Either needs a"
+        " place on an SM: beside a chain that fills the GPU (*full*) raises come when a block"
+        " ends.",
         table=gate_tables.preempt_table,
         expected=tuple(f"preempt-{name}" for name in (*CHAINS, "engine")),
     ),
