@@ -50,7 +50,8 @@ def test_the_wheel_ships_the_schema_and_the_command(bare_python: Path) -> None:
     package = Path(_run(bare_python, "-c", code).strip())
     assert (package / "manifest.schema.json").is_file()
     assert (package / "py.typed").is_file()
-    assert (package / "backends" / "kernels" / "gate.ptx").is_file()
+    for name in ("gate.ptx", "gate_sm90.ptx"):
+        assert (package / "backends" / "kernels" / name).is_file()
     assert "preempt-rt" in _run(bare_python.with_name("preempt-rt"), "--version")
 
 

@@ -9,6 +9,7 @@ start before what stands at its front has ended.
 
 import ctypes
 import enum
+import re
 import threading
 from collections.abc import Callable, Iterator
 from collections.abc import Set as AbstractSet
@@ -23,6 +24,7 @@ from tests.runtime.ptx_machine import Kernel, Warp, kernels
 
 NOT_FOUND = 500
 UNSUPPORTED_PTX = 222
+NO_BINARY = 209  # CUDA_ERROR_NO_BINARY_FOR_GPU
 LOSSY_QUERY = 912
 HANG = 702  # CUDA_ERROR_LAUNCH_TIMEOUT
 PROGRAMMATIC, ALL_BEGUN = 1, 2
@@ -347,6 +349,10 @@ class GraphDriver(FakeDriver):
         assert image.endswith(b"\0")
         assert number == len(options) == len(values)
         self.jit_options = list(zip(options, values, strict=True))
+        target = re.search(rb"^\.target sm_(\d+)", image, re.MULTILINE)
+        assert target is not None
+        if int(target[1]) > 10 * self.attributes[75] + self.attributes[76]:
+            return NO_BINARY, None
         module = self._made("module")
         self._modules[module] = _kernels_of(image)
         return 0, module

@@ -9,7 +9,7 @@ import pytest
 from preempt_runtime.backends import cuda_driver, gate_board
 from preempt_runtime.backends.cuda import CudaContext, Stream, open_cuda
 from preempt_runtime.backends.cuda_module import Module
-from preempt_runtime.backends.gate_board import BOARD_BYTES, GateBoard
+from preempt_runtime.backends.gate_board import BOARD_BYTES, GateBoard, Mode
 from preempt_runtime.backends.gate_canary import held_up
 from preempt_runtime.errors import DeviceError, InputError
 from preempt_runtime.gate_keys import (
@@ -235,6 +235,20 @@ def test_streams_that_share_a_queue_are_found(
         assert set(found) == expected
         assert board.slots() == (EMPTY,) * 32
         assert board.give_ups() == ()
+
+
+@pytest.mark.parametrize("mode", ["overlap", "exclusive"])
+def test_the_kernels_of_graphs_are_loaded_before_a_gate_waits(
+    driver: GraphDriver, mode: Mode
+) -> None:
+    """A first launch may load a kernel, for which the driver waits for all that runs."""
+    with GateBoard(mode=mode) as board, Stream(priority="low") as stream:
+        driver.log.clear()
+        held_up(board, [stream], now_ns=lambda: driver.now_ns)
+        what = [line.partition(": ")[2] for line in driver.log]
+        first_raise = next(at for at, each in enumerate(what) if each.startswith("write"))
+        kernels = {board.first_gate.name, board.gate.name, board.clear.name}
+        assert kernels <= set(what[:first_raise])
 
 
 def test_what_no_gate_holds_is_tried_beside_all_jobs(driver: GraphDriver) -> None:

@@ -85,6 +85,16 @@ def test_after_a_raise_one_stretch_may_begin_of_each_job_that_is_past_its_gate(
     assert max(each.late_starts[0] for each in explored.moments) == most
 
 
+def test_a_job_that_lost_the_gpu_takes_it_again_at_its_next_gate() -> None:
+    """As after a limit or an opening: another owns it while this one is past its first gate."""
+    both = Actor(0, job(URGENT, "exclusive"), at=4), Actor(1, job(LATER, "exclusive", 1), at=2)
+    board = tuple(sorted({0: URGENT, 8: LATER, OWNER: 2}.items()))
+    explored = explore(Moment(both, board))
+    assert explored.stuck() == []
+    assert max(each.num_running for each in explored.moments) == 1
+    assert {end.board for end in explored.ends} == {IDLE}
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_the_most_urgent_job_passes_without_any_other_going_on(mode: str) -> None:
     """In `exclusive`: unless another is past its gate."""

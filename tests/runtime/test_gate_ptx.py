@@ -60,6 +60,28 @@ def test_what_starts_early_waits_before_it_looks_and_is_the_same_from_there_on()
         assert tuple(code) == kernel.code, name
 
 
+def test_a_first_gate_looks_when_it_has_the_answer_whether_it_took_the_gpu() -> None:
+    """Else both go out together: the machine that runs PTX in tests does one after the other."""
+    code = KERNELS["preempt_gate_exclusive_first"].code
+    take = next(at for at, each in enumerate(code) if each.name.startswith("atom"))
+    answers = {code[take].operands[0]}
+    for each in code[take + 1 :]:
+        if answers & {each.guard.lstrip("!"), *each.operands[1:]}:
+            if each.name.startswith("bra"):
+                return
+            answers.add(each.operands[0].partition("|")[0])
+        assert not (each.is_access and "ld." in each.name), "it looks without the answer"
+
+
+def test_stamps_are_taken_where_no_two_stretches_can_overlap_by_them() -> None:
+    """A first gate's when the GPU is its job's, a clear's while it still is."""
+    for name, is_late in (("preempt_gate_exclusive_first", True), ("preempt_clear", False)):
+        code = KERNELS[name].code
+        clock = next(at for at, each in enumerate(code) if "%globaltimer" in each.operands)
+        atom = next(at for at, each in enumerate(code) if each.name.startswith("atom"))
+        assert (clock > atom) == is_late, name
+
+
 @every_file
 def test_it_is_what_the_compiler_makes_of_the_source(file: PtxFile) -> None:
     if reason := nvrtc.missing():

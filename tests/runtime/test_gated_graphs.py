@@ -49,14 +49,14 @@ class Gpu:
 Opener = Callable[..., Gpu]
 
 
-@pytest.fixture(params=[8, 9], ids=["sm_80", "sm_90"])
+@pytest.fixture(params=[(8, 7), (9, 0), (12, 0)], ids=["sm_87", "sm_90", "sm_120"])
 def gpu_of(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Opener]:
     """GPUs on which gates wait for the node before them, and on which they start beside it."""
     opened: list[Gpu] = []
 
     def make(**how: int) -> Gpu:
         driver = GraphDriver(**how)
-        driver.attributes[75] = request.param
+        driver.attributes[75], driver.attributes[76] = request.param
         monkeypatch.setattr(cuda_driver, "driver", driver)
         monkeypatch.setattr(cuda_driver, "library", lambda: driver.library)
         opened.append(Gpu(driver, open_cuda(), Stream(priority="low")))

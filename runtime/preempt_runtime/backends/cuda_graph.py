@@ -19,7 +19,8 @@ from preempt_runtime.errors import DeviceError
 
 _EDGE_DATA = 12_030  # the first driver with it, and with names of functions
 _EARLY_CAPABILITY = 9  # the first GPUs on which a kernel can wait for those before it
-_ALL_BEGUN, _PROGRAMMATIC = 2, 1  # CU_GRAPH_KERNEL_NODE_PORT_LAUNCH_ORDER, an edge's type
+_LAUNCH_ORDER = 2  # CU_GRAPH_KERNEL_NODE_PORT_LAUNCH_ORDER: all blocks have begun
+_PROGRAMMATIC = 1  # CU_GRAPH_DEPENDENCY_TYPE_PROGRAMMATIC
 
 
 class CudaGraph(Handle):
@@ -61,12 +62,9 @@ class CudaGraph(Handle):
     def add_kernel(self, params: Any, after: Sequence[Any], *, is_early: bool = False) -> Any:
         """A new node that waits for those nodes; it is none of `nodes`.
 
-        Args:
-            params: of its launch.
-            after: what it waits for.
-            is_early: it may start as soon as all blocks of those nodes, which are kernels, have
-                begun, and waits itself for what they do (`griddepcontrol.wait`); where
-                `has_early_starts` says so.
+        Where `has_early_starts` says so it may be early: it starts as soon as all blocks of those
+        nodes, which are kernels, have begun, and waits itself for what they do
+        (`griddepcontrol.wait`).
 
         Raises:
             DeviceError: the driver's own text.
@@ -74,7 +72,7 @@ class CudaGraph(Handle):
         if not is_early:
             return call("cuGraphAddKernelNode", self._raw, list(after), len(after), params)
         made = call("cuGraphAddKernelNode", self._raw, [], 0, params)
-        data = _new_edge_data(_ALL_BEGUN, 0, _PROGRAMMATIC)
+        data = _new_edge_data(_LAUNCH_ORDER, 0, _PROGRAMMATIC)
         pairs = [(each, made) for each in after]
         self._change("cuGraphAddDependencies", pairs, [data] * len(pairs))
         return made
@@ -121,7 +119,7 @@ def has_early_starts(device: Any) -> bool:
     That takes compute capability 9.0 and a driver for CUDA 12.3.
 
     Raises:
-        DeviceError: no bindings or no driver.
+        DeviceError: the driver's own text.
     """
     capability = attribute("COMPUTE_CAPABILITY_MAJOR", device)
     return capability >= _EARLY_CAPABILITY and driver_version() >= _EDGE_DATA

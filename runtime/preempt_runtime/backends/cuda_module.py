@@ -1,6 +1,7 @@
 """Kernels of our own, loaded by the driver from PTX: no compiler is needed on the device."""
 
 import ctypes
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -88,8 +89,8 @@ class Module(Handle):
             raw = call("cuModuleLoadDataEx", text, len(options), options, values)
         except DeviceError as err:
             raise DeviceError(
-                f"{path.name}: the driver refused it ({err}); it is made for CUDA 12.2 and GPUs"
-                " of compute capability 7.5 or newer: update the driver"
+                f"{path.name}: the driver refused it ({err}); it is made for CUDA 12.2"
+                f"{_oldest_gpu(text)} or newer: update the driver"
             ) from err
         super().__init__(raw)
         self.name = path.name
@@ -107,6 +108,13 @@ class Module(Handle):
 
     def _destroy(self) -> None:
         call("cuModuleUnload", self._raw)
+
+
+def _oldest_gpu(text: bytes) -> str:
+    target = re.search(rb"^\.target sm_(\d+)(\d)", text, re.MULTILINE)
+    if target is None:
+        return ""
+    return f" and GPUs of compute capability {int(target[1])}.{int(target[2])}"
 
 
 def _function_attribute(name: str) -> Any:

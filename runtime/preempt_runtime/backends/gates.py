@@ -141,7 +141,10 @@ class GatedGraph:
         *,
         is_last: bool,
     ) -> None:
-        """Let every stretch wait for a gate, and the gate for the stretch before it."""
+        """Let every stretch wait for a gate, and the gate for the stretch before it.
+
+        The first one of a job, whose graphs count on, is another than the others.
+        """
         piece_of = {idx: at for at, piece in enumerate(pieces) for idx in piece.nodes}
         clone.remove_edges(lambda start, end: piece_of[start] != piece_of[end])
         before: tuple[int, ...] = ()

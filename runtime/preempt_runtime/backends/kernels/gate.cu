@@ -136,7 +136,8 @@ static __device__ __forceinline__ void wait_for_turn(Board* board, u32 slot, u64
     if (stamps && lane == 0) stamps[1] = now_ns();
 }
 
-// `IS_FIRST`: its job cannot be the owner yet. It takes what is free before it looks, not after.
+// `IS_FIRST`: its job cannot be past a gate yet. It takes what is free before it looks; the look waits
+// for the answer, else the two would go out together and the look might be served first.
 template <bool IS_EXCLUSIVE, bool IS_FIRST>
 static __device__ __forceinline__ void gate(Board* board, u32 slot, u64* stamps) {
     const u32 lane = threadIdx.x;
@@ -148,7 +149,8 @@ static __device__ __forceinline__ void gate(Board* board, u32 slot, u64* stamps)
         before = __shfl_sync(WARP, before, 0);
         if (before != 0) owner = before;
     }
-    const u64 held = load(&board->slots[lane]);
+    u64 held = 0;
+    if (owner == slot + 1) held = load(&board->slots[lane]);
     if (IS_EXCLUSIVE && !IS_FIRST) owner = load(&board->owner);
     if (stamps && lane == 0) {  // equal where nobody has to be waited for
         const u64 arrived_ns = now_ns();
