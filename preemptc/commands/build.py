@@ -17,7 +17,6 @@ from preemptc.commands.options import (
 )
 from preemptc.commands.values import target_name
 from preemptc.compile_options import MECHANISM_CHOICES, Mechanism, options_from_request
-from preemptc.plan_specs import main_plan
 from preemptc.profile import read_profile
 from preemptc.rebuild import rebuild
 from preemptc.terminal import show, watched
@@ -57,4 +56,4 @@ def command(
     built = open_bundle(output or bundle)
     names = read_profile(built.root / PROFILE_NAME).node_names
     goal = options_from_request(built, target).goal
-    show(report, tables_of(report, main_plan(built.manifest), names, goal), as_json=as_json)
+    show(report, tables_of(report, built, names, goal), as_json=as_json)

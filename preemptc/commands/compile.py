@@ -26,7 +26,6 @@ from preemptc.compile_options import (
 )
 from preemptc.goal import Goal
 from preemptc.pipeline import compile_model
-from preemptc.plan_specs import main_plan
 from preemptc.profile import read_profile
 from preemptc.terminal import show, watched
 
@@ -118,9 +117,8 @@ def command(
     if replaced not in (None, request.target):
         note = f"replaces {bundle}, which was compiled for {replaced}; another -o keeps both"
         report = {**report, "notes": [note, *report["notes"]]}
-    plan = main_plan(open_bundle(bundle).manifest)
     names = read_profile(bundle / PROFILE_NAME).node_names
-    show(report, tables_of(report, plan, names, goal), as_json=request.as_json)
+    show(report, tables_of(report, open_bundle(bundle), names, goal), as_json=request.as_json)
 
 
 def _goal(

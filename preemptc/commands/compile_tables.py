@@ -3,10 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from preempt_runtime.bundle import Bundle
 from preempt_runtime.manifest import GATES, PlanSpec
 from preempt_runtime.units import fmt_count, fmt_ns
 from preemptc.candidates import CandidateCounts
+from preemptc.compile_options import requested_mechanism
 from preemptc.goal import Goal
+from preemptc.plan_specs import main_plan
 from preemptc.report import (
     Table,
     facts,
@@ -19,15 +22,17 @@ from preemptc.report import (
 
 
 def tables_of(
-    report: Mapping[str, Any], plan: PlanSpec, node_names: Sequence[str], goal: Goal
+    report: Mapping[str, Any], bundle: Bundle, node_names: Sequence[str], goal: Goal
 ) -> tuple[Table, ...]:
     """What a compile tells people.
 
     Args:
         report: the document that the pipeline returned.
-        plan: of the bundle it wrote.
+        bundle: what it wrote.
         node_names: of the executed graph.
+        goal: what was asked.
     """
+    plan = main_plan(bundle.manifest)
     if report["mechanism"] == GATES:
         return gates_tables_of(report, plan, goal)
     summary = {
@@ -39,8 +44,12 @@ def tables_of(
         "time": _time(report),
     }
     notes = tuple(report.get("notes", ()))
-    if report["segments"] == 1 and goal.num_segments is None:
-        notes += ("one segment: this network cannot be preempted; ask for less to split it",)
+    waits_for_gates = requested_mechanism(bundle) == GATES and not report["measured"]
+    if report["segments"] == 1 and goal.num_segments is None and not waits_for_gates:
+        notes += (
+            "one segment: this network cannot be preempted; a shorter --max-segment, more"
+            " --segments or a larger --max-overhead splits it",
+        )
     if not report["measured"]:
         where = report["bundle"]
         notes += (

@@ -282,7 +282,13 @@ def check_file(path: Path, name: str) -> None:
     try:
         onnx.checker.check_model(str(path))
     except onnx.checker.ValidationError as err:
-        raise ModelError(f"{name}: ONNX's checker refuses it ({one_line(err)})") from err
+        raise ModelError(
+            f"{name}: ONNX's checker refuses it ({one_line(err)}); export it again"
+        ) from err
+    except UnicodeDecodeError as err:  # its message quotes a name that is no text
+        raise ModelError(
+            f"{name}: a name in it is no UTF-8 text, it may be damaged; export it again"
+        ) from err
 
 
 def save_piece(proto: onnx.ModelProto, path: Path) -> None:

@@ -103,8 +103,8 @@ class ModuleBackend:
         """The device of this machine with gates."""
         if self._name not in _GATED:
             raise GatesError(
-                f"gates need a GPU and TensorRT, backend {self._name!r} has none; run with"
-                " --mechanism segments"
+                f"gates need a GPU and TensorRT, and the bundles are for backend {self._name!r}:"
+                " compile them for a GPU with --target, or run with --mechanism segments"
             )
         module_name, device_class = _GATED[self._name]
         open_device = getattr(importlib.import_module(module_name), device_class)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
@@ -471,6 +472,45 @@ def test_the_doctor_examines_task_sets_and_bundles(
     assert len(by_name) == len(document["findings"])
     assert by_name["bundle long.bundle"]["found"].startswith("plan 'cut', 3 segments, estimated")
     assert document["ok"] == all(f["level"] != "fail" for f in document["findings"])
+
+
+@pytest.mark.usefixtures("quick_doctor")
+def test_the_doctor_says_what_a_run_refuses_of_a_task_set_as_a_whole(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Gates on a CPU, and tasks for different devices; each of its bundles is well."""
+    cpu = {**FIELDS, "backend": "ort"}
+    for name, target, fields in (("a", "cpu", cpu), ("b", "orin", {**FIELDS, "gpu": "Orin"})):
+        manifest = manifest_of(fields=fields)
+        plans = tuple(replace(plan, target=target) for plan in manifest.plans)
+        write_bundle(folder / f"{name}.bundle", replace(manifest, plans=plans))
+    task = (
+        '[[task]]\nname = "{0}"\nbundle = "{0}.bundle"\nbest_effort = true\n'
+        '[task.arrival]\nkind = "closed_loop"\n'
+    )
+    sets = {"gates": ("a",), "segments": ("a", "b"), "auto": ("a",)}
+    for mechanism, names in sets.items():
+        text = f'[taskset]\nmechanism = "{mechanism}"\n' + "".join(map(task.format, names))
+        (folder / f"{mechanism}.toml").write_text(text, encoding="utf-8")
+
+    def found_of(mechanism: str) -> dict[str, str]:
+        cli.main(["doctor", f"{mechanism}.toml", "--json"], lambda _: FakeBackend(cpu))
+        findings = json.loads(capsys.readouterr().out)["findings"]
+        return {
+            each["what"]: each["found"]
+            for each in findings
+            if each["level"] == "fail" and each["what"].startswith("task set")
+        }
+
+    assert found_of("gates") == {
+        "task set gates.toml": "mechanism = \"gates\", the bundle of task 'a' is for a CPU, which"
+        " has no gates"
+    }
+    (line,) = found_of("segments").values()
+    assert line.startswith(
+        "task 'a' is for cpu (Testium 1), task 'b' for orin (Orin): a run has one"
+    )
+    assert found_of("auto") == {}
 
 
 @pytest.mark.usefixtures("quick_doctor")

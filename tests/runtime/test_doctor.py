@@ -342,6 +342,23 @@ def test_memory_is_that_of_all_bundles_together(
     assert bool(finding.advice) == (level != "ok")
 
 
+def test_damage_shows_before_anything_is_built(tmp_path: Path) -> None:
+    """What a build would take is all that there is."""
+    manifest = manifest_of()
+    plans = tuple(dataclasses.replace(plan, key=None) for plan in manifest.plans)
+    files = tuple(dataclasses.replace(file, key=None) for file in manifest.artefacts)
+    root = tmp_path / "net"
+    write_bundle(root, dataclasses.replace(manifest, plans=plans, artefacts=files))
+    whole = examine(tmp_path, open_bundle(root))["bundle net"]
+    assert whole.level == "fail"
+    assert "nothing is built for it yet" in whole.found
+    damaged = root / files[0].path
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
+    found = examine(tmp_path, open_bundle(root))["bundle net"].found
+    assert found.startswith(whole.found)
+    assert files[0].path in found[len(whole.found) :]
+
+
 def test_a_bundle_of_two_tasks_is_counted_once(tmp_path: Path) -> None:
     write_tree(tmp_path, QUIET_TREE)
     bundle = bundle_of("a", manifest_of(num_bytes=3 * MIB))

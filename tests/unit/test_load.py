@@ -3,6 +3,7 @@
 import os
 import sys
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,32 @@ def test_chain_keeps_nodes_interface_and_weights(tmp_path: Path) -> None:
     assert sum(model.graph.weight_bytes.values()) == 3 * 32 * 32 * 4
     assert model.path.with_name("weights.data").stat().st_size >= 3 * 32 * 32 * 4
     assert model.path.stat().st_size < 4096
+
+
+def test_a_name_that_is_no_text_is_told(tmp_path: Path) -> None:
+    """The checker quotes it, and its own message cannot be decoded then."""
+    damaged = models.chain(2).SerializeToString().replace(b"MatMul", b"\xcfatMul")
+    path = tmp_path / "net.onnx"
+    path.write_bytes(damaged)
+    with pytest.raises(ModelError, match=r"^net.onnx: a name in it is no UTF-8 text, .* again$"):
+        load(path, {}, BuildCache(tmp_path / "cache"))
+
+
+def test_of_a_damaged_file_nothing_but_one_line_comes_out(tmp_path: Path) -> None:
+    whole = models.with_if().SerializeToString()
+    rng = Random(0)
+    lines = []
+    for number in range(60):
+        damaged = bytearray(whole)
+        damaged[rng.randrange(600)] = rng.randrange(256)
+        path = tmp_path / f"{number}.onnx"
+        path.write_bytes(damaged)
+        try:
+            load(path, {}, BuildCache(tmp_path / "cache"))
+        except ModelError as err:
+            lines.append(str(err))
+    assert len(lines) > 20
+    assert not any("\n" in line for line in lines)
 
 
 def test_nothing_constant_stays_a_live_tensor(tmp_path: Path) -> None:

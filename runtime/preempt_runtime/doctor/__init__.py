@@ -2,5 +2,6 @@
 
 from preempt_runtime.doctor.checks import doctor
 from preempt_runtime.doctor.findings import AskedPlan, Finding
+from preempt_runtime.doctor.tasksets import check_taskset
 
-__all__ = ["AskedPlan", "Finding", "doctor"]
+__all__ = ["AskedPlan", "Finding", "check_taskset", "doctor"]

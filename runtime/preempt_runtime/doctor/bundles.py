@@ -23,7 +23,9 @@ def _check_plan(subject: Subject, asked: AskedPlan) -> Finding:
         backend = find_backend(backend_name(bundle, asked.plan_id, find_backend, threads))
         plan = plan_to_load(bundle, asked.plan_id, backend, threads, asked.mechanisms)
     except (BundleError, DeviceError) as err:
-        return Finding(level="fail", what=what, found=str(err))
+        return Finding(
+            level="fail", what=what, found="; ".join((str(err), *_damage_of_source(asked)))
+        )
     found = f"plan {plan.id!r}, {fmt_count(len(plan.segments), 'segment')}, {plan.source}"
     built_for = bundle.manifest.keys[plan.key].get("threads") if plan.key else None
     if isinstance(built_for, int) and built_for > num_cores:
@@ -33,12 +35,27 @@ def _check_plan(subject: Subject, asked: AskedPlan) -> Finding:
             found=f"{found}, made for {built_for} threads on {num_cores} usable cores",
             advice="compile it again on this machine, or give the process its cores",
         )
+    if damage := _damage(bundle, used_files(bundle, plan)):
+        return Finding(level="fail", what=what, found=damage[0])
+    return Finding(level="ok", what=what, found=found)
+
+
+def _damage_of_source(asked: AskedPlan) -> tuple[str, ...]:
+    """What is damaged of what `preemptc build` would take, where nothing is built yet."""
+    plans = [plan for plan in asked.bundle.manifest.plans if asked.plan_id in (None, plan.id)]
+    if any(plan.key is not None for plan in plans):
+        return ()
+    return _damage(asked.bundle, [file.path for file in asked.bundle.artefacts_for(None)])
+
+
+def _damage(bundle: Bundle, paths: Sequence[str]) -> tuple[str, ...]:
+    """The first of these files that is not what the manifest says; none if all are whole."""
     try:
-        for path in used_files(bundle, plan):
+        for path in paths:
             bundle.verified_path(path)
     except BundleError as err:
-        return Finding(level="fail", what=what, found=str(err))
-    return Finding(level="ok", what=what, found=found)
+        return (str(err),)
+    return ()
 
 
 def used_files(bundle: Bundle, plan: PlanSpec) -> list[str]:
