@@ -3,8 +3,11 @@
 import os
 import stat
 from pathlib import Path
+from typing import BinaryIO
 
 from preempt_runtime.errors import InputError
+
+_PIECE_BYTES = 64 << 10
 
 
 def checked_path(path: str | Path, what: str) -> Path:
@@ -60,7 +63,7 @@ def read_regular(path: Path, what: str, *, max_bytes: int) -> bytes:
     if size <= max_bytes:
         try:
             with path.open("rb") as file:
-                content = file.read(max_bytes + 1)
+                content = _read_at_most(file, max_bytes + 1, expected_bytes=size)
         except OSError as err:
             raise InputError(
                 f"{path}: cannot read {what}: {err.strerror}; check permissions"
@@ -69,3 +72,18 @@ def read_regular(path: Path, what: str, *, max_bytes: int) -> bytes:
             return content
         size = len(content)
     raise InputError(f"{path}: {size} bytes, {what} has at most {max_bytes}; shorten it")
+
+
+def _read_at_most(file: BinaryIO, max_bytes: int, *, expected_bytes: int) -> bytes:
+    """What the file holds, up to `max_bytes`.
+
+    Reading allocates what it asks for. So the first read asks for what the size says, and a byte
+    more; others follow where a file has grown, or has no size, as those in /proc.
+    """
+    pieces: list[bytes] = []
+    left, wanted = max_bytes, max(expected_bytes + 1, _PIECE_BYTES)
+    while left and (piece := file.read(min(wanted, left))):
+        pieces.append(piece)
+        left -= len(piece)
+        wanted = _PIECE_BYTES
+    return b"".join(pieces)
