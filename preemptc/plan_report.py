@@ -10,7 +10,7 @@ from preempt_runtime.task_spec import TaskSpec
 from preempt_runtime.units import fmt_ns
 from preemptc.plan import TaskSetPlan
 from preemptc.plan_depth import depth_reason
-from preemptc.report import Table, facts, fmt_percent, fmt_when
+from preemptc.report import Table, build_note, facts, fmt_percent, fmt_when
 
 _SOURCES = {
     "measured": "measured maxima",
@@ -87,8 +87,7 @@ def _bundles_table(plan: TaskSetPlan) -> Table:
     to_build = {task.bundle for task in _unbuilt(plan)}
     rows = tuple((str(each.bundle),) for each in plan.compilations)
     notes = [
-        f"engines for {each.target} are built where it is: run `preemptc build"
-        f" {shlex.quote(str(each.bundle))}` there, which measures and plans again"
+        build_note(each.target, str(each.bundle))
         for each in plan.compilations
         if each.bundle in to_build
     ]

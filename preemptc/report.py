@@ -1,5 +1,6 @@
 """Tables as values, as plain text and for a terminal; and what several reports have in common."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -208,3 +209,11 @@ def _segment_times(segment: SegmentSpec) -> tuple[str, ...]:
     latency = segment.latency
     times = [fmt_ns(latency.at(q)) if latency else "-" for q in ("p50", "p99", "max")]
     return fmt_ns(segment.predicted_ns), *times
+
+
+def build_note(target: str, bundle: str) -> str:
+    """What is left to do for a bundle whose target is elsewhere."""
+    return (
+        f"engines for {target} are built where it is: run `preemptc build"
+        f" {shlex.quote(bundle)}` there, which measures and plans again"
+    )

@@ -12,6 +12,7 @@ from preemptc.goal import Goal
 from preemptc.plan_specs import main_plan
 from preemptc.report import (
     Table,
+    build_note,
     facts,
     fmt_bound,
     fmt_percent,
@@ -51,11 +52,7 @@ def tables_of(
             " --segments or a larger --max-overhead splits it",
         )
     if not report["measured"]:
-        where = report["bundle"]
-        notes += (
-            f"engines for {plan.target} are built where it is: run `preemptc build {where}` there,"
-            " which measures and plans again",
-        )
+        notes += (build_note(plan.target, report["bundle"]),)
     return (
         facts(f"compiled for {plan.target}", summary, notes),
         pruning_table(CandidateCounts(**report["candidates"])),

@@ -7,6 +7,7 @@ caller pins it with `manifest_sha256`. Load only what you would execute.
 import hashlib
 import logging
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -200,7 +201,8 @@ def choose_plan(
     raise BundleError(
         f"{bundle.root}: no plan for this machine; the closest, {brief(closest.id)}:"
         f" {'; '.join(differences)}; compile it on this machine: preemptc compile"
-        f" {bundle.root / 'graph' / 'model.onnx'} --target {closest.target}"
+        f" {shlex.quote(str(bundle.root / 'graph' / 'model.onnx'))}"
+        f" --target {shlex.quote(closest.target)}"
     )
 
 
@@ -214,9 +216,8 @@ def _unbuilt(bundle: Bundle, plan: PlanSpec) -> str:
         _CPU: (f" --target {_CPU}", "on this machine"),
         _NATIVE: ("", "on this machine"),
     }.get(plan.target, ("", "on the board or machine with that GPU"))
-    return (
-        f"made for {plan.target}, {_NOTHING_BUILT}: `preemptc build {bundle.root}{option}` {where}"
-    )
+    command = f"preemptc build {shlex.quote(str(bundle.root))}{option}"
+    return f"made for {plan.target}, {_NOTHING_BUILT}: `{command}` {where}"
 
 
 def _differences(

@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import logging
 import re
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
@@ -191,8 +192,8 @@ def _check_taskset(target: Path) -> None:
             raise InputError(f"{target}: no such bundle or task set; check the path")
     if target.suffix.lower() == ".onnx":
         raise InputError(
-            f"{target}: an ONNX network; compile it first (`preemptc compile {target}`), and name"
-            " the bundle"
+            f"{target}: an ONNX network; compile it first"
+            f" (`preemptc compile {shlex.quote(str(target))}`), and name the bundle"
         )
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -276,6 +277,14 @@ def test_no_plan_for_this_machine_names_what_differs_in_the_closest(root: Path) 
     message = str(caught.value)
     assert "the closest, 'cpu-4': cpu_model: bundle has 'Prüfstand 9', this machine 'Y';" in message
     assert f"compile it on this machine: preemptc compile {bundle.root}/{MODEL}" in message
+
+
+def test_a_command_that_a_message_tells_can_be_pasted_into_a_shell(tmp_path: Path) -> None:
+    bundle = with_second_machine(make_test_bundle(tmp_path / "my net's.bundle"))
+    with pytest.raises(BundleError) as caught:
+        choose_plan(bundle, {**LOCAL_FIELDS, "threads": 4, "cpu_model": "Y"})
+    words = shlex.split(str(caught.value).partition("compile it on this machine: ")[2])
+    assert words == ["preemptc", "compile", f"{bundle.root}/{MODEL}", "--target", "cpu"]
 
 
 @pytest.mark.parametrize(

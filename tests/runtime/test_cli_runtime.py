@@ -543,10 +543,11 @@ def test_the_doctor_fails_what_cannot_be_loaded(
     write_bundle(folder / "foreign.bundle", manifest_of(fields={**FIELDS, "library": "9"}))
     (folder / "empty").mkdir()
     (folder / "bad.toml").write_text("[taskset]\n", encoding="utf-8")
-    (folder / "net.onnx").write_bytes(bytes(64))
+    for name in ("net.onnx", "my net.onnx"):
+        (folder / name).write_bytes(bytes(64))
     (folder / "gone.toml").symlink_to("nowhere")
     targets = ("foreign.bundle", "empty", "bad.toml", "none.bundle", "net.onnx", "gone.toml")
-    assert main("doctor", *targets, "--json") == 1
+    assert main("doctor", *targets, "my net.onnx", "--json") == 1
     document = json.loads(capsys.readouterr().out)
     failed = {f["what"]: f["found"] for f in document["findings"] if f["level"] == "fail"}
     assert document["ok"] is False
@@ -559,6 +560,7 @@ def test_the_doctor_fails_what_cannot_be_loaded(
         "net.onnx: an ONNX network; compile it first (`preemptc compile net.onnx`), and name the"
         " bundle"
     )
+    assert "(`preemptc compile 'my net.onnx'`)" in failed["my net.onnx"]
 
 
 @pytest.mark.usefixtures("quick_doctor")

@@ -1,5 +1,7 @@
 """What both command lines say where TensorRT or the GPU is missing: one line and exit code 1."""
 
+import re
+import shlex
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -102,6 +104,18 @@ def test_verify_checks_the_files_of_what_is_not_built(shop: Path, tmp_path: Path
     with (root / "graph" / "model.onnx").open("ab") as file:
         file.write(b"x")
     assert "the manifest says" in compiler.refused("verify", root)
+
+
+def test_commands_for_a_bundle_whose_name_has_spaces_can_be_pasted(
+    shop: Path, tmp_path: Path
+) -> None:
+    root, compiler = tmp_path / "my net's.bundle", Compiler(shop / "cache")
+    code, told, _ = compiler("compile", shop / "net.onnx", "--target", "orin", "-o", root)
+    assert code == 0
+    (plan,) = compiler.json("verify", root)["plans"]
+    for text in (told, plan["skipped"]):
+        (command,) = re.findall("`(preemptc build [^`]*)`", " ".join(text.split()))
+        assert shlex.split(command) == ["preemptc", "build", str(root)]
 
 
 def test_running_what_is_not_built_says_where_to_build_it(shop: Path, tmp_path: Path) -> None:
