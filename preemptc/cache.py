@@ -22,6 +22,7 @@ from typing import Any
 from preempt_runtime.errors import BuildError, InputError
 from preempt_runtime.input_file import lost_working_directory, read_regular
 from preempt_runtime.output_file import bundle_around, lies_in, write_output
+from preempt_runtime.write_refusal import refusal_text
 from preemptc.swap import swap_in
 
 _FILES = "files.json"
@@ -276,8 +277,6 @@ def guard(where: Path, options: str = "-o, --cache") -> Iterator[None]:
     except OSError as err:
         if isinstance(err, FileNotFoundError) and (lost := lost_working_directory()) is not None:
             raise BuildError(lost) from err
-        reason = err.strerror or str(err)
-        raise BuildError(
-            f"{err.filename or where}: cannot be written: {reason};"
-            f" free space or choose another place ({options})"
-        ) from err
+        what = f"{err.filename or where}: cannot be written"
+        otherwise = f"choose another place ({options})"
+        raise BuildError(refusal_text(what, err, otherwise=otherwise)) from err

@@ -18,7 +18,7 @@ import click
 
 from preempt_runtime.errors import PreemptError
 from preempt_runtime.input_file import lost_working_directory
-from preempt_runtime.stdout import STDOUT_BROKEN, check_stdout, is_stdout_broken
+from preempt_runtime.stdout import check_stdout, stdout_refusal
 from preempt_runtime.units import printable
 from preemptc import __version__
 from preemptc.interruption import INTERRUPTED, LINE, was_interrupted
@@ -101,9 +101,9 @@ class CommandGroup(click.Group):
         except PreemptError as err:
             _refuse(str(err))
         except OSError:
-            if not is_stdout_broken(probe="\n"):
+            if (reason := stdout_refusal(probe="\n")) is None:
                 raise
-            _refuse(STDOUT_BROKEN)
+            _refuse(reason)
         sys.exit(1)
 
     def invoke(self, ctx: click.Context) -> Any:

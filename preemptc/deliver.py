@@ -20,6 +20,7 @@ from preempt_runtime.input_file import read_regular
 from preempt_runtime.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, SCHEMA, Manifest
 from preempt_runtime.manifest_json import manifest_from_json
 from preempt_runtime.output_file import bundle_around, lies_in
+from preempt_runtime.write_refusal import access_refusal
 from preemptc.cache import BuildCache, guard
 from preemptc.swap import ASIDE_SUFFIX, swap_in
 
@@ -145,9 +146,10 @@ def check_place(output: Path, cache: BuildCache, *, option: str = "-o") -> None:
                 f"{output}: exists and {foreign}; remove it, or choose another place with {option}"
             )
         above = next(folder for folder in output.absolute().parents if os.path.lexists(folder))
-        if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-            code = errno.EACCES if above.is_dir() else errno.ENOTDIR
-            raise OSError(code, os.strerror(code), str(above))
+        if not above.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(above))
+        if not os.access(above, os.W_OK | os.X_OK):
+            raise access_refusal(above)
 
 
 def _check_name(output: Path, option: str) -> None:

@@ -30,11 +30,7 @@ from preempt_runtime.process import OptionReport, ProcessOptions
 from preempt_runtime.run_options import RunOptions
 from preempt_runtime.run_report import document_from_report, print_report
 from preempt_runtime.run_taskset import run_taskset
-from preempt_runtime.stdout import (
-    STDOUT_BROKEN,
-    check_stdout,
-    is_stdout_broken,
-)
+from preempt_runtime.stdout import check_stdout, stdout_refusal
 from preempt_runtime.system_view import view_this_machine
 from preempt_runtime.tables import print_table
 from preempt_runtime.task_table import MAX_SEED
@@ -53,8 +49,8 @@ def main(argv: Sequence[str] | None = None, find_backend: FindBackend = open_bac
     except PreemptError as err:
         return _refuse(err)
     except SystemExit:  # a help text, the version, or wrong usage
-        if is_stdout_broken():
-            return _refuse(STDOUT_BROKEN)
+        if (reason := stdout_refusal()) is not None:
+            return _refuse(reason)
         raise
     with _logging(logging.INFO if arguments.verbose else logging.WARNING):
         try:

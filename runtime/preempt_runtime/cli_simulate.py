@@ -32,6 +32,7 @@ from preempt_runtime.task_table import MAX_SEED
 from preempt_runtime.taskset import TaskSetSpec, read_taskset
 from preempt_runtime.trace import TraceRecorder
 from preempt_runtime.units import fmt_ns
+from preempt_runtime.write_refusal import refusal_text
 
 _MAX_PROCESSES = 256
 
@@ -182,7 +183,5 @@ def _plot(
     try:
         write_output(arguments.plot, picture.encode())
     except OSError as err:
-        raise PreemptError(
-            f"{arguments.plot}: cannot write the plot: {err.strerror}; free space or name"
-            " another file"
-        ) from err
+        what = f"{arguments.plot}: cannot write the plot"
+        raise PreemptError(refusal_text(what, err, otherwise="name another file")) from err

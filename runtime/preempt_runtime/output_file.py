@@ -16,6 +16,7 @@ from pathlib import Path
 from preempt_runtime.errors import InputError
 from preempt_runtime.input_file import read_regular
 from preempt_runtime.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, SCHEMA
+from preempt_runtime.write_refusal import access_refusal
 
 
 def check_output(path: Path, *, files: Iterable[Path] = (), folders: Iterable[Path] = ()) -> None:
@@ -79,7 +80,7 @@ def write_output(path: Path, content: bytes) -> None:
         return
     place = Path(os.path.realpath(path))
     if status is not None and not os.access(place, os.W_OK):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        raise access_refusal(path, place)
     part = place.with_name(f".tmp-{secrets.token_hex(8)}")
     try:
         with _opened(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as descriptor:

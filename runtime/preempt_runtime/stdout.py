@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TextIO
 
 from preempt_runtime.errors import PreemptError
+from preempt_runtime.write_refusal import refusal_text
 
 
 def check_stdout() -> None:
@@ -48,16 +49,17 @@ def results_out() -> Iterator[TextIO]:
         raise
     except OSError as err:
         discard_stdout()
-        raise PreemptError(
-            f"stdout: cannot be written: {err.strerror}; free space or redirect it elsewhere"
-        ) from err
+        raise PreemptError(_refusal(err)) from err
 
 
-STDOUT_BROKEN = "stdout: cannot be written; free space or redirect it elsewhere"
+def _refusal(err: OSError) -> str:
+    return refusal_text("stdout: cannot be written", err, otherwise="redirect it elsewhere")
 
 
-def is_stdout_broken(probe: str = "") -> bool:
-    """Whether what was printed so far, such as a help text, cannot be written; it is given up.
+def stdout_refusal(probe: str = "") -> str | None:
+    """Why what was printed so far, such as a help text, cannot be written; it is given up then.
+
+    None: it has arrived.
 
     Args:
         probe: printed, too: where nothing is buffered, only another write can tell.
@@ -65,10 +67,10 @@ def is_stdout_broken(probe: str = "") -> bool:
     try:
         sys.stdout.write(probe)
         sys.stdout.flush()
-    except OSError:
+    except OSError as err:
         discard_stdout()
-        return True
-    return False
+        return _refusal(err)
+    return None
 
 
 def discard_stdout() -> None:

@@ -14,6 +14,7 @@ from preempt_runtime.errors import PreemptError
 from preempt_runtime.input_file import checked_path
 from preempt_runtime.output_file import write_output
 from preempt_runtime.records import JobRecord, JobState, SegmentRecord
+from preempt_runtime.write_refusal import refusal_text
 
 _PID = 1
 _STATE_INSTANTS = {
@@ -105,9 +106,8 @@ def write_trace(path: str | Path, trace: dict[str, Any]) -> None:
     try:
         write_output(path, text_from_trace(trace).encode())
     except OSError as err:
-        raise PreemptError(
-            f"{path}: cannot write the trace: {err.strerror}; free space or name another file"
-        ) from err
+        what = f"{path}: cannot write the trace"
+        raise PreemptError(refusal_text(what, err, otherwise="name another file")) from err
 
 
 _Timed = tuple[int, str, dict[str, Any]]

@@ -35,6 +35,7 @@ HOST_MAY_IMPORT = {
     "taskset",
     "typed_json",
     "units",
+    "write_refusal",
 }
 BACKENDS = {
     "backends.cuda",

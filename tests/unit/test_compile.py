@@ -749,6 +749,28 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
         subprocess.run(["umount", str(small)], check=True)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a tmpfs")
+def test_a_read_only_disk_is_called_so_and_nobody_is_told_to_free_space(tmp_path: Path) -> None:
+    fixed = tmp_path / "fixed"
+    fixed.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(fixed)], capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("this container may not mount a tmpfs")
+    try:
+        path = models.save(models.chain(), tmp_path / "net.onnx")
+        refused = (
+            r"{}: cannot be written: Read-only file system; choose another place \(-o, --cache"
+        )
+        with pytest.raises(BuildError, match=refused.format("fixed")):
+            compile_model(path, fixed / "b", options(num_segments=2), BuildCache(tmp_path / "c"))
+        with pytest.raises(BuildError, match=refused.format("c")):
+            compile_model(path, tmp_path / "b", options(num_segments=2), BuildCache(fixed / "c"))
+    finally:
+        subprocess.run(["umount", str(fixed)], check=True)
+
+
 @pytest.mark.parametrize("where", [lower, profiler])
 def test_a_disk_that_fills_up_in_onnx_runtime_is_one_line(
     where: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

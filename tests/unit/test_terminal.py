@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from preempt_runtime.errors import PreemptError
-from preempt_runtime.stdout import is_stdout_broken
+from preempt_runtime.stdout import stdout_refusal
 from preemptc.report import facts
 from preemptc.terminal import show, watched
 
@@ -28,7 +28,9 @@ def test_a_full_stdout_is_one_clear_line(as_json: bool, monkeypatch: pytest.Monk
     monkeypatch.setattr(sys, "stdout", FullStdout())
     with pytest.raises(PreemptError, match="stdout: cannot be written: No space"):
         show({}, TABLES, as_json=as_json)
-    assert is_stdout_broken(probe="\n")
+    assert stdout_refusal(probe="\n") == (
+        "stdout: cannot be written: No space left on device; free space or redirect it elsewhere"
+    )
 
 
 def test_a_narrow_stdout_is_one_clear_line_and_json_fits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,7 +39,7 @@ def test_a_narrow_stdout_is_one_clear_line_and_json_fits(monkeypatch: pytest.Mon
     with pytest.raises(PreemptError, match=r"its encoding ascii cannot write .*; use --json"):
         show({}, TABLES, as_json=False)
     show({"name": "\u00e9"}, TABLES, as_json=True)
-    assert not is_stdout_broken()
+    assert stdout_refusal() is None
 
 
 def test_a_closed_stdout_is_one_line() -> None:
