@@ -39,7 +39,10 @@ def measured_bound(
     """
     options = options_for(Goal(num_segments=1), threads)
     prepared = prepare(model, options, cache, progress)
-    with prepared.backend.bench(prepared.model, prepared.lowered, progress) as bench:
+    with (
+        cache.at_work_beside(prepared.lowered.path),
+        prepared.backend.bench(prepared.model, prepared.lowered, progress) as bench,
+    ):
         profile = profile_model(prepared, options, cache, progress, bench)
     return bound_of(profile, parts=parts)
 

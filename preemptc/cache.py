@@ -6,11 +6,8 @@ Two processes that want the same entry: one computes it, the other waits for it.
 """
 
 import contextlib
-import errno
-import fcntl
 import hashlib
 import json
-import os
 import re
 import shutil
 import stat
@@ -23,11 +20,13 @@ from preempt_runtime.errors import BuildError, InputError
 from preempt_runtime.input_file import lost_working_directory, read_regular
 from preempt_runtime.output_file import bundle_around, lies_in, write_output
 from preempt_runtime.write_refusal import refusal_text
+from preemptc.leftovers import TEMPORARY, sweep
+from preemptc.locks import at_work_in, locked
 from preemptc.swap import swap_in
 
 _FILES = "files.json"
-_TEMPORARY = ".tmp-"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_KEY = re.compile(r"[0-9a-f]{20}")
 _MAX_FILES_BYTES = 64 << 20
 _MAX_DIGEST_BYTES = 1 << 10
 _SMALL_BYTES = 1 << 20  # hashed in about a millisecond: sooner than its digest is looked up
@@ -172,10 +171,12 @@ class BuildCache:
     def _write_memo(self, memo: Path, digest: str) -> None:
         """Replace what stands there: opening a pipe would wait for its reader."""
         with guard(self.root):
-            with contextlib.suppress(FileNotFoundError):
-                if not stat.S_ISREG(memo.lstat().st_mode):
-                    memo.unlink()
-            write_atomically(memo, digest.encode())
+            memo.parent.mkdir(parents=True, exist_ok=True)
+            with self.at_work_beside(memo):
+                with contextlib.suppress(FileNotFoundError):
+                    if not stat.S_ISREG(memo.lstat().st_mode):
+                        memo.unlink()
+                write_atomically(memo, digest.encode())
 
     def _memo(self, path: Path, place: Path | None = None) -> Path:
         found = path.stat()
@@ -186,14 +187,22 @@ class BuildCache:
     @contextlib.contextmanager
     def lock(self, stage: str, fields: Mapping[str, Any]) -> Iterator[None]:
         """Hold what is named so alone, among all processes that use this cache."""
-        path = self.folder("locks") / f"{stage}-{digest_of(fields)}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = _open_lock(path)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with locked(self.folder("locks") / f"{stage}-{digest_of(fields)}"):
             yield
-        finally:
-            os.close(descriptor)
+
+    def at_work_beside(self, path: Path) -> contextlib.AbstractContextManager[None]:
+        """Keep from being swept what is written step by step beside a file of an entry."""
+        return at_work_in(path.parent)
+
+    def sweep(self) -> None:
+        """Remove what killed processes left, where nobody works now; what cannot be stays."""
+        folders = {name: self.folder(name) for name in FOLDERS}
+        sweep(
+            folders["locks"],
+            entries=[folders[stage] for stage in ("load", "lower", "profile", "bundle")],
+            shared=[folders["digests"], *_folders_in(folders["lower"])],
+            single=_folders_in(folders["timing"]),
+        )
 
     @contextlib.contextmanager
     def _temporary(self, path: Path) -> Iterator[Path]:
@@ -202,13 +211,20 @@ class BuildCache:
         The caller holds the entry's lock, so nobody else works on this entry now.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
-        for left in path.parent.glob(f"{_TEMPORARY}{path.name}-*"):
+        for left in path.parent.glob(f"{TEMPORARY}{path.name}-*"):
             shutil.rmtree(left, ignore_errors=True)
-        folder = Path(tempfile.mkdtemp(prefix=f"{_TEMPORARY}{path.name}-", dir=path.parent))
+        folder = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY}{path.name}-", dir=path.parent))
         try:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    """What stands in it under a key."""
+    with contextlib.suppress(OSError):
+        return [path for path in folder.iterdir() if _KEY.fullmatch(path.name)]
+    return []
 
 
 def sha256_of(path: Path) -> str:
@@ -241,29 +257,6 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Write a file, its folder made first: readers see all of it or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_output(path, content)
-
-
-def _open_lock(path: Path) -> int:
-    """The lock's file, made where it is not there; opening it waits for nobody.
-
-    Raises:
-        BuildError: something else stands in its place.
-    """
-    flags = os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
-        descriptor = os.open(path, flags, 0o644)
-    except OSError as err:
-        if err.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
-            raise
-        raise _no_lock(path) from err
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise _no_lock(path)
-    return descriptor
-
-
-def _no_lock(path: Path) -> BuildError:
-    return BuildError(f"{path}: a lock of the build cache, found no regular file; remove it")
 
 
 @contextlib.contextmanager

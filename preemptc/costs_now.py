@@ -30,7 +30,10 @@ def costs_now(
     earlier = None if options.profile else cached_profile(prepared, cache)
     if earlier is None:
         return CostsNow(profile=profile_model(prepared, options, cache, progress))
-    with prepared.backend.bench(prepared.model, prepared.lowered, progress) as bench:
+    with (
+        cache.at_work_beside(prepared.lowered.path),
+        prepared.backend.bench(prepared.model, prepared.lowered, progress) as bench,
+    ):
         profile = profile_model(prepared, options, cache, progress, bench)
     return CostsNow(
         profile=profile, is_cached=profile == earlier, notes=renewal_notes(earlier, profile)

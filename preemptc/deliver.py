@@ -22,6 +22,7 @@ from preempt_runtime.manifest_json import manifest_from_json
 from preempt_runtime.output_file import bundle_around, lies_in
 from preempt_runtime.write_refusal import access_refusal
 from preemptc.cache import BuildCache, guard
+from preemptc.locks import alone_in
 from preemptc.swap import ASIDE_SUFFIX, swap_in
 
 _ELSEWHERE_FILE = "elsewhere.json"
@@ -240,23 +241,10 @@ def _sweep(output: Path) -> None:
     for left in [path for path in output.parent.iterdir() if pattern.fullmatch(path.name)]:
         if left.name.endswith(ASIDE_SUFFIX) and not os.path.lexists(output):
             os.replace(left, output)
-        elif not _is_locked(left):
-            shutil.rmtree(left, ignore_errors=True)
-
-
-def _is_locked(folder: Path) -> bool:
-    """Whether a process works in the directory: one that uses another cache."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    except OSError:
-        return True
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
+        else:
+            with alone_in(left) as is_alone:
+                if is_alone:
+                    shutil.rmtree(left, ignore_errors=True)
 
 
 def _digests(built: BuiltBundle) -> dict[str, str]:

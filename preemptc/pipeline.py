@@ -110,7 +110,10 @@ def _build_here(
     """Profile, then gates in the whole engine, or segments, as was asked; where the device is."""
     lowered = prepared.lowered
     recorded = read_inputs(options.inputs, graph_spec(lowered)) if options.inputs else ()
-    with prepared.backend.bench(prepared.model, lowered, progress) as bench:
+    with (
+        cache.at_work_beside(lowered.path),
+        prepared.backend.bench(prepared.model, lowered, progress) as bench,
+    ):
         earlier = None if options.profile else cached_profile(prepared, cache)
         profile = profile_model(prepared, options, cache, progress, bench)
         notes = renewal_notes(earlier, profile)

@@ -57,6 +57,7 @@ def prepare(
 ) -> Prepared:
     """Load the model and lower it for the target."""
     backend = backend_for_target(options.target, replace(options.backend, cache=cache.root))
+    cache.sweep()
     progress("load", 0.0)
     model = load(path, options.shapes, cache)
     progress("lower", 0.0)

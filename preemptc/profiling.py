@@ -37,7 +37,8 @@ def profile_model(
         return _given_profile(options.profile, lowered)
 
     def make(folder: Path) -> None:
-        profile = prepared.backend.profile(lowered, progress)
+        with cache.at_work_beside(lowered.path):
+            profile = prepared.backend.profile(lowered, progress)
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
         profile = replace(profile, machine={MEASURED_AT: now, **profile.machine})
         (folder / PROFILE_NAME).write_text(json_from_profile(profile))

@@ -1,6 +1,8 @@
 """The build cache: an entry is there as a whole, is made once, and is renewed under its readers."""
 
+import multiprocessing
 import os
+import signal
 import socket
 import threading
 from collections.abc import Callable
@@ -13,7 +15,7 @@ import pytest
 from preempt_runtime.errors import BuildError
 from preemptc import cache as cache_module
 from preemptc import swap
-from preemptc.cache import FOLDERS, BuildCache, sha256_of
+from preemptc.cache import FOLDERS, BuildCache, digest_of, sha256_of
 
 FIELDS = {"a": 1}
 T = TypeVar("T")
@@ -271,3 +273,122 @@ def test_what_the_cache_keeps_is_known_by_name(tmp_path: Path) -> None:
     assert not cache.holds(tmp_path / "mine")
     with pytest.raises(AssertionError, match="mine"):  # it would not be told from a user's
         cache.entry("mine", FIELDS, _writes("text"))
+
+
+KEY = digest_of(FIELDS)
+
+
+def _leave(cache: BuildCache) -> set[str]:
+    """Everything that a killed process may leave: folders of entries, and files in halves."""
+    names = {
+        *(f"{stage}/.tmp-{KEY}-abc_d123" for stage in ("load", "lower", "profile", "bundle")),
+        f"bundle/.tmp-{KEY}-abcd1234.old",
+        f"lower/{KEY}/.tmp-k3_abcde",
+        f"lower/{KEY}/.tmp-0123456789abcdef",
+        f"lower/{KEY}/segment-0-5.onnx.4711",
+        f"timing/{KEY}/.tmp-0123456789abcdef",
+        "digests/.tmp-0123456789abcdef",
+    }
+    for name in names:
+        path = cache.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".4711" or "0123456789abcdef" in name:
+            path.write_bytes(b"half")
+        else:
+            (path / "packed").mkdir(parents=True)
+            (path / "packed" / "engine").write_bytes(b"half")
+    return names
+
+
+def _left(cache: BuildCache, names: set[str]) -> set[str]:
+    return {name for name in names if (cache.root / name).exists()}
+
+
+def test_what_killed_processes_left_is_swept_whatever_it_is_for(tmp_path: Path) -> None:
+    cache = BuildCache(tmp_path)
+    names = _leave(cache)
+    kept = ("lower/notes", f"lower/{KEY}/segment-0-5.onnx", f"bundle/{KEY}/model", "mine/.tmp-x")
+    for name in kept:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"whole")
+    cache.sweep()
+    assert _left(cache, names) == set()
+    assert all((tmp_path / name).read_bytes() == b"whole" for name in kept)
+
+
+@pytest.mark.parametrize(
+    ("at_work", "used"),
+    [
+        ("bundle", "bundle/"),
+        ("lower", "lower/.tmp-"),
+        ("timing", "timing/"),
+        ("beside a graph", f"lower/{KEY}/"),
+        ("digests", "digests/"),
+    ],
+)
+def test_what_somebody_works_in_is_not_swept(at_work: str, used: str, tmp_path: Path) -> None:
+    cache = BuildCache(tmp_path)
+    names = _leave(cache)
+    theirs = BuildCache(tmp_path)  # a lock is its descriptor's: so it is with another process
+    if at_work == "beside a graph":
+        work = theirs.at_work_beside(tmp_path / "lower" / KEY / "model.onnx")
+    elif at_work == "digests":
+        work = theirs.at_work_beside(tmp_path / "digests" / KEY)
+    else:
+        work = theirs.lock(at_work, FIELDS)
+    with work:
+        cache.sweep()
+        assert _left(cache, names) == {name for name in names if name.startswith(used)}
+    cache.sweep()
+    assert _left(cache, names) == set()
+
+
+def _make_for_ever(root: str, is_begun: "multiprocessing.synchronize.Event") -> None:
+    def make(folder: Path) -> None:
+        (folder / "half").write_bytes(b"x")
+        is_begun.set()
+        signal.pause()
+
+    BuildCache(Path(root)).entry("bundle", FIELDS, make)
+
+
+def test_a_process_that_makes_an_entry_keeps_it_until_it_is_killed(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    is_begun = context.Event()
+    child = context.Process(target=_make_for_ever, args=(str(tmp_path), is_begun))
+    child.start()
+    try:
+        assert is_begun.wait(30)
+        (left,) = (tmp_path / "bundle").iterdir()
+        BuildCache(tmp_path).sweep()
+        assert (left / "half").exists()
+    finally:
+        child.kill()
+        child.join()
+    BuildCache(tmp_path).sweep()
+    assert not left.exists()
+
+
+def test_a_cache_in_disorder_is_swept_as_far_as_it_goes(tmp_path: Path) -> None:
+    cache = BuildCache(tmp_path)
+    cache.sweep()
+    assert not list(tmp_path.iterdir()), "nothing is made for it"
+    names = _leave(cache)
+    (tmp_path / "locks").write_text("a file in the way")
+    (tmp_path / "digests" / ".tmp-link").symlink_to(tmp_path)
+    cache.sweep()
+    assert _left(cache, names) == {
+        name for name in names if not name.startswith((f"lower/{KEY}", "digests"))
+    }
+    assert not os.path.lexists(tmp_path / "digests" / ".tmp-link")
+
+
+def test_a_folder_of_the_cache_that_is_a_link_is_swept(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("digests", "bundle"):
+        (tmp_path / "elsewhere" / name).mkdir()
+        (tmp_path / name).symlink_to(tmp_path / "elsewhere" / name)
+    cache = BuildCache(tmp_path)
+    names = _leave(cache)
+    cache.sweep()
+    assert _left(cache, names) == set()

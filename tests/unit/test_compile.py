@@ -24,7 +24,7 @@ import onnxruntime as ort
 import pytest
 
 from models.make import make
-from preempt_runtime.backends.ort import OrtDevice
+from preempt_runtime.backends.ort import OrtDevice, session_options
 from preempt_runtime.bundle import PARTIAL_PREFIX, open_bundle
 from preempt_runtime.errors import BuildError, BundleError, InfeasibleError, InputError
 from preempt_runtime.inputs import random_inputs
@@ -642,6 +642,40 @@ def test_a_killed_compile_leaves_nothing_half_made(
     open_bundle(output).verify_files()
     assert not [p for p in cache.rglob(".tmp-*") if p.parent.name == "bundle"]
     assert not list(tmp_path.glob(".tmp-*"))
+
+
+def test_a_compile_sweeps_what_one_of_another_network_left(tmp_path: Path) -> None:
+    cache, key = BuildCache(tmp_path / "cache"), "0123456789abcdef0123"
+    first = models.save(models.chain(), tmp_path / "first.onnx")
+    prepared = prepare(first, options(num_segments=1), cache)
+    lefts = (
+        *(cache.folder(stage) / f".tmp-{key}-abcd1234" for stage in ("bundle", "lower")),
+        prepared.lowered.path.with_name(".tmp-profiler"),
+    )
+    for left in lefts:
+        left.mkdir(parents=True)
+        (left / "file").write_text("half")
+    second = models.save(models.chain(5), tmp_path / "second.onnx")
+    compile_model(second, tmp_path / "b", options(num_segments=1), cache)
+    assert not [left for left in lefts if left.exists()]
+
+
+def test_what_is_measured_beside_a_graph_is_not_swept_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = BuildCache(tmp_path / "cache")
+    was_kept: dict[Path, bool] = {}
+
+    def sweep_meanwhile(threads: int) -> ort.SessionOptions:
+        lefts = list(cache.folder("lower").glob("*/.tmp-*"))
+        BuildCache(cache.root).sweep()
+        was_kept.update({path: path.exists() for path in lefts})
+        return session_options(threads)
+
+    monkeypatch.setattr(profiler, "session_options", sweep_meanwhile)
+    path = models.save(models.chain(), tmp_path / "net.onnx")
+    compile_model(path, tmp_path / "b", options(num_segments=2), cache)
+    assert list(was_kept.values()) == [True]
 
 
 def _compile_in_child(

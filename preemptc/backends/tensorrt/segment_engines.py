@@ -1,6 +1,5 @@
 """The engines of one lowered graph's segments: each built once, kept beside the graph."""
 
-import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -21,7 +20,6 @@ from preemptc.onnx_io.quantized import is_quantized
 from preemptc.segments import Segment
 
 _MAX_REFUSAL_BYTES = 1 << 16
-_FORGOTTEN_S = 3600  # a partial file this old belongs to no process that still runs
 
 
 class SegmentEngines:
@@ -40,7 +38,6 @@ class SegmentEngines:
         self._engines: dict[Path, Any] = {}
         self._failed: dict[Path, str] = {}
         self.num_built = 0
-        self._sweep()
 
     def layouts(self, names: Iterable[str]) -> tuple[Layout, ...]:
         """What to try for boundary tensors of these names, the likeliest winner first."""
@@ -128,13 +125,6 @@ class SegmentEngines:
         outer = {*graph.inputs, *graph.outputs}
         names = dict.fromkeys((*segment.inputs, *segment.outputs))
         return [graph.tensors[name] for name in names if name not in outer]
-
-    def _sweep(self) -> None:
-        """Remove what killed processes left half-written."""
-        with suppress(OSError):
-            for left in (*self._folder.glob(".tmp-*"), *self._folder.glob("segment-*.onnx.*")):
-                if time.time() - left.stat().st_mtime > _FORGOTTEN_S:
-                    left.unlink()
 
 
 def _has_grouped_convolutions(proto: Any) -> bool:
