@@ -18,6 +18,8 @@ from preempt_runtime.input_file import read_regular
 from preempt_runtime.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, SCHEMA
 from preempt_runtime.write_refusal import access_refusal
 
+_ONLY_READ = {".onnx": "a network", ".npz": "recorded inputs", ".toml": "a task set"}
+
 
 def check_output(path: Path, *, files: Iterable[Path] = (), folders: Iterable[Path] = ()) -> None:
     """Return if `path` may be written, as far as can be told before there is something to write.
@@ -28,8 +30,8 @@ def check_output(path: Path, *, files: Iterable[Path] = (), folders: Iterable[Pa
         folders: bundles that it reads; nothing is written into them, nor into any other.
 
     Raises:
-        InputError: it is a directory or no place for a file, an input of the command, or in a
-            bundle.
+        InputError: it is a directory or no place for a file, an input of the command, in a bundle,
+            or there already as what no command writes: a network, recorded inputs, a task set.
     """
     status = _status(path)
     if status is not None and stat.S_ISDIR(status.st_mode):
@@ -39,6 +41,11 @@ def check_output(path: Path, *, files: Iterable[Path] = (), folders: Iterable[Pa
     for file in files:
         if status is not None and (read := _status(file)) and os.path.samestat(status, read):
             raise InputError(f"{path}: is an input of this command; write to another file")
+    if status is not None and path.suffix.lower() in _ONLY_READ:
+        raise InputError(
+            f"{path}: is there already, and by its name {_ONLY_READ[path.suffix.lower()]}, which no"
+            " command writes; name another file"
+        )
     given = (each for each in folders if lies_in(path, each))
     if (folder := next(given, None) or bundle_around(path)) is not None:
         raise InputError(

@@ -90,3 +90,12 @@ def test_a_directory_a_loop_and_an_input_are_refused(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=message):
             check_output(path, files=(given, tmp_path / "missing"))
     check_output(tmp_path / "new", files=(given,), folders=(tmp_path / "other",))
+
+
+def test_what_no_command_writes_is_not_replaced(tmp_path: Path) -> None:
+    """Such as `--trace net.onnx`, where the network was meant by another option."""
+    for name, what in (("a.onnx", "a network"), ("b.NPZ", "recorded"), ("c.toml", "a task set")):
+        check_output(tmp_path / name)
+        (tmp_path / name).write_bytes(b"mine")
+        with pytest.raises(InputError, match=f"{name}: is there already, .* {what}.*another file"):
+            check_output(tmp_path / name)
