@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from preempt_runtime.errors import BuildError, PreemptError
+from preempt_runtime.errors import BuildError, InfeasibleError, InputError, PreemptError
 from preempt_runtime.input_file import check_regular
 from preempt_runtime.inputs import read_inputs
 from preempt_runtime.manifest import GATES, SEGMENTS, CheckSpec
@@ -25,7 +25,7 @@ from preemptc.compile_report import estimated_report, gates_report, measured_rep
 from preemptc.deliver import check_place, deliver, read_built, save_built
 from preemptc.gate_check import check_gates
 from preemptc.gate_plan import MeasuredGates, plan_gates
-from preemptc.goal import search_goal
+from preemptc.goal import Goal, search_goal
 from preemptc.interface import graph_spec
 from preemptc.machine_speed import renewal_notes
 from preemptc.model import Lowered
@@ -210,13 +210,24 @@ def _plan_elsewhere(
     packed: Path, prepared: Prepared, options: CompileOptions, cache: BuildCache,
     progress: Progress,
 ) -> Made:  # fmt: skip
-    """All that needs no device: pieces of the source graph and a plan from estimated costs."""
-    lowered, goal = prepared.lowered, options.goal
+    """All that needs no device: pieces of the source graph and a plan from estimated costs.
+
+    Gates may keep a goal that segments cannot: the request holds it, and a build decides.
+    """
+    lowered, goal, notes = prepared.lowered, options.goal, []
     profile = costs_without_device(prepared, options)
     candidates = candidates_of(prepared, profile, options)
+    costs, describe = segment_costs(candidates, profile), describe_nodes(lowered)
     progress("plan: from estimated costs", 0.5)
-    with naming_estimates(profile):
-        plan = search_goal(segment_costs(candidates, profile), goal, describe_nodes(lowered))
+    try:
+        with naming_estimates(profile):
+            plan = search_goal(costs, goal, describe)
+    except (InfeasibleError, InputError) as err:
+        if options.mechanism != GATES:
+            raise
+        goal = Goal(num_segments=1)
+        plan = search_goal(costs, goal, describe)
+        notes.append(f"one segment until it is built, where gates decide; for segments: {err}")
     elsewhere = pack_portable(
         packed,
         model=prepared.model,
@@ -226,7 +237,8 @@ def _plan_elsewhere(
         goal=goal,
         request=request_from_options(options),
     )
-    return elsewhere, estimated_report(candidates, profile, plan, goal, options.mechanism)
+    report = estimated_report(candidates, profile, plan, goal, options.mechanism)
+    return elsewhere, {**report, "notes": [*report["notes"], *notes]}
 
 
 def describe_nodes(lowered: Lowered) -> Callable[[int, int], str]:

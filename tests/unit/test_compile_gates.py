@@ -405,6 +405,29 @@ def test_a_portable_bundle_gets_gates_where_the_gpu_is(
     assert (again["mechanism"], again["planned_segments"]) == ("gates", 2)
 
 
+def test_what_segments_cannot_keep_by_estimates_is_left_to_the_build(shop: Shop) -> None:
+    words = ("compile", shop.model, "--target", "orin", "--segments", "8", "-o", shop.output)
+    refusal = shop.compiler.refused(*words)
+    assert refusal == shop.compiler.refused(*words, "--mechanism", "auto")
+    report = shop.compiler.json(*words, "--mechanism", "gates")
+    assert (report["segments"], report["source"]) == (1, "estimated")
+    assert report["notes"][-1] == (
+        f"one segment until it is built, where gates decide; for segments: {refusal}"
+    )
+    assert "cannot be preempted" not in shop.text(*words, "--mechanism", "gates")
+    built = shop.compiler.json("build", shop.output)
+    assert (built["mechanism"], built["segments"], built["planned_segments"]) == ("gates", 8, 1)
+
+
+def test_no_plan_says_that_it_keeps_what_it_does_not(shop: Shop) -> None:
+    words = ("compile", shop.model, "--target", "orin", "--max-segment", "1ns", "-o", shop.output)
+    assert "alone takes" in shop.compiler.refused(*words)
+    report = shop.compiler.json(*words, "--mechanism", "gates")
+    (plan,) = shop.bundle.manifest.plans
+    assert (report["bound_ns"], plan.bound_ns) == (None, None)
+    assert "kernel node" in shop.compiler.refused("build", shop.output)  # on the device it is known
+
+
 def test_a_build_may_choose_another_mechanism(shop: Shop) -> None:
     shop.report("--segments", "1")
     built = shop.compiler.json("build", shop.output, "--mechanism", "segments")
