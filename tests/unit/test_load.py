@@ -36,11 +36,12 @@ def test_chain_keeps_nodes_interface_and_weights(tmp_path: Path) -> None:
 
 
 def test_a_name_that_is_no_text_is_told(tmp_path: Path) -> None:
-    """The checker quotes it, and its own message cannot be decoded then."""
+    """The checker quotes it, and its message cannot be decoded then, or is lost (Python 3.10)."""
     damaged = models.chain(2).SerializeToString().replace(b"MatMul", b"\xcfatMul")
     path = tmp_path / "net.onnx"
     path.write_bytes(damaged)
-    with pytest.raises(ModelError, match=r"^net.onnx: a name in it is no UTF-8 text, .* again$"):
+    refusal = r"^net.onnx: (a name in it is no UTF-8 text, .*|ONNX's checker refuses it .*) again$"
+    with pytest.raises(ModelError, match=refusal):
         load(path, {}, BuildCache(tmp_path / "cache"))
 
 
