@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -22,7 +21,7 @@ from preempt_runtime.manifest_json import manifest_from_json
 from preempt_runtime.output_file import bundle_around, lies_in
 from preempt_runtime.write_refusal import access_refusal
 from preemptc.cache import BuildCache, guard
-from preemptc.locks import alone_in
+from preemptc.locks import alone_in, at_work_in
 from preemptc.swap import ASIDE_SUFFIX, swap_in
 
 _ELSEWHERE_FILE = "elsewhere.json"
@@ -224,12 +223,10 @@ def _manifest_bytes(path: Path) -> bytes:
 def _partial(output: Path) -> Iterator[Path]:
     """A fresh directory beside `output`, locked for as long as this process works in it."""
     partial = Path(tempfile.mkdtemp(prefix=f"{PARTIAL_PREFIX}{output.name}-", dir=output.parent))
-    descriptor = os.open(partial, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield partial
+        with at_work_in(partial):
+            yield partial
     finally:
-        os.close(descriptor)
         shutil.rmtree(partial, ignore_errors=True)
 
 

@@ -34,7 +34,7 @@ def locked_if_free(path: Path) -> Iterator[bool]:
         BuildError: something else stands in its place.
     """
     with _opened(_open_lock(path)) as descriptor:
-        yield _is_taken(descriptor)
+        yield _take(descriptor)
 
 
 @contextlib.contextmanager
@@ -56,11 +56,12 @@ def alone_in(folder: Path) -> Iterator[bool]:
     with contextlib.ExitStack() as stack:
         is_alone = False
         with contextlib.suppress(OSError):
-            is_alone = _is_taken(stack.enter_context(_opened(_open_folder(folder))))
+            is_alone = _take(stack.enter_context(_opened(_open_folder(folder))))
         yield is_alone
 
 
-def _is_taken(descriptor: int) -> bool:
+def _take(descriptor: int) -> bool:
+    """Whether nobody else had the lock; it is held from then on."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

@@ -20,7 +20,7 @@ from preempt_runtime.cli_results import put_results, trace_writer
 from preempt_runtime.cli_simulate import add_simulate, run_simulate
 from preempt_runtime.cli_values import duration, integer, path, policy
 from preempt_runtime.clock import MonotonicClock
-from preempt_runtime.doctor import AskedPlan, Finding, check_taskset, doctor
+from preempt_runtime.doctor import AskedPlan, Finding, check_together, doctor
 from preempt_runtime.errors import InputError, PreemptError
 from preempt_runtime.input_file import lost_working_directory
 from preempt_runtime.load_taskset import bundle_path, check_taskset_output
@@ -128,7 +128,7 @@ def _run_options(arguments: argparse.Namespace) -> RunOptions:
 
 def _doctor(arguments: argparse.Namespace, find_backend: FindBackend) -> int:
     plans: dict[tuple[Path, str | None], AskedPlan] = {}
-    of_tasksets: list[Finding] = []
+    of_targets: list[Finding] = []
     threads = None
     for target in arguments.targets:
         try:
@@ -141,7 +141,7 @@ def _doctor(arguments: argparse.Namespace, find_backend: FindBackend) -> int:
                 taskset = read_taskset(target)
                 threads = max(threads or 0, taskset.threads or 0) or None
                 bundles = {task.name: open_bundle(bundle_path(task)) for task in taskset.tasks}
-                of_tasksets += check_taskset(taskset, bundles)
+                of_targets += check_together(taskset, bundles)
                 found = [
                     AskedPlan(
                         bundle=bundles[task.name],
@@ -152,14 +152,14 @@ def _doctor(arguments: argparse.Namespace, find_backend: FindBackend) -> int:
                     for task in taskset.tasks
                 ]
         except PreemptError as err:
-            of_tasksets.append(Finding(level="fail", what=target.name, found=str(err)))
+            of_targets.append(Finding(level="fail", what=target.name, found=str(err)))
             continue
         for plan in found:  # tasks share what is loaded, not the buffers of their jobs
             key = plan.bundle.root, plan.plan_id
             others = plans[key].buffers if key in plans else 0
             plans[key] = replace(plan, buffers=others + plan.buffers)
     findings = [
-        *of_tasksets,
+        *of_targets,
         *doctor(
             list(plans.values()),
             view=view_this_machine(),

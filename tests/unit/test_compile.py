@@ -11,8 +11,9 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -761,48 +762,41 @@ def test_a_bundle_moved_aside_by_a_killed_compile_goes_back_first(
     assert not list(tmp_path.glob(".tmp-*"))
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small tmpfs")
-def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
-    small = tmp_path / "small"
-    small.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(small)], capture_output=True
-    )
-    if mounted.returncode:
+@contextmanager
+def disk(place: Path, how: str) -> Iterator[Path]:
+    """A file system of its own at `place`, mounted with these options."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root to mount a tmpfs")
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", how, "tmpfs", str(place)]
+    if subprocess.run(command, capture_output=True).returncode:
         pytest.skip("this container may not mount a tmpfs")
     try:
-        path = models.save(models.chain(8, 128), tmp_path / "net.onnx")
-        cache = BuildCache(tmp_path / "cache")
+        yield place
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    path = models.save(models.chain(8, 128), tmp_path / "net.onnx")
+    cache = BuildCache(tmp_path / "cache")
+    with disk(tmp_path / "small", "size=200k") as small:
         with pytest.raises(BuildError, match=r"cannot be written: No space left on device"):
             compile_model(path, small / "b", options(num_segments=2), cache)
         assert list(small.iterdir()) == []
         with pytest.raises(BuildError, match="No space left on device"):
             compile_model(path, tmp_path / "b", options(num_segments=2), BuildCache(small / "c"))
         assert not [file for file in small.rglob("*") if file.name.startswith(".tmp-")]
-    finally:
-        subprocess.run(["umount", str(small)], check=True)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a tmpfs")
 def test_a_read_only_disk_is_called_so_and_nobody_is_told_to_free_space(tmp_path: Path) -> None:
-    fixed = tmp_path / "fixed"
-    fixed.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(fixed)], capture_output=True
-    )
-    if mounted.returncode:
-        pytest.skip("this container may not mount a tmpfs")
-    try:
-        path = models.save(models.chain(), tmp_path / "net.onnx")
-        refused = (
-            r"{}: cannot be written: Read-only file system; choose another place \(-o, --cache"
-        )
+    path = models.save(models.chain(), tmp_path / "net.onnx")
+    refused = r"{}: cannot be written: Read-only file system; choose another place \(-o, --cache"
+    with disk(tmp_path / "fixed", "ro") as fixed:
         with pytest.raises(BuildError, match=refused.format("fixed")):
             compile_model(path, fixed / "b", options(num_segments=2), BuildCache(tmp_path / "c"))
         with pytest.raises(BuildError, match=refused.format("c")):
             compile_model(path, tmp_path / "b", options(num_segments=2), BuildCache(fixed / "c"))
-    finally:
-        subprocess.run(["umount", str(fixed)], check=True)
 
 
 @pytest.mark.parametrize("where", [lower, profiler])

@@ -2,6 +2,6 @@
 
 from preempt_runtime.doctor.checks import doctor
 from preempt_runtime.doctor.findings import AskedPlan, Finding
-from preempt_runtime.doctor.tasksets import check_taskset
+from preempt_runtime.doctor.tasksets import check_together
 
-__all__ = ["AskedPlan", "Finding", "check_taskset", "doctor"]
+__all__ = ["AskedPlan", "Finding", "check_together", "doctor"]

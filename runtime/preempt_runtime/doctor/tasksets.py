@@ -10,7 +10,7 @@ from preempt_runtime.plan_choice import device_difference, is_for_cpu, machine_o
 from preempt_runtime.taskset import TaskSetSpec
 
 
-def check_taskset(taskset: TaskSetSpec, bundles: Mapping[str, Bundle]) -> tuple[Finding, ...]:
+def check_together(taskset: TaskSetSpec, bundles: Mapping[str, Bundle]) -> tuple[Finding, ...]:
     """What a run would refuse of its tasks together; nothing if it would not.
 
     Args:

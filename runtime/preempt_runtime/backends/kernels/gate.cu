@@ -136,8 +136,8 @@ static __device__ __forceinline__ void wait_for_turn(Board* board, u32 slot, u64
     if (stamps && lane == 0) stamps[1] = now_ns();
 }
 
-// `IS_FIRST`: its job cannot be past a gate yet. It takes what is free before it looks; the look waits
-// for the answer, else the two would go out together and the look might be served first.
+// `IS_FIRST`: its job cannot be past a gate yet. It takes what is free before it looks. The look
+// waits for the answer, else the two would go out together and the look might be served first.
 template <bool IS_EXCLUSIVE, bool IS_FIRST>
 static __device__ __forceinline__ void gate(Board* board, u32 slot, u64* stamps) {
     const u32 lane = threadIdx.x;
